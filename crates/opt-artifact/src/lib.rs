@@ -1,0 +1,1 @@
+//! The files that ship: models and quantized models with their graphs, integer codes and checks.

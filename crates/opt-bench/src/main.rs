@@ -1,0 +1,2 @@
+//! Recipes, experiments, reports and the command line.
+fn main() {}

@@ -1,0 +1,39 @@
+//! The nouns of model compression and their meaning: what a model, a mask, a quantized model and a cost *are*,
+//! with slow reference interpreters that define what each operator computes.
+//!
+//! In reading order: [`graph`] and [`op`] (what a network is), [`model`] (a graph with its parameters and its input),
+//! [`shape`] and [`cost`] (what it needs), [`mask`] (which weights are kept), [`interpret`] (what it computes, in f32),
+//! [`qparams`], [`qmodel`], [`fuse`] and [`lower`] (the integer network and the only place where one is made from a
+//! model), [`interpret_integer`] (what that computes, code by code), and [`zoo`] (the networks of the experiments).
+//!
+//! # What this crate does not do
+//!
+//! It knows no compression method, trains nothing, reads and writes no file and links no libtorch. Its interpreters
+//! are specifications: clear, exact and slow. Nothing here is serializable; the crates that own a file format convert.
+
+pub mod cost;
+pub mod error;
+pub mod fuse;
+pub mod graph;
+pub mod interpret;
+pub mod interpret_integer;
+pub mod lower;
+pub mod mask;
+pub mod model;
+pub mod op;
+pub mod qmodel;
+pub mod qparams;
+pub mod shape;
+pub mod zoo;
+
+pub use cost::{Cost, LayerCost};
+pub use error::CoreError;
+pub use graph::{Graph, Node, NodeId};
+pub use mask::Mask;
+pub use model::{InputSpec, Model, Params, Tensor};
+pub use op::{Op, ParamRole};
+pub use qmodel::{QModel, QNode, QOp};
+pub use qparams::QParams;
+
+/// The result of this crate's fallible functions.
+pub type Result<T> = std::result::Result<T, CoreError>;

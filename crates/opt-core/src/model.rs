@@ -1,0 +1,260 @@
+//! A graph with its parameters and its input: what is trained, pruned, imported and exported.
+
+use std::collections::BTreeMap;
+
+use ndarray::{ArcArray, IxDyn};
+
+use crate::op::ParamRole;
+use crate::shape::infer_shapes;
+use crate::{CoreError, Graph, Result};
+
+/// A shared f32 array: cloning it copies no numbers.
+pub type Tensor = ArcArray<f32, IxDyn>;
+
+/// Parameters by PyTorch's name, in lexical order.
+pub type Params = BTreeMap<String, Tensor>;
+
+/// What the network is fed: without it no accuracy can be computed from a file.
+///
+/// ```text
+/// x[c] = (byte[c] / 255 - mean[c]) / std[c]
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct InputSpec {
+    /// `[C, H, W]`.
+    pub shape: [usize; 3],
+    /// Mean per channel, on the scale 0 to 1.
+    pub mean: Vec<f32>,
+    /// Standard deviation per channel, on the scale 0 to 1.
+    pub std: Vec<f32>,
+    /// Class names; their number is the size of the output.
+    pub labels: Vec<String>,
+}
+
+impl InputSpec {
+    /// 32×32 RGB with the mean and deviation that published CIFAR-10 checkpoints use, and CIFAR-10's classes.
+    #[must_use]
+    pub fn cifar10() -> Self {
+        let labels = [
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ];
+        Self {
+            shape: [3, 32, 32],
+            mean: vec![0.485, 0.456, 0.406],
+            std: vec![0.229, 0.224, 0.225],
+            labels: labels.map(str::to_owned).to_vec(),
+        }
+    }
+
+    /// Bytes (`[N, C, H, W]` or one image) to normalised f32.
+    ///
+    /// # Panics
+    ///
+    /// If `bytes` does not hold whole images.
+    #[must_use]
+    #[track_caller]
+    pub fn normalize(&self, bytes: &[u8]) -> Vec<f32> {
+        let [c, h, w] = self.shape;
+        assert_eq!(bytes.len() % (c * h * w), 0, "whole images");
+        let mut out = Vec::with_capacity(bytes.len());
+        for (plane, chunk) in bytes.chunks_exact(h * w).enumerate() {
+            let (mean, std) = (self.mean[plane % c], self.std[plane % c]);
+            out.extend(chunk.iter().map(|&b| (f32::from(b) / 255.0 - mean) / std));
+        }
+        out
+    }
+}
+
+/// A network in f32.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Model {
+    /// Its operations.
+    pub graph: Graph,
+    /// Its parameters and statistics. Cloning a model is cheap: buffers are shared until written.
+    pub params: Params,
+    /// Its input.
+    pub input: InputSpec,
+}
+
+/// A parameter as a node uses it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ParamRef<'a> {
+    /// The node.
+    pub node: usize,
+    /// The parameter's name.
+    pub name: &'a str,
+    /// What it is to the node.
+    pub role: ParamRole,
+}
+
+impl Model {
+    /// Every parameter that the graph names, in graph order.
+    pub fn param_refs(&self) -> impl Iterator<Item = ParamRef<'_>> {
+        self.graph.nodes.iter().enumerate().flat_map(|(node, n)| {
+            n.op.params()
+                .into_iter()
+                .map(move |(name, role)| ParamRef { node, name, role })
+        })
+    }
+
+    /// The names of the weights of Conv and Gemm nodes, in graph order: what pruning and quantization work on.
+    #[must_use]
+    pub fn weight_names(&self) -> Vec<&str> {
+        self.param_refs()
+            .filter(|p| p.role == ParamRole::Weight)
+            .map(|p| p.name)
+            .collect()
+    }
+
+    /// The parameter of this name.
+    ///
+    /// # Errors
+    ///
+    /// [`CoreError::MissingParam`] if there is none.
+    pub fn param(&self, name: &str) -> Result<&Tensor> {
+        self.params
+            .get(name)
+            .ok_or_else(|| CoreError::MissingParam {
+                node: "model".to_owned(),
+                param: name.to_owned(),
+            })
+    }
+
+    /// Checks the graph, every parameter's presence, shape and finiteness, the input, and the size of the output.
+    ///
+    /// # Errors
+    ///
+    /// Names the first node or parameter that is wrong; a parameter that no node names is wrong too.
+    pub fn validate(&self) -> Result<()> {
+        self.graph.validate()?;
+        let shapes = infer_shapes(self)?;
+        let input_problem = |problem: String| {
+            Err(CoreError::Graph {
+                node: "input".to_owned(),
+                problem,
+            })
+        };
+        let channels = self.input.shape[0];
+        if self.input.mean.len() != channels || self.input.std.len() != channels {
+            return input_problem(format!(
+                "{} means and {} deviations for {channels} channels",
+                self.input.mean.len(),
+                self.input.std.len()
+            ));
+        }
+        if !self.input.std.iter().all(|s| s.is_finite() && *s > 0.0)
+            || !self.input.mean.iter().all(|m| m.is_finite())
+        {
+            return input_problem(
+                "means must be finite and deviations positive and finite".to_owned(),
+            );
+        }
+        let classes: usize = shapes[self.graph.output].iter().product();
+        if classes != self.input.labels.len() {
+            return Err(CoreError::Graph {
+                node: self.graph.nodes[self.graph.output].name.clone(),
+                problem: format!(
+                    "gives {classes} numbers for {} labels",
+                    self.input.labels.len()
+                ),
+            });
+        }
+        let mut used = std::collections::BTreeSet::new();
+        for param in self.param_refs() {
+            let tensor = &self.params[param.name];
+            used.insert(param.name);
+            if let Some((index, value)) = tensor.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+                return Err(CoreError::NotFinite {
+                    param: param.name.to_owned(),
+                    index,
+                    value: *value,
+                });
+            }
+        }
+        if let Some(stray) = self.params.keys().find(|k| !used.contains(k.as_str())) {
+            return Err(CoreError::Graph {
+                node: stray.clone(),
+                problem: "this parameter belongs to no node".to_owned(),
+            });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zoo;
+
+    #[test]
+    fn normalization_is_per_channel() {
+        let mut spec = InputSpec::cifar10();
+        spec.shape = [2, 1, 2];
+        spec.mean = vec![0.0, 0.5];
+        spec.std = vec![1.0, 0.5];
+        assert_eq!(spec.normalize(&[0, 255, 0, 255]), vec![0.0, 1.0, -1.0, 1.0]);
+    }
+
+    #[test]
+    fn validation_finds_what_is_wrong_with_parameters() {
+        let sound = zoo::build("resnet20", &InputSpec::cifar10(), 0).unwrap();
+        sound.validate().unwrap();
+        struct Case {
+            break_it: fn(&mut Model),
+            expect: &'static str,
+        }
+        let cases = [
+            // A parameter is not there.
+            Case {
+                break_it: |m| drop(m.params.remove("linear.bias")),
+                expect: "parameter `linear.bias` of node `linear` is missing",
+            },
+            // A parameter that nothing reads.
+            Case {
+                break_it: |m| {
+                    let stray = m.params["linear.bias"].clone();
+                    m.params.insert("stray".to_owned(), stray);
+                },
+                expect: "node `stray`: this parameter belongs to no node",
+            },
+            // A transposed weight.
+            Case {
+                break_it: |m| {
+                    let w = m.params["linear.weight"].t().to_owned().into_shared();
+                    m.params.insert("linear.weight".to_owned(), w);
+                },
+                expect: "parameter `linear.weight`: shape [64, 10], expected [64, 64]",
+            },
+            // A NaN.
+            Case {
+                break_it: |m| m.params.get_mut("bn1.bias").unwrap()[3] = f32::NAN,
+                expect: "parameter `bn1.bias`: element 3 is NaN",
+            },
+            // A class too many.
+            Case {
+                break_it: |m| m.input.labels.push("zebra".to_owned()),
+                expect: "gives 10 numbers for 11 labels",
+            },
+            // A zero deviation.
+            Case {
+                break_it: |m| m.input.std[1] = 0.0,
+                expect: "deviations positive",
+            },
+        ];
+        for case in cases {
+            let mut model = sound.clone();
+            (case.break_it)(&mut model);
+            let message = model.validate().unwrap_err().to_string();
+            assert!(message.contains(case.expect), "{message}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! x
+/// x
+pub struct QModel;
+/// x
+pub struct QNode;
+/// x
+pub struct QOp;

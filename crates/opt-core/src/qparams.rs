@@ -1,0 +1,184 @@
+//! The affine code of one edge: scale, zero point and range, with ONNX's rounding.
+
+use crate::{CoreError, Result};
+
+/// How real numbers on one edge become integer codes.
+///
+/// ```text
+/// q = clamp(round_half_even(x / scale) + zero_point, qmin, qmax)        x̂ = scale · (q - zero_point)
+/// ```
+///
+/// Rounding comes first, then the zero point is added (ONNX `QuantizeLinear`): rounding the sum would move every tie
+/// where the zero point is odd.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QParams {
+    /// The distance between neighbouring codes; positive and normal.
+    pub scale: f32,
+    /// The code of real zero; inside the range.
+    pub zero_point: i32,
+    /// The smallest code.
+    pub qmin: i32,
+    /// The largest code.
+    pub qmax: i32,
+}
+
+impl QParams {
+    /// Checks and makes the parameters.
+    ///
+    /// # Errors
+    ///
+    /// [`CoreError::Quant`] if the scale is not positive and normal, the range is empty or zero has no code.
+    pub fn new(scale: f32, zero_point: i32, qmin: i32, qmax: i32) -> Result<Self> {
+        let problem = if !(scale > 0.0 && scale.is_normal()) {
+            format!("the scale is {scale}, expected a positive normal number")
+        } else if qmin >= qmax {
+            format!("the code range {qmin} to {qmax} is empty")
+        } else if !(qmin..=qmax).contains(&zero_point) {
+            format!("the zero point {zero_point} lies outside {qmin} to {qmax}")
+        } else {
+            return Ok(Self {
+                scale,
+                zero_point,
+                qmin,
+                qmax,
+            });
+        };
+        Err(CoreError::Quant {
+            what: "parameters".to_owned(),
+            problem,
+        })
+    }
+
+    /// The code of `x`. NaN gives the zero point; callers that can meet one check first.
+    ///
+    /// ```
+    /// let q = opt_core::QParams::new(0.5, 3, 0, 255)?;
+    /// assert_eq!(q.quantize(0.25), 3); // the tie 0.5 rounds to 0, then 3 is added
+    /// assert_eq!(q.quantize(-9.0), 0);
+    /// # Ok::<(), opt_core::CoreError>(())
+    /// ```
+    #[must_use]
+    pub fn quantize(&self, x: f32) -> i32 {
+        round_clamp(x / self.scale, self.zero_point, self.qmin, self.qmax)
+    }
+
+    /// The number that a code stands for.
+    #[must_use]
+    pub fn dequantize(&self, q: i32) -> f32 {
+        self.scale * (q - self.zero_point) as f32
+    }
+
+    /// Quantizes and back.
+    #[must_use]
+    pub fn fake_quantize(&self, x: f32) -> f32 {
+        self.dequantize(self.quantize(x))
+    }
+}
+
+/// `clamp(round_half_even(f) + zero_point, lo, hi)` without overflow for any `f`; NaN gives the clamped zero point.
+#[must_use]
+pub fn round_clamp(f: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
+    // Every code range of this crate lies within ±2^16, so a clamp of f first changes no result and keeps the sum small.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "clamped to ±2^20 just before"
+    )]
+    let rounded = f.clamp(-1_048_576.0, 1_048_576.0).round_ties_even() as i32;
+    (rounded + zero_point).clamp(lo, hi)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn rounding_is_half_even_before_the_zero_point() {
+        struct Case {
+            x: f32,
+            zero_point: i32,
+            expect: i32,
+        }
+        let cases = [
+            // Ties go to the even quotient, whatever the zero point's parity.
+            Case {
+                x: 0.5,
+                zero_point: 0,
+                expect: 0,
+            },
+            Case {
+                x: 0.5,
+                zero_point: 101,
+                expect: 101,
+            },
+            Case {
+                x: 1.5,
+                zero_point: 101,
+                expect: 103,
+            },
+            Case {
+                x: -0.5,
+                zero_point: 101,
+                expect: 101,
+            },
+            // Just below the tie: floor(x + 0.5) would be wrong here.
+            Case {
+                x: 0.499_999_97,
+                zero_point: 0,
+                expect: 0,
+            },
+            // Saturation at both ends, also at infinity.
+            Case {
+                x: f32::MAX,
+                zero_point: 7,
+                expect: 255,
+            },
+            Case {
+                x: f32::NEG_INFINITY,
+                zero_point: 7,
+                expect: 0,
+            },
+            // NaN gives the zero code.
+            Case {
+                x: f32::NAN,
+                zero_point: 7,
+                expect: 7,
+            },
+        ];
+        for case in cases {
+            let q = QParams::new(1.0, case.zero_point, 0, 255).unwrap();
+            assert_eq!(q.quantize(case.x), case.expect, "{}", case.x);
+        }
+    }
+
+    #[test]
+    fn unusable_parameters_are_refused() {
+        for (scale, zero, qmin, qmax) in [
+            (0.0, 0, 0, 255),
+            (-1.0, 0, 0, 255),
+            (f32::NAN, 0, 0, 255),
+            (f32::INFINITY, 0, 0, 255),
+            (1e-40, 0, 0, 255),
+            (1.0, 256, 0, 255),
+            (1.0, 0, 5, 5),
+        ] {
+            assert!(QParams::new(scale, zero, qmin, qmax).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn codes_survive_the_round_trip(scale in 1e-20f32..1e20, z in 0..=255i32, q in 0..=255i32) {
+            let params = QParams::new(scale, z, 0, 255).unwrap();
+            prop_assert_eq!(params.quantize(params.dequantize(q)), q);
+            prop_assert_eq!(params.dequantize(z).to_bits(), 0f32.to_bits());
+        }
+
+        #[test]
+        fn quantizing_is_monotone(scale in 1e-3f32..1e3, z in 0..=255i32, a in -1e5f32..1e5, b in -1e5f32..1e5) {
+            let params = QParams::new(scale, z, 0, 255).unwrap();
+            let (a, b) = (a.min(b), a.max(b));
+            prop_assert!(params.quantize(a) <= params.quantize(b));
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Runs and trains a Model on libtorch.

@@ -1,0 +1,1 @@
+//! Importance scores, exact selection, sparsity schedules and removal of channels.

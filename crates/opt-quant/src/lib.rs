@@ -1,0 +1,1 @@
+//! Observers, quantizers and packing of integer codes.
