@@ -3,7 +3,7 @@
 //!
 //! In reading order: [`graph`] and [`op`] (what a network is), [`model`] (a graph with its parameters and its input),
 //! [`shape`] and [`cost`] (what it needs), [`mask`] (which weights are kept), [`interpret`] (what it computes, in f32),
-//! [`qparams`], [`qmodel`], [`fuse`] and [`lower`] (the integer network and the only place where one is made from a
+//! [`qparams`], [`qmodel`] and [`lower`] (the integer network and the only place where one is made from a
 //! model), [`interpret_integer`] (what that computes, code by code), and [`zoo`] (the networks of the experiments).
 //!
 //! # What this crate does not do
@@ -13,7 +13,7 @@
 
 pub mod cost;
 pub mod error;
-pub mod fuse;
+
 pub mod graph;
 pub mod interpret;
 pub mod interpret_integer;
@@ -32,7 +32,7 @@ pub use graph::{Graph, Node, NodeId};
 pub use mask::Mask;
 pub use model::{InputSpec, Model, Params, Tensor};
 pub use op::{Op, ParamRole};
-pub use qmodel::{QModel, QNode, QOp};
+pub use qmodel::{QModel, QNode, QOp, QWeight};
 pub use qparams::QParams;
 
 /// The result of this crate's fallible functions.

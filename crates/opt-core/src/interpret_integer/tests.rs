@@ -1,0 +1,276 @@
+//! Hand-computed codes, a slow reference for convolutions, and networks that must be refused.
+
+use super::*;
+use crate::InputSpec;
+use crate::qmodel::QNode;
+use ndarray::Array;
+use proptest::prelude::*;
+
+fn edge(scale: f32, zero: u8) -> Option<QEdge> {
+    Some(QEdge {
+        scale,
+        zero_points: vec![zero],
+    })
+}
+
+fn weight(shape: &[usize], codes: &[i8], scales: &[f32]) -> QWeight {
+    QWeight {
+        codes: Array::from_shape_vec(shape.to_vec(), codes.to_vec()).unwrap(),
+        scales: scales.to_vec(),
+        bits: 8,
+    }
+}
+
+/// Operators in a row (or with the given inputs) behind an image of bytes, closed by one logit that sums everything.
+fn model(shape: [usize; 3], ops: Vec<(QOp, Vec<usize>, Option<QEdge>)>, len: usize) -> QModel {
+    let mut nodes = vec![QNode {
+        name: "input".to_owned(),
+        op: QOp::Input,
+        inputs: Vec::new(),
+        edge: edge(1.0, 0),
+    }];
+    for (op, inputs, edge) in ops {
+        nodes.push(QNode {
+            name: format!("n{}", nodes.len()),
+            op,
+            inputs,
+            edge,
+        });
+    }
+    let last = nodes.len() - 1;
+    let flat = nodes[last].edge.clone();
+    nodes.push(QNode {
+        name: "flat".to_owned(),
+        op: QOp::Flatten,
+        inputs: vec![last],
+        edge: flat,
+    });
+    nodes.push(QNode {
+        name: "logits".to_owned(),
+        op: QOp::Logits {
+            weight: weight(&[1, len], &vec![1; len], &[0.5]),
+            bias: vec![2],
+        },
+        inputs: vec![last + 1],
+        edge: None,
+    });
+    QModel {
+        nodes,
+        input: InputSpec {
+            shape,
+            mean: vec![0.0; shape[0]],
+            std: vec![1.0; shape[0]],
+            labels: vec!["only".to_owned()],
+        },
+    }
+}
+
+#[test]
+fn requantization_rounds_once_and_clamps() {
+    let conv = |lo, hi| QOp::Conv {
+        weight: weight(&[1, 1, 1, 1], &[1], &[1.0]),
+        bias: vec![0],
+        window: Window::square(1, 1, 0),
+        group: 1,
+        lo,
+        hi,
+    };
+    // m = 0.5: 1 → 0.5 → 0 and 3 → 1.5 → 2 (half to even), then the odd zero point is added.
+    let plain = model([1, 1, 3], vec![(conv(0, 255), vec![0], edge(2.0, 7))], 3);
+    let trace = run(&plain, &[1, 3, 255]).unwrap();
+    assert_eq!(trace.codes[1], vec![7, 9, 135]);
+    // logits = (2 + Σ (q - z))·2·0.5
+    assert_eq!(trace.logits, vec![132.0]);
+    // Limits of a fused activation.
+    let clamped = model([1, 1, 3], vec![(conv(8, 100), vec![0], edge(2.0, 7))], 3);
+    assert_eq!(
+        run(&clamped, &[1, 3, 255]).unwrap().codes[1],
+        vec![8, 9, 100]
+    );
+}
+
+#[test]
+fn residual_is_added_before_the_rounding() {
+    let conv = QOp::Conv {
+        weight: weight(&[1, 1, 1, 1], &[1], &[0.25]),
+        bias: vec![1],
+        window: Window::square(1, 1, 0),
+        group: 1,
+        lo: 0,
+        hi: 255,
+    };
+    let net = model([1, 1, 2], vec![(conv, vec![0, 0], edge(1.0, 10))], 2);
+    // f = (x + 1)/4 + x: 1 → 1.5 → 2, 2 → 2.75 → 3. Rounding the sum's parts first would give 1 and 3.
+    assert_eq!(run(&net, &[1, 2]).unwrap().codes[1], vec![12, 13]);
+}
+
+#[test]
+fn sums_and_means_rescale_their_operands() {
+    let halves = QOp::AveragePool(Window::square(2, 2, 0));
+    let ops = vec![
+        (halves, vec![0], edge(0.5, 3)),
+        (QOp::GlobalAveragePool, vec![0], edge(0.5, 3)),
+        (QOp::Add { lo: 0, hi: 255 }, vec![1, 2], edge(1.0, 1)),
+    ];
+    let net = model([1, 2, 2], ops, 1);
+    // The mean of 1, 2, 3, 4 is 2.5: code 5 + 3. The sum is 5.0: code 5 + 1.
+    let trace = run(&net, &[1, 2, 3, 4]).unwrap();
+    assert_eq!(trace.codes[1..4], [vec![8], vec![8], vec![6]]);
+}
+
+#[test]
+fn layout_operators_move_codes_and_pad_with_the_zero_point() {
+    let ops = vec![
+        (
+            QOp::AveragePool(Window::square(1, 1, 0)),
+            vec![0],
+            edge(1.0, 9),
+        ),
+        (
+            QOp::Slice {
+                start: vec![0, 0, 0],
+                end: vec![1, 1, 4],
+                step: vec![1, 1, 2],
+            },
+            vec![1],
+            edge(1.0, 9),
+        ),
+        (
+            QOp::Pad {
+                begin: vec![1, 0, 0],
+                end: vec![0, 0, 0],
+            },
+            vec![2],
+            edge(1.0, 9),
+        ),
+        (QOp::Clamp { lo: 9, hi: 12 }, vec![3], edge(1.0, 9)),
+    ];
+    let net = model([1, 1, 4], ops, 4);
+    let trace = run(&net, &[1, 2, 4, 8]).unwrap();
+    assert_eq!(trace.codes[2], vec![10, 13]);
+    assert_eq!(trace.codes[3], vec![9, 9, 10, 13]);
+    assert_eq!(trace.codes[4], vec![9, 9, 10, 12]);
+}
+
+#[test]
+fn networks_that_could_panic_or_overflow_are_refused() {
+    let conv = |weight: QWeight, bias: i32| QOp::Conv {
+        bias: vec![bias; weight.scales.len()],
+        weight,
+        window: Window::square(1, 1, 0),
+        group: 1,
+        lo: 0,
+        hi: 255,
+    };
+    let sound = model(
+        [1, 1, 1],
+        vec![(
+            conv(weight(&[1, 1, 1, 1], &[1], &[1.0]), 0),
+            vec![0],
+            edge(1.0, 0),
+        )],
+        1,
+    );
+    sound.validate().unwrap();
+    struct Case {
+        break_it: fn(&mut QModel),
+        expect: &'static str,
+    }
+    let cases = [
+        // Reads a later node.
+        Case {
+            break_it: |m| m.nodes[1].inputs = vec![3],
+            expect: "node `n1`: Conv: inputs [3]",
+        },
+        // Reads nothing.
+        Case {
+            break_it: |m| m.nodes[2].inputs.clear(),
+            expect: "node `flat`: Flatten: inputs []",
+        },
+        // A bias that overflows with the largest sum.
+        Case {
+            break_it: |m| match &mut m.nodes[1].op {
+                QOp::Conv { bias, .. } => bias[0] = i32::MIN,
+                _ => panic!("node 1 is a Conv"),
+            },
+            expect: "channel 0 can overflow",
+        },
+        // A NaN scale.
+        Case {
+            break_it: |m| m.nodes[1].edge.as_mut().unwrap().scale = f32::NAN,
+            expect: "node `n1`: Conv: its scale is NaN",
+        },
+        // A layout operator that changes the meaning of codes.
+        Case {
+            break_it: |m| m.nodes[2].edge.as_mut().unwrap().scale = 2.0,
+            expect: "node `flat`: Flatten: its scale and zero point are not its input's",
+        },
+        // Zero points per channel where no Conv reads them.
+        Case {
+            break_it: |m| m.nodes[1].edge.as_mut().unwrap().zero_points = vec![1, 2],
+            expect: "2 zero points",
+        },
+        // No logits.
+        Case {
+            break_it: |m| drop(m.nodes.pop()),
+            expect: "the last node must be Logits",
+        },
+        // Too few classes.
+        Case {
+            break_it: |m| m.input.labels.push("other".to_owned()),
+            expect: "the last node must be Logits of 2 classes",
+        },
+        // Padding that asks for the whole memory.
+        Case {
+            break_it: |m| {
+                m.nodes[2].op = QOp::Pad {
+                    begin: vec![usize::MAX, 0, 0],
+                    end: vec![0; 3],
+                };
+            },
+            expect: "elements",
+        },
+    ];
+    for case in cases {
+        let mut net = sound.clone();
+        (case.break_it)(&mut net);
+        let message = run(&net, &[0]).unwrap_err().to_string();
+        assert!(message.contains(case.expect), "{message}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn convolution_equals_the_formula(
+        (c, o, h, w) in (1usize..4, 1usize..4, 1usize..6, 1usize..6),
+        (kernel, stride, pad) in (1usize..4, 1usize..3, 0usize..2),
+        zero in any::<u8>(),
+        numbers in proptest::collection::vec(any::<u8>(), 200),
+    ) {
+        let window = Window::square(kernel, stride, pad);
+        let Some([oh, ow]) = window.output([h, w]) else { return Ok(()) };
+        let byte = |i: usize| numbers[i % numbers.len()];
+        let x: Vec<u8> = (0..c * h * w).map(byte).collect();
+        let codes: Vec<i8> = (0..o * c * kernel * kernel).map(|i| i8::try_from(byte(3 * i + 1) / 2).unwrap() - 60).collect();
+        let bias: Vec<i32> = (0..o).map(|i| i32::from(byte(i)) - 128).collect();
+        let edge = QEdge { scale: 1.0, zero_points: vec![zero] };
+        let weight = weight(&[o, c, kernel, kernel], &codes, &vec![1.0; o]);
+        let acc = conv(&x, &edge, &[c, h, w], &[o, oh, ow], &weight, &bias, &window, 1);
+        // The formula, over an explicitly padded image in which padding holds the zero point.
+        let padded = |ch: usize, row: usize, col: usize| -> i64 {
+            match (row.checked_sub(pad), col.checked_sub(pad)) {
+                (Some(r), Some(q)) if r < h && q < w => i64::from(x[(ch * h + r) * w + q]),
+                _ => i64::from(zero),
+            }
+        };
+        for f in 0..o { for i in 0..oh { for j in 0..ow {
+            let mut sum = i64::from(bias[f]);
+            for ch in 0..c { for u in 0..kernel { for v in 0..kernel {
+                let q = padded(ch, i * stride + u, j * stride + v);
+                let k = codes[((f * c + ch) * kernel + u) * kernel + v];
+                sum += (q - i64::from(zero)) * i64::from(k);
+            }}}
+            prop_assert_eq!(i64::from(acc[(f * oh + i) * ow + j]), sum);
+        }}}
+    }
+}

@@ -1,0 +1,242 @@
+//! Makes a model of the same function that is ready for integers: no BatchNormalization, bytes as input.
+
+use ndarray::Array;
+
+use crate::op::Op;
+use crate::{CoreError, Graph, InputSpec, Model, NodeId, Result};
+
+/// Folds every BatchNormalization and the input's normalisation into the convolutions before and after them.
+///
+/// ```text
+/// BatchNormalization:  W'[o] = W[o]·a[o]      b'[o] = (b[o] - mean[o])·a[o] + β[o]      a = γ/sqrt(var + ε)
+/// image:               W'[o,c] = W[o,c]/(255·std[c])      b'[o] = b[o] + Σ W[o,c]·(z[c]/255 - mean[c])/std[c]
+///                      z[c] = round_half_even(255·mean[c]),  x' = byte - z[c]
+/// ```
+///
+/// A BatchNormalization may follow a MaxPool that follows the convolution if all its factors are positive (then they
+/// commute). A ReLU or Clip after a MaxPool is moved before it, where it fuses. The result is the same function but
+/// for one thing: zero padding of the image now stands for `z`, the mean rounded to a byte. Folding twice changes
+/// nothing.
+///
+/// # Errors
+///
+/// [`CoreError::Unsupported`] names a BatchNormalization that follows something else, or an input that something else
+/// than a Conv reads.
+pub fn fold(model: &Model) -> Result<Model> {
+    model.validate()?;
+    let mut folded = fold_batch_norms(model)?;
+    if !byte_input(&folded.input) {
+        fold_input(&mut folded)?;
+    }
+    folded.validate()?;
+    Ok(folded)
+}
+
+/// Whether `model` is as [`fold()`] leaves it.
+#[must_use]
+pub fn is_folded(model: &Model) -> bool {
+    let plain = |op: &Op| !matches!(op, Op::BatchNormalization { .. });
+    model.graph.nodes.iter().all(|n| plain(&n.op)) && byte_input(&model.input)
+}
+
+/// `round_half_even(255·mean)` as a byte.
+pub(super) fn byte_mean(mean: f32) -> u8 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to a byte"
+    )]
+    let byte = (255.0 * mean).round_ties_even().clamp(0.0, 255.0) as u8;
+    byte
+}
+
+fn byte_input(input: &InputSpec) -> bool {
+    let integral = |m: &f32| *m == f32::from(byte_mean(*m)) / 255.0;
+    input.std.iter().all(|s| *s == 1.0 / 255.0) && input.mean.iter().all(integral)
+}
+
+fn fold_batch_norms(model: &Model) -> Result<Model> {
+    let old = &model.graph;
+    let consumers = old.consumers();
+    let alone = |id: NodeId| consumers[id].len() == 1 && id != old.output;
+    let mut new = Model {
+        graph: Graph {
+            nodes: Vec::with_capacity(old.nodes.len()),
+            output: 0,
+        },
+        params: model.params.clone(),
+        input: model.input.clone(),
+    };
+    let mut place: Vec<NodeId> = Vec::with_capacity(old.nodes.len());
+    for (id, node) in old.nodes.iter().enumerate() {
+        let inputs: Vec<NodeId> = node.inputs.iter().map(|&i| place[i]).collect();
+        let at = match &node.op {
+            Op::BatchNormalization { .. } => {
+                let source = node.inputs[0];
+                let through_pool = matches!(old.nodes[source].op, Op::MaxPool(_));
+                let conv = if through_pool {
+                    old.nodes[source].inputs[0]
+                } else {
+                    source
+                };
+                let linear = matches!(old.nodes[conv].op, Op::Conv { .. } | Op::Gemm { .. });
+                if !linear || !alone(conv) || !alone(source) {
+                    return Err(CoreError::Unsupported {
+                        node: node.name.clone(),
+                        op: node.op.name(),
+                        why: "it must be the only reader of a Conv or Gemm to be folded".to_owned(),
+                    });
+                }
+                let conv = place[conv];
+                fold_one(&mut new, conv, id, model, through_pool)?;
+                inputs[0]
+            }
+            Op::Relu | Op::Clip { .. }
+                if matches!(new.graph.nodes[inputs[0]].op, Op::MaxPool(_))
+                    && alone(node.inputs[0]) =>
+            {
+                let pool = inputs[0];
+                let mut activation = node.clone();
+                activation.inputs = new.graph.nodes[pool].inputs.clone();
+                let mut pooled = std::mem::replace(&mut new.graph.nodes[pool], activation);
+                pooled.inputs = vec![pool];
+                new.graph.nodes.push(pooled);
+                new.graph.nodes.len() - 1
+            }
+            _ => {
+                let mut node = node.clone();
+                node.inputs = inputs;
+                new.graph.nodes.push(node);
+                new.graph.nodes.len() - 1
+            }
+        };
+        place.push(at);
+    }
+    new.graph.output = place[old.output];
+    Ok(new)
+}
+
+/// Folds the BatchNormalization `norm` of `model` into node `conv` of `new`.
+fn fold_one(
+    new: &mut Model,
+    conv: NodeId,
+    norm: NodeId,
+    model: &Model,
+    through_pool: bool,
+) -> Result<()> {
+    let norm = &model.graph.nodes[norm];
+    let Op::BatchNormalization {
+        scale,
+        bias,
+        mean,
+        var,
+        epsilon,
+        ..
+    } = &norm.op
+    else {
+        return Ok(());
+    };
+    let channels = model.param(bias)?.len();
+    let mut factors = Vec::with_capacity(channels);
+    for c in 0..channels {
+        let gamma = match scale {
+            Some(name) => f64::from(model.param(name)?[c]),
+            None => 1.0,
+        };
+        let deviation = (f64::from(model.param(var)?[c]) + f64::from(*epsilon)).sqrt();
+        factors.push(gamma / deviation);
+    }
+    if through_pool && !factors.iter().all(|a| *a > 0.0) {
+        return Err(CoreError::Unsupported {
+            node: norm.name.clone(),
+            op: norm.op.name(),
+            why:
+                "it follows a MaxPool and has a factor that is not positive; put it before the pool"
+                    .to_owned(),
+        });
+    }
+    if !factors.iter().all(|a| a.is_finite()) {
+        return Err(CoreError::Unsupported {
+            node: norm.name.clone(),
+            op: norm.op.name(),
+            why: "its running variance and epsilon give no finite factor".to_owned(),
+        });
+    }
+    let shift: Vec<f64> = (0..channels)
+        .map(|c| {
+            Ok(f64::from(model.param(bias)?[c]) - f64::from(model.param(mean)?[c]) * factors[c])
+        })
+        .collect::<Result<_>>()?;
+    for name in norm.op.params().into_iter().map(|(name, _)| name) {
+        new.params.remove(name);
+    }
+    scale_filters(new, conv, &factors, &shift)
+}
+
+/// `W[o] ← W[o]·factor[o]`, `b[o] ← b[o]·factor[o] + shift[o]`, adding a bias where there is none.
+fn scale_filters(model: &mut Model, conv: NodeId, factor: &[f64], shift: &[f64]) -> Result<()> {
+    let (weight, bias) = {
+        let node = &mut model.graph.nodes[conv];
+        let name = format!("{}.bias", node.name);
+        match &mut node.op {
+            Op::Conv { weight, bias, .. } | Op::Gemm { weight, bias } => {
+                (weight.clone(), bias.get_or_insert(name).clone())
+            }
+            _ => return Ok(()),
+        }
+    };
+    let mut weights = model.param(&weight)?.to_owned();
+    for (mut filter, a) in weights.outer_iter_mut().zip(factor) {
+        filter.mapv_inplace(|w| to_f32(f64::from(w) * a));
+    }
+    let old_bias = model.params.get(&bias);
+    let biases = (0..shift.len()).map(|o| {
+        let b = old_bias.map_or(0.0, |b| f64::from(b[o]));
+        to_f32(b * factor[o] + shift[o])
+    });
+    let biases = Array::from_iter(biases).into_dyn().into_shared();
+    model.params.insert(weight, weights.into_shared());
+    model.params.insert(bias, biases);
+    Ok(())
+}
+
+fn fold_input(model: &mut Model) -> Result<()> {
+    let readers = model.graph.consumers().swap_remove(0);
+    for id in readers {
+        let node = &model.graph.nodes[id];
+        let Op::Conv {
+            weight, group: 1, ..
+        } = &node.op
+        else {
+            return Err(CoreError::Unsupported {
+                node: node.name.clone(),
+                op: node.op.name(),
+                why: "only an ungrouped Conv may read the image".to_owned(),
+            });
+        };
+        let weight = weight.clone();
+        let mut scaled = model.param(&weight)?.to_owned();
+        let mut shift = vec![0.0; scaled.shape()[0]];
+        for (index, w) in scaled.indexed_iter_mut() {
+            let (o, c) = (index[0], index[1]);
+            let mean = f64::from(model.input.mean[c]);
+            let std = f64::from(model.input.std[c]);
+            let byte = f64::from(byte_mean(model.input.mean[c]));
+            shift[o] += f64::from(*w) * (byte / 255.0 - mean) / std;
+            *w = to_f32(f64::from(*w) / (255.0 * std));
+        }
+        model.params.insert(weight, scaled.into_shared());
+        let ones = vec![1.0; shift.len()];
+        scale_filters(model, id, &ones, &shift)?;
+    }
+    for mean in &mut model.input.mean {
+        *mean = f32::from(byte_mean(*mean)) / 255.0;
+    }
+    model.input.std.fill(1.0 / 255.0);
+    Ok(())
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the one rounding to f32")]
+fn to_f32(x: f64) -> f32 {
+    x as f32
+}

@@ -1,0 +1,298 @@
+//! Folding keeps the function, fusing finds the operations, lowering refuses what it cannot mean.
+
+use super::*;
+use crate::interpret;
+use crate::interpret_integer;
+use crate::zoo;
+use ndarray::Axis;
+
+/// A small input whose means are whole bytes, so that padding means the same before and after folding.
+fn small_input() -> InputSpec {
+    let mut input = InputSpec::cifar10();
+    input.shape = [3, 26, 26];
+    input.mean = vec![120.0 / 255.0, 100.0 / 255.0, 128.0 / 255.0];
+    input
+}
+
+/// Uneven but reproducible numbers in 0 to 1.
+fn uneven(i: usize) -> f32 {
+    ((i * 2_654_435_761) % 1000) as f32 / 1000.0
+}
+
+/// A zoo network whose BatchNormalizations do something.
+fn net(name: &str) -> Model {
+    let mut model = zoo::build(name, &small_input(), 5).unwrap();
+    for (k, (name, param)) in model.params.iter_mut().enumerate() {
+        let (low, high) = match name.rsplit('.').next().unwrap() {
+            "running_mean" => (-0.2, 0.2),
+            "running_var" => (0.5, 2.0),
+            "bias" => (-0.3, 0.3),
+            "weight" if param.ndim() == 1 => (0.5, 1.5),
+            _ => continue,
+        };
+        for (i, v) in param.iter_mut().enumerate() {
+            *v = low + (high - low) * uneven(i + 31 * k);
+        }
+    }
+    model
+}
+
+fn image(seed: usize) -> Vec<u8> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "0 to 255"
+    )]
+    let byte = |i: usize| (uneven(i * 7 + seed * 13) * 255.0) as u8;
+    (0..3 * 26 * 26).map(byte).collect()
+}
+
+/// Min-max quantization of a folded model, as a method crate would do it.
+fn min_max_spec(folded: &Model, adds: Adds, images: &[Vec<u8>], bits: u8) -> QuantSpec {
+    let mut spec = QuantSpec {
+        adds,
+        ..QuantSpec::default()
+    };
+    let runs: Vec<_> = images
+        .iter()
+        .map(|i| interpret::run(folded, &folded.input.normalize(i)).unwrap())
+        .collect();
+    for step in fuse(folded, adds).unwrap() {
+        if step.requantizes(folded) {
+            let values = || runs.iter().flat_map(|r| &r[step.value]).copied();
+            let (lo, hi) = (values().fold(0.0, f32::min), values().fold(0.0, f32::max));
+            let scale = (hi - lo) / 255.0;
+            let zero = round_to_i32(-lo / scale);
+            let params = QParams::new(scale, zero, 0, 255).unwrap();
+            let name = folded.graph.nodes[step.value].name.clone();
+            spec.edges.insert(name, params);
+        }
+    }
+    for name in folded.weight_names() {
+        let weight = &folded.params[name];
+        let limit = f32::from(QWeight::code_limit(bits));
+        let largest = |f: ndarray::ArrayViewD<f32>| f.iter().fold(0f32, |m, w| m.max(w.abs()));
+        let scales: Vec<f32> = weight
+            .axis_iter(Axis(0))
+            .map(|f| largest(f) / limit)
+            .collect();
+        let mut codes = weight.mapv(|_| 0i8);
+        for (o, mut filter) in codes.axis_iter_mut(Axis(0)).enumerate() {
+            filter.zip_mut_with(&weight.index_axis(Axis(0), o), |q, w| {
+                *q = i8::try_from(round_to_i32(w / scales[o])).unwrap();
+            });
+        }
+        let weight = QWeight {
+            codes: codes.to_owned(),
+            scales,
+            bits,
+        };
+        spec.weights.insert(name.to_owned(), weight);
+    }
+    spec
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "small numbers")]
+fn round_to_i32(x: f32) -> i32 {
+    x.round_ties_even() as i32
+}
+
+const NETS: [&str; 4] = ["resnet20", "resnet20_b", "airbench_4_8_8", "source_net"];
+
+#[test]
+fn folding_keeps_the_function() {
+    for name in NETS {
+        let model = net(name);
+        let folded = fold(&model).unwrap();
+        assert!(is_folded(&folded) && !is_folded(&model));
+        let logits = |m: &Model| {
+            let run = interpret::run(m, &m.input.normalize(&image(1))).unwrap();
+            run[m.graph.output].clone()
+        };
+        let (before, after) = (logits(&model), logits(&folded));
+        let size = before.iter().fold(0f32, |m, v| m.max(v.abs()));
+        for (a, b) in before.iter().zip(&after) {
+            // Twenty layers of f32 rounding, each 2^-24 relative, through weights that were rounded twice.
+            assert!((a - b).abs() < 2e-5 * size, "{name}: {a} {b}");
+        }
+        assert_eq!(fold(&folded).unwrap(), folded, "{name}: folding twice");
+    }
+}
+
+#[test]
+fn fusing_finds_the_operations() {
+    struct Case {
+        net: &'static str,
+        adds: Adds,
+        expect: &'static str,
+    }
+    let cases = [
+        // 19 convolutions, 2 slices and pads; additions are inside.
+        Case {
+            net: "resnet20",
+            adds: Adds::Fused,
+            expect: "Input 1, Conv 19, Gemm 1, Add 0, Clamp 0, Plain 6, residual 9",
+        },
+        Case {
+            net: "resnet20",
+            adds: Adds::Rounded,
+            expect: "Input 1, Conv 19, Gemm 1, Add 9, Clamp 0, Plain 6, residual 0",
+        },
+        // The shortcut's convolution stays apart, the main path takes the addition.
+        Case {
+            net: "resnet20_b",
+            adds: Adds::Fused,
+            expect: "Input 1, Conv 21, Gemm 1, Add 0, Clamp 0, Plain 2, residual 9",
+        },
+        // Every ReLU is in its convolution, also those that followed a pool.
+        Case {
+            net: "airbench_4_8_8",
+            adds: Adds::Fused,
+            expect: "Input 1, Conv 7, Gemm 1, Add 0, Clamp 0, Plain 5, residual 0",
+        },
+    ];
+    for case in cases {
+        let folded = fold(&net(case.net)).unwrap();
+        let steps = fuse(&folded, case.adds).unwrap();
+        let count = |f: fn(&Step) -> bool| steps.iter().filter(|s| f(s)).count();
+        let found = format!(
+            "Input {}, Conv {}, Gemm {}, Add {}, Clamp {}, Plain {}, residual {}",
+            count(|s| matches!(s.op, FusedOp::Input)),
+            count(|s| matches!(s.op, FusedOp::Conv { .. })),
+            count(|s| matches!(s.op, FusedOp::Gemm { .. })),
+            count(|s| matches!(s.op, FusedOp::Add { .. })),
+            count(|s| matches!(s.op, FusedOp::Clamp { .. })),
+            count(|s| matches!(s.op, FusedOp::Plain { .. })),
+            count(|s| matches!(s.op, FusedOp::Conv { .. }) && s.inputs.len() == 2),
+        );
+        assert_eq!(found, case.expect, "{} {:?}", case.net, case.adds);
+    }
+    // One calibration serves both kinds of addition: 19 convolutions before and 9 values after an addition, one mean.
+    let folded = fold(&net("resnet20")).unwrap();
+    assert_eq!(observed_nodes(&folded).unwrap().len(), 19 + 9 + 1);
+}
+
+#[test]
+fn the_integer_network_computes_nearly_the_same() {
+    for name in NETS {
+        let folded = fold(&net(name)).unwrap();
+        let images: Vec<Vec<u8>> = (0..3).map(image).collect();
+        for adds in [Adds::Fused, Adds::Rounded] {
+            let spec = min_max_spec(&folded, adds, &images, 8);
+            let lowered = lower(&folded, &spec).unwrap();
+            let (mut noise, mut signal) = (0.0, 0.0);
+            for image in &images {
+                let real = interpret::run(&folded, &folded.input.normalize(image)).unwrap();
+                let logits = interpret_integer::run(&lowered, image).unwrap().logits;
+                for (a, b) in real[folded.graph.output].iter().zip(&logits) {
+                    noise += f64::from(a - b).powi(2);
+                    signal += f64::from(*a).powi(2);
+                }
+            }
+            // 8 bits give about 40 dB a layer; a misplaced zero point or scale leaves less than 10 dB.
+            let decibel = 10.0 * (signal / noise).log10();
+            assert!(decibel > 25.0, "{name} {adds:?}: {decibel} dB");
+        }
+    }
+}
+
+#[test]
+fn fewer_bits_are_kept_in_the_network() {
+    let folded = fold(&net("airbench_4_8_8")).unwrap();
+    let images = [image(0)];
+    let lowered = |bits| {
+        let spec = min_max_spec(&folded, Adds::Fused, &images, bits);
+        lower(&folded, &spec).unwrap()
+    };
+    let weights = crate::cost::cost(&folded).unwrap().weights;
+    assert_eq!(
+        lowered(8).payload_bytes() - lowered(4).payload_bytes(),
+        weights / 2
+    );
+}
+
+#[test]
+fn what_is_missing_or_stray_is_named() {
+    let folded = fold(&net("resnet20")).unwrap();
+    let sound = min_max_spec(&folded, Adds::Fused, &[image(0)], 8);
+    struct Case {
+        break_it: fn(&mut QuantSpec),
+        expect: &'static str,
+    }
+    let cases = [
+        // An edge without a scale.
+        Case {
+            break_it: |s| drop(s.edges.remove("layer2.1.relu1")),
+            expect: "quantization of `layer2.1.relu1`: no scale was chosen",
+        },
+        // A weight without codes.
+        Case {
+            break_it: |s| drop(s.weights.remove("linear.weight")),
+            expect: "quantization of `linear.weight`: no codes",
+        },
+        // A scale for a value that the fused addition never rounds.
+        Case {
+            break_it: |s| {
+                let stray = s.edges["relu"];
+                s.edges.insert("layer1.0.conv2".to_owned(), stray);
+            },
+            expect: "quantization of `layer1.0.conv2`: the specification names it",
+        },
+        // Signed codes on an edge.
+        Case {
+            break_it: |s| s.edges.get_mut("relu").unwrap().qmin = -128,
+            expect: "quantization of `relu`: codes -128 to 255",
+        },
+        // A scale so small that the bias cannot be written.
+        Case {
+            break_it: |s| s.weights.get_mut("conv1.weight").unwrap().scales[2] = 1e-20,
+            expect: "quantization of `conv1.bias`: channel 2",
+        },
+        // A code outside the narrow range.
+        Case {
+            break_it: |s| s.weights.get_mut("conv1.weight").unwrap().codes[[0, 0, 0, 0]] = -128,
+            expect: "node `relu`: Conv: the code -128 is outside ±127",
+        },
+    ];
+    for case in cases {
+        let mut spec = sound.clone();
+        (case.break_it)(&mut spec);
+        let message = lower(&folded, &spec).unwrap_err().to_string();
+        assert!(message.contains(case.expect), "{message}");
+    }
+}
+
+#[test]
+fn graphs_without_an_integer_form_are_refused() {
+    let message = |model: &Model| fold(model).unwrap_err().to_string();
+    // A normalisation that something else reads too.
+    let mut model = net("resnet20");
+    let add = model.graph.find("layer1.0.add").unwrap();
+    model.graph.nodes[add].inputs[1] = model.graph.find("layer1.0.conv2").unwrap();
+    assert!(message(&model).contains("node `layer1.0.bn2` (BatchNormalization)"));
+    // A factor below zero after a pool does not commute with it.
+    let mut model = net("airbench_4_8_8");
+    let norm = model.graph.find("blocks.0.norm1").unwrap();
+    let Op::BatchNormalization { scale, .. } = &mut model.graph.nodes[norm].op else {
+        panic!("norm1 is a BatchNormalization");
+    };
+    *scale = Some("gamma".to_owned());
+    let gamma = ndarray::arr1(&[1.0, -1.0, 1.0, 1.0])
+        .into_dyn()
+        .into_shared();
+    model.params.insert("gamma".to_owned(), gamma);
+    assert!(message(&model).contains("not positive"));
+    // Not folded.
+    let model = net("resnet20");
+    let error = lower(&model, &QuantSpec::default()).unwrap_err();
+    assert!(error.to_string().contains("must be folded first"));
+}
+
+#[test]
+fn bias_codes_round_half_even_and_refuse_overflow() {
+    assert_eq!(bias_code(0.5, 1.0, 1.0), Some(0));
+    assert_eq!(bias_code(1.5, 1.0, 1.0), Some(2));
+    assert_eq!(bias_code(-7.0, 0.5, 2.0), Some(-7));
+    assert_eq!(bias_code(1.1e9, 1.0, 1.0), None);
+    assert_eq!(bias_code(f32::NAN, 1.0, 1.0), None);
+}
