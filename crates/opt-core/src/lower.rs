@@ -11,7 +11,7 @@
 mod fold;
 mod fuse;
 
-pub use fold::{fold, is_folded};
+pub use fold::{byte_input_terms, fold, fold_batch_norms, is_folded};
 pub use fuse::{Adds, Clamp, FusedOp, Step, fuse, observed_nodes};
 
 use std::collections::BTreeMap;

@@ -23,7 +23,6 @@ use crate::{CoreError, Graph, InputSpec, Model, NodeId, Result};
 /// [`CoreError::Unsupported`] names a BatchNormalization that follows something else, or an input that something else
 /// than a Conv reads.
 pub fn fold(model: &Model) -> Result<Model> {
-    model.validate()?;
     let mut folded = fold_batch_norms(model)?;
     if !byte_input(&folded.input) {
         fold_input(&mut folded)?;
@@ -55,7 +54,16 @@ fn byte_input(input: &InputSpec) -> bool {
     input.std.iter().all(|s| *s == 1.0 / 255.0) && input.mean.iter().all(integral)
 }
 
-fn fold_batch_norms(model: &Model) -> Result<Model> {
+/// The first half of [`fold()`]: BatchNormalization into weights, activations before pools; the input stays as it is.
+///
+/// This is the form to train with fake quantization: with bytes as input the first layer's gradients would be some
+/// thousand times too large for its weights.
+///
+/// # Errors
+///
+/// Those of [`fold()`] about BatchNormalization.
+pub fn fold_batch_norms(model: &Model) -> Result<Model> {
+    model.validate()?;
     let old = &model.graph;
     let consumers = old.consumers();
     let alone = |id: NodeId| consumers[id].len() == 1 && id != old.output;
@@ -200,6 +208,23 @@ fn scale_filters(model: &mut Model, conv: NodeId, factor: &[f64], shift: &[f64])
     Ok(())
 }
 
+/// Per channel, what [`fold()`] multiplies the first layer's weights with, and what each weight adds to the bias.
+///
+/// ```text
+/// 1/(255·std[c])        (z[c]/255 - mean[c])/std[c]
+/// ```
+#[must_use]
+pub fn byte_input_terms(input: &InputSpec) -> (Vec<f64>, Vec<f64>) {
+    let channels = input.mean.iter().zip(&input.std);
+    channels
+        .map(|(mean, std)| {
+            let (byte, std64) = (f64::from(byte_mean(*mean)), f64::from(*std));
+            let offset = (byte / 255.0 - f64::from(*mean)) / std64;
+            (1.0 / (255.0 * std64), offset)
+        })
+        .unzip()
+}
+
 fn fold_input(model: &mut Model) -> Result<()> {
     let readers = model.graph.consumers().swap_remove(0);
     for id in readers {
@@ -217,13 +242,11 @@ fn fold_input(model: &mut Model) -> Result<()> {
         let weight = weight.clone();
         let mut scaled = model.param(&weight)?.to_owned();
         let mut shift = vec![0.0; scaled.shape()[0]];
+        let (factors, offsets) = byte_input_terms(&model.input);
         for (index, w) in scaled.indexed_iter_mut() {
             let (o, c) = (index[0], index[1]);
-            let mean = f64::from(model.input.mean[c]);
-            let std = f64::from(model.input.std[c]);
-            let byte = f64::from(byte_mean(model.input.mean[c]));
-            shift[o] += f64::from(*w) * (byte / 255.0 - mean) / std;
-            *w = to_f32(f64::from(*w) / (255.0 * std));
+            shift[o] += f64::from(*w) * offsets[c];
+            *w = to_f32(f64::from(*w) * factors[c]);
         }
         model.params.insert(weight, scaled.into_shared());
         let ones = vec![1.0; shift.len()];

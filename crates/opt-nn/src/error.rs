@@ -1,0 +1,71 @@
+//! What can go wrong between a model and libtorch.
+
+use thiserror::Error;
+
+/// An error of this crate.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum NnError {
+    /// The model, a mask or a quantization request is wrong.
+    #[error(transparent)]
+    Core(#[from] opt_core::CoreError),
+    /// The device cannot be had.
+    #[error("device `{device}`: {problem}")]
+    Device {
+        /// What was asked for.
+        device: String,
+        /// Why not, and what to do.
+        problem: String,
+    },
+    /// libtorch refused an operation.
+    #[error("while {what}: libtorch says: {message}")]
+    Torch {
+        /// What was being done.
+        what: String,
+        /// The first line of libtorch's message.
+        message: String,
+    },
+    /// A batch does not fit the model.
+    #[error("batch: {problem}")]
+    Batch {
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A tap names no node.
+    #[error("the model has no node `{node}` to tap")]
+    UnknownTap {
+        /// The name that was asked for.
+        node: String,
+    },
+    /// Training gave a loss that is not a number.
+    #[error(
+        "the loss is {loss} in epoch {epoch}, batch {batch}: training diverged; lower the learning rate"
+    )]
+    Diverged {
+        /// The loss.
+        loss: f64,
+        /// Epoch, from 0.
+        epoch: usize,
+        /// Batch, from 0.
+        batch: usize,
+    },
+    /// An objective or a hook failed.
+    #[error("{what}: {source}")]
+    Method {
+        /// What was being computed.
+        what: String,
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl NnError {
+    /// Keeps the first line of libtorch's message; the rest is a C++ stack.
+    pub(crate) fn torch(what: &str, error: &tch::TchError) -> Self {
+        let message = error.to_string();
+        Self::Torch {
+            what: what.to_owned(),
+            message: message.lines().next().unwrap_or_default().to_owned(),
+        }
+    }
+}

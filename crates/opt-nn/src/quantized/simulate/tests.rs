@@ -1,0 +1,134 @@
+//! The simulation and the integer interpreter agree on every code, whatever the scales.
+
+use super::*;
+use opt_core::lower::{Adds, fold, fuse, lower};
+use opt_core::qmodel::QWeight;
+use opt_core::{InputSpec, QParams, interpret_integer, zoo};
+
+/// Reproducible numbers from 0 to 999.
+fn noise(i: usize) -> usize {
+    (i.wrapping_mul(2_654_435_761) >> 7) % 1000
+}
+
+/// Scales and zero points that no calibration would choose: equality must not depend on a good choice.
+fn odd_spec(folded: &Model, adds: Adds, bits: u8, seed: usize) -> QuantSpec {
+    let mut spec = QuantSpec {
+        adds,
+        ..QuantSpec::default()
+    };
+    for (i, step) in fuse(folded, adds).unwrap().into_iter().enumerate() {
+        if step.requantizes(folded) {
+            let scale = 0.01 + noise(seed + i) as f32 / 20_000.0;
+            let zero = i32::try_from(noise(seed + 7 * i + 3) % 256).unwrap();
+            let params = QParams::new(scale, zero, 0, 255).unwrap();
+            let name = folded.graph.nodes[step.value].name.clone();
+            spec.edges.insert(name, params);
+        }
+    }
+    for name in folded.weight_names() {
+        let weight = &folded.params[name];
+        let limit = QWeight::code_limit(bits);
+        let mut scales = Vec::new();
+        let mut codes = weight.mapv(|_| 0i8);
+        for (filter, mut out) in weight.outer_iter().zip(codes.outer_iter_mut()) {
+            let scale = filter.iter().fold(0f32, |m, w| m.max(w.abs())) / f32::from(limit);
+            out.zip_mut_with(&filter, |q, w| {
+                let code = opt_core::qparams::round_clamp(
+                    w / scale,
+                    0,
+                    -i32::from(limit),
+                    i32::from(limit),
+                );
+                *q = i8::try_from(code).unwrap();
+            });
+            scales.push(scale);
+        }
+        let codes = codes.to_owned();
+        spec.weights.insert(
+            name.to_owned(),
+            QWeight {
+                codes,
+                scales,
+                bits,
+            },
+        );
+    }
+    spec
+}
+
+fn images(n: usize, seed: usize) -> Batch {
+    let byte = |i: usize| u8::try_from(noise(i + seed) % 256).unwrap();
+    Batch {
+        images: (0..n * 3 * 28 * 28).map(byte).collect(),
+        labels: vec![0; n],
+        indices: vec![0; n],
+    }
+}
+
+fn input() -> InputSpec {
+    let mut input = InputSpec::cifar10();
+    input.shape = [3, 28, 28];
+    input
+}
+
+#[test]
+fn every_code_and_logit_equals_the_interpreters() {
+    for (seed, name) in ["resnet20", "resnet20_b", "airbench_5_9_17", "source_net"]
+        .iter()
+        .enumerate()
+    {
+        let folded = fold(&zoo::build(name, &input(), 11).unwrap()).unwrap();
+        for (adds, bits) in [(Adds::Fused, 8), (Adds::Rounded, 8), (Adds::Fused, 3)] {
+            let spec = odd_spec(&folded, adds, bits, 17 * seed);
+            let lowered = lower(&folded, &spec).unwrap();
+            let batch = images(2, seed);
+            let trace = Simulation::new(&folded, &spec, Device::Cpu)
+                .unwrap()
+                .trace(&batch)
+                .unwrap();
+            let logits = to_vec(&trace.logits).unwrap();
+            for (n, image) in batch.images.chunks_exact(3 * 28 * 28).enumerate() {
+                let expected = interpret_integer::run(&lowered, image).unwrap();
+                for (step, codes) in expected.codes.iter().enumerate() {
+                    let found = &trace.codes[step][n * codes.len()..][..codes.len()];
+                    assert_eq!(found, codes.as_slice(), "{name} {adds:?}: step {step}");
+                }
+                let found: Vec<u32> = logits[n * 10..][..10].iter().map(|v| v.to_bits()).collect();
+                let expected: Vec<u32> = expected.logits.iter().map(|v| v.to_bits()).collect();
+                assert_eq!(found, expected, "{name} {adds:?}: logits");
+            }
+        }
+    }
+}
+
+#[test]
+fn large_sums_are_accumulated_in_f64() {
+    let folded = fold(&zoo::build("source_net", &input(), 1).unwrap()).unwrap();
+    let mut spec = odd_spec(&folded, Adds::Fused, 8, 0);
+    // 6272 products of 127 and up to 255 pass 2^24, where f32 loses the last bit.
+    spec.weights.get_mut("fc.weight").unwrap().codes.fill(127);
+    let simulation = Simulation::new(&folded, &spec, Device::Cpu).unwrap();
+    let kinds: Vec<Kind> = simulation.linears.values().map(|l| l.kind).collect();
+    assert_eq!(kinds, [Kind::Float, Kind::Float, Kind::Double]);
+    let batch = images(1, 9);
+    let logits = to_vec(&simulation.logits(&batch).unwrap()).unwrap();
+    let lowered = lower(&folded, &spec).unwrap();
+    assert_eq!(
+        interpret_integer::run(&lowered, &batch.images)
+            .unwrap()
+            .logits,
+        logits
+    );
+}
+
+#[test]
+fn a_missing_weight_is_an_error() {
+    let folded = fold(&zoo::build("resnet20", &input(), 1).unwrap()).unwrap();
+    let mut spec = odd_spec(&folded, Adds::Fused, 8, 0);
+    spec.weights.remove("linear.weight");
+    let error = Simulation::new(&folded, &spec, Device::Cpu).unwrap_err();
+    assert!(
+        error.to_string().contains("`linear.weight`: no codes"),
+        "{error}"
+    );
+}

@@ -1,0 +1,335 @@
+//! The one training loop, open at an objective and at four hooks.
+
+use std::time::Instant;
+
+use opt_core::NodeId;
+use opt_core::mask::Masks;
+use tch::{Kind, Tensor};
+
+use crate::batch::BatchSource;
+use crate::forward::{Mode, Outputs, Precision, forward, resolve_taps};
+use crate::optimizer::{Sgd, SgdOptions};
+use crate::quantized::FakeQuant;
+use crate::schedule::Schedule;
+use crate::{Net, NnError, Result};
+
+/// A named part of the loss; the loss is the sum of all parts.
+#[derive(Debug)]
+pub struct Term {
+    /// Its name in curves, such as `ce`.
+    pub name: &'static str,
+    /// A scalar that carries the gradient.
+    pub value: Tensor,
+}
+
+/// What an objective may know about the batch.
+#[derive(Debug)]
+pub struct BatchInfo<'a> {
+    /// `[N]`.
+    pub labels: &'a Tensor,
+    /// Which samples these are.
+    pub indices: &'a [u32],
+    /// Epoch, from 0.
+    pub epoch: usize,
+}
+
+/// What is minimised.
+pub trait Objective {
+    /// The nodes of student and teacher whose values [`Self::loss`] reads.
+    fn taps(&self) -> Taps {
+        Taps::default()
+    }
+
+    /// The parts of the loss of one batch.
+    ///
+    /// # Errors
+    ///
+    /// Whatever the method says; the loop adds where it was.
+    fn loss(
+        &mut self,
+        batch: &BatchInfo<'_>,
+        student: &Outputs,
+        teacher: Option<&Outputs>,
+    ) -> std::result::Result<Vec<Term>, Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Node names to tap.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Taps {
+    /// In the network that is trained.
+    pub student: Vec<String>,
+    /// In the teacher.
+    pub teacher: Vec<String>,
+}
+
+/// Cross-entropy with the labels.
+///
+/// ```text
+/// L = -1/B Σ_i Σ_c t_ic · log softmax(z_i)_c        t = (1 - ε)·onehot(y) + ε/C
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CrossEntropy {
+    /// ε.
+    pub label_smoothing: f64,
+}
+
+impl Objective for CrossEntropy {
+    fn loss(
+        &mut self,
+        batch: &BatchInfo<'_>,
+        student: &Outputs,
+        _teacher: Option<&Outputs>,
+    ) -> std::result::Result<Vec<Term>, Box<dyn std::error::Error + Send + Sync>> {
+        let value = student.logits.f_cross_entropy_loss(
+            batch.labels,
+            None::<Tensor>,
+            tch::Reduction::Mean,
+            -100,
+            self.label_smoothing,
+        )?;
+        Ok(vec![Term { name: "ce", value }])
+    }
+}
+
+/// What happened in one epoch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EpochReport {
+    /// From 0.
+    pub epoch: usize,
+    /// Mean of each part of the loss over the epoch's images.
+    pub terms: Vec<(&'static str, f64)>,
+    /// Accuracy on the training images as they were augmented, in percent.
+    pub train_top1: f64,
+    /// The learning rate of the last step.
+    pub lr: f64,
+    /// Images per second, everything included.
+    pub images_per_second: f64,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// How far an epoch is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Progress {
+    /// Epoch, from 0.
+    pub epoch: usize,
+    /// Batches done in it.
+    pub batch: usize,
+    /// Batches in it.
+    pub batches: usize,
+    /// Images per second in this epoch so far.
+    pub images_per_second: f64,
+}
+
+/// Places where a method or an observer joins the loop. Every one does nothing by default.
+pub trait Hooks {
+    /// Before an epoch: schedules of sparsity, bits, temperature.
+    ///
+    /// # Errors
+    ///
+    /// Ends the training.
+    fn on_epoch(&mut self, _epoch: usize) -> Result<()> {
+        Ok(())
+    }
+    /// Between backward and update: penalties, movement.
+    fn after_backward(&mut self, _names: &[String], _gradients: &mut [Tensor]) {}
+    /// After an update.
+    fn after_step(&mut self, _net: &Net, _progress: Progress) {}
+    /// After an epoch.
+    ///
+    /// # Errors
+    ///
+    /// Ends the training.
+    fn epoch_done(&mut self, _net: &Net, _report: &EpochReport) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// No hooks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoHooks;
+impl Hooks for NoHooks {}
+
+/// The knobs of the loop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainOptions {
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Peak learning rate, for a loss that is a mean over the batch.
+    pub lr: f64,
+    /// How it moves.
+    pub schedule: Schedule,
+    /// The update rule's knobs.
+    pub sgd: SgdOptions,
+    /// The arithmetic of Conv and Gemm.
+    pub precision: Precision,
+}
+
+/// What is trained, beside the network's own parameters.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Constraints<'a> {
+    /// Elements that stay zero.
+    pub masks: Option<&'a Masks>,
+    /// Rounds where the integer network rounds; the network must be folded.
+    pub fake_quant: Option<&'a FakeQuant>,
+    /// Taught by this network: run in evaluation mode, without gradient, on the same images.
+    pub teacher: Option<&'a Net>,
+}
+
+/// Trains `net`.
+///
+/// # Errors
+///
+/// A batch that does not fit, a tap that does not exist, an objective's error, or [`NnError::Diverged`].
+pub fn train(
+    net: &mut Net,
+    data: &dyn BatchSource,
+    objective: &mut dyn Objective,
+    options: &TrainOptions,
+    constraints: Constraints<'_>,
+    hooks: &mut dyn Hooks,
+) -> Result<Vec<EpochReport>> {
+    let no_masks = Masks::new();
+    let mut sgd = Sgd::new(net, options.sgd, constraints.masks.unwrap_or(&no_masks))?;
+    let taps = objective.taps();
+    let student_taps = resolve_taps(net, &taps.student)?;
+    let teacher_taps = match constraints.teacher {
+        Some(teacher) => resolve_taps(teacher, &taps.teacher)?,
+        None => Vec::new(),
+    };
+    let batches = data.batches_per_epoch();
+    let total = (options.epochs * batches).max(1) as f64;
+    let mut reports = Vec::with_capacity(options.epochs);
+    for epoch in 0..options.epochs {
+        hooks.on_epoch(epoch)?;
+        let started = Instant::now();
+        let mut lr = 0.0;
+        let mut meter = Meter::default();
+        for (index, batch) in data.epoch(epoch).enumerate() {
+            let bytes = batch.bytes(net.input(), net.device())?;
+            let labels = batch.labels(net.device());
+            let teacher = constraints.teacher.map(|teacher| {
+                let _no_grad = tch::no_grad_guard();
+                forward(
+                    teacher,
+                    &bytes,
+                    Mode::Evaluate,
+                    options.precision,
+                    &teacher_taps,
+                )
+            });
+            let student = run_student(net, &bytes, options.precision, &constraints, &student_taps);
+            let info = BatchInfo {
+                labels: &labels,
+                indices: &batch.indices,
+                epoch,
+            };
+            let terms = objective
+                .loss(&info, &student, teacher.as_ref())
+                .map_err(|source| NnError::Method {
+                    what: format!("the loss of epoch {epoch}, batch {index}"),
+                    source,
+                })?;
+            let total_loss = sum(&terms);
+            let loss = meter.add(&terms, &total_loss, &student.logits, &labels);
+            if !loss.is_finite() {
+                return Err(NnError::Diverged {
+                    loss,
+                    epoch,
+                    batch: index,
+                });
+            }
+            let parameters: Vec<&Tensor> = sgd.names().iter().map(|n| net.tensor(n)).collect();
+            let mut gradients = Tensor::f_run_backward(&[&total_loss], &parameters, false, false)
+                .map_err(|e| NnError::torch("computing gradients", &e))?;
+            hooks.after_backward(sgd.names(), &mut gradients);
+            lr = options.lr
+                * options
+                    .schedule
+                    .factor((epoch * batches + index) as f64 / total);
+            sgd.step(lr, &gradients);
+            let progress = Progress {
+                epoch,
+                batch: index + 1,
+                batches,
+                images_per_second: meter.images / started.elapsed().as_secs_f64().max(1e-9),
+            };
+            hooks.after_step(net, progress);
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        let report = meter.report(epoch, lr, seconds);
+        hooks.epoch_done(net, &report)?;
+        reports.push(report);
+    }
+    Ok(reports)
+}
+
+fn run_student(
+    net: &Net,
+    bytes: &Tensor,
+    precision: Precision,
+    constraints: &Constraints<'_>,
+    taps: &[NodeId],
+) -> Outputs {
+    match constraints.fake_quant {
+        Some(fake_quant) => fake_quant.forward(net, bytes, precision, taps),
+        None => forward(net, bytes, Mode::Train, precision, taps),
+    }
+}
+
+fn sum(terms: &[Term]) -> Tensor {
+    let mut total = Tensor::zeros([], (Kind::Float, tch::Device::Cpu));
+    for (i, term) in terms.iter().enumerate() {
+        total = if i == 0 {
+            term.value.shallow_clone()
+        } else {
+            total + &term.value
+        };
+    }
+    total
+}
+
+/// Sums over an epoch.
+#[derive(Default)]
+struct Meter {
+    images: f64,
+    correct: f64,
+    terms: Vec<(&'static str, f64)>,
+}
+
+impl Meter {
+    /// Adds a batch and returns its loss.
+    fn add(&mut self, terms: &[Term], total: &Tensor, logits: &Tensor, labels: &Tensor) -> f64 {
+        let n = labels.size()[0] as f64;
+        self.images += n;
+        let hits = logits.argmax(-1, false).eq_tensor(labels).sum(Kind::Int64);
+        self.correct += hits.int64_value(&[]) as f64;
+        for term in terms {
+            let value = term.value.double_value(&[]) * n;
+            match self.terms.iter_mut().find(|(name, _)| *name == term.name) {
+                Some((_, sum)) => *sum += value,
+                None => self.terms.push((term.name, value)),
+            }
+        }
+        total.double_value(&[])
+    }
+
+    fn report(self, epoch: usize, lr: f64, seconds: f64) -> EpochReport {
+        let images = self.images.max(1.0);
+        EpochReport {
+            epoch,
+            terms: self
+                .terms
+                .into_iter()
+                .map(|(name, sum)| (name, sum / images))
+                .collect(),
+            train_top1: 100.0 * self.correct / images,
+            lr,
+            images_per_second: self.images / seconds.max(1e-9),
+            seconds,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

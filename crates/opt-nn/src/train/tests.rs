@@ -1,0 +1,293 @@
+//! The loop learns, repeats itself, holds masks, rounds, and leaves its teacher alone.
+
+use super::*;
+use crate::Batch;
+use crate::evaluate::evaluate;
+use crate::quantized::FakeQuant;
+use opt_core::lower::{Adds, fold, fold_batch_norms, fuse};
+use opt_core::mask::Mask;
+use opt_core::{InputSpec, Model, QParams, interpret, zoo};
+use tch::Device;
+
+/// Two classes of 28×28 images: bright at the top or at the bottom.
+struct Bars;
+
+impl Bars {
+    fn batch(epoch: usize, index: usize) -> Batch {
+        let mut images = Vec::new();
+        let mut labels = Vec::new();
+        for n in 0..16usize {
+            let label = n % 2;
+            let shade = u8::try_from((37 * (n + 16 * index) + 11 * epoch) % 90).unwrap();
+            for row in 0..28 {
+                let bright = (row < 14) == (label == 0);
+                images.extend([shade + if bright { 140 } else { 20 }; 28]);
+            }
+            labels.push(i64::try_from(label).unwrap());
+        }
+        let indices = (0..16).collect();
+        Batch {
+            images,
+            labels,
+            indices,
+        }
+    }
+}
+
+impl BatchSource for Bars {
+    fn epoch(&self, epoch: usize) -> Box<dyn Iterator<Item = Batch> + '_> {
+        Box::new((0..4).map(move |index| Self::batch(epoch, index)))
+    }
+    fn batches_per_epoch(&self) -> usize {
+        4
+    }
+}
+
+fn model() -> Model {
+    let input = InputSpec {
+        shape: [1, 28, 28],
+        mean: vec![0.5],
+        std: vec![0.25],
+        labels: vec!["top".to_owned(), "bottom".to_owned()],
+    };
+    zoo::build("airbench_4_4_4", &input, 3).unwrap()
+}
+
+fn options(precision: Precision) -> TrainOptions {
+    TrainOptions {
+        epochs: 3,
+        lr: 0.05,
+        schedule: Schedule::OneCycle {
+            peak: 0.3,
+            start: 0.2,
+            end: 0.0,
+        },
+        sgd: SgdOptions::default(),
+        precision,
+    }
+}
+
+fn run(
+    model: &Model,
+    precision: Precision,
+    constraints: Constraints<'_>,
+) -> (Net, Vec<EpochReport>) {
+    let mut options = options(precision);
+    if constraints.fake_quant.is_some() {
+        options.lr = 0.002;
+    }
+    let mut net = Net::new(model, Device::Cpu).unwrap();
+    let mut objective = CrossEntropy {
+        label_smoothing: 0.0,
+    };
+    let reports = train(
+        &mut net,
+        &Bars,
+        &mut objective,
+        &options,
+        constraints,
+        &mut NoHooks,
+    )
+    .unwrap();
+    (net, reports)
+}
+
+#[test]
+fn forward_equals_the_reference_interpreter() {
+    let mut input = InputSpec::cifar10();
+    input.shape = [3, 28, 28];
+    let images: Vec<u8> = (0..2 * 3 * 28 * 28usize)
+        .map(|i| u8::try_from((i * 31 + i / 7) % 256).unwrap())
+        .collect();
+    for name in ["resnet20", "resnet20_b", "airbench_4_6_8", "source_net"] {
+        let model = zoo::build(name, &input, 4).unwrap();
+        let net = Net::new(&model, Device::Cpu).unwrap();
+        let batch = Batch {
+            images: images.clone(),
+            labels: vec![0, 1],
+            indices: vec![0, 1],
+        };
+        let bytes = batch.bytes(&input, Device::Cpu).unwrap();
+        let taps: Vec<usize> = (0..model.graph.nodes.len()).collect();
+        let _no_grad = tch::no_grad_guard();
+        let outputs = forward(&net, &bytes, Mode::Evaluate, Precision::F32, &taps);
+        for (n, image) in images.chunks_exact(3 * 28 * 28).enumerate() {
+            let expected = interpret::run(&model, &input.normalize(image)).unwrap();
+            for (id, expected) in expected.iter().enumerate() {
+                let found = crate::net::to_vec(&outputs.taps[id]).unwrap();
+                let found = &found[n * expected.len()..][..expected.len()];
+                let size = expected.iter().fold(1f32, |m, v| m.max(v.abs()));
+                for (a, b) in found.iter().zip(expected) {
+                    // f32 sums of up to 6272 terms through 20 layers.
+                    assert!((a - b).abs() < 1e-4 * size, "{name} node {id}: {a} {b}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn training_learns_and_repeats_itself_to_the_bit() {
+    for precision in [Precision::F32, Precision::Bf16] {
+        let (net, reports) = run(&model(), precision, Constraints::default());
+        assert!(reports[2].train_top1 > 90.0, "{reports:?}");
+        assert!(reports[2].terms[0].1 < reports[0].terms[0].1);
+        let evaluation = evaluate(&net, Bars.epoch(7)).unwrap();
+        assert_eq!((evaluation.top1, evaluation.predictions.len()), (100.0, 64));
+        let (again, _) = run(&model(), precision, Constraints::default());
+        assert_eq!(net.to_model().unwrap(), again.to_model().unwrap());
+    }
+}
+
+#[test]
+fn masks_hold_through_the_loop() {
+    let name = "blocks.1.conv1.weight";
+    let shape = model().params[name].shape().to_vec();
+    let keep = ndarray::ArrayD::from_shape_fn(shape, |i| (i[0] + i[1]) % 2 == 0);
+    let masks = Masks::from([(name.to_owned(), Mask::new(keep.clone()))]);
+    let constraints = Constraints {
+        masks: Some(&masks),
+        ..Constraints::default()
+    };
+    let (net, _) = run(&model(), Precision::F32, constraints);
+    for (w, keep) in net.to_model().unwrap().params[name].iter().zip(&keep) {
+        assert_eq!(*w != 0.0, *keep);
+    }
+}
+
+/// A teacher's logits times their own mean: an objective that fails if the teacher is not there.
+struct Match;
+impl Objective for Match {
+    fn loss(
+        &mut self,
+        _batch: &BatchInfo<'_>,
+        student: &Outputs,
+        teacher: Option<&Outputs>,
+    ) -> std::result::Result<Vec<Term>, Box<dyn std::error::Error + Send + Sync>> {
+        let teacher = teacher.ok_or("no teacher")?;
+        let value = (&student.logits - &teacher.logits)
+            .square()
+            .mean(Kind::Float);
+        Ok(vec![Term {
+            name: "match",
+            value,
+        }])
+    }
+}
+
+#[test]
+fn the_teacher_keeps_every_byte_and_the_student_follows() {
+    let (teacher, _) = run(&model(), Precision::F32, Constraints::default());
+    let before = teacher.to_model().unwrap();
+    let mut student = Net::new(&model(), Device::Cpu).unwrap();
+    let constraints = Constraints {
+        teacher: Some(&teacher),
+        ..Constraints::default()
+    };
+    let options = options(Precision::F32);
+    let reports = train(
+        &mut student,
+        &Bars,
+        &mut Match,
+        &options,
+        constraints,
+        &mut NoHooks,
+    )
+    .unwrap();
+    assert_eq!(teacher.to_model().unwrap(), before);
+    assert!(
+        reports[2].terms[0].1 < 0.5 * reports[0].terms[0].1,
+        "{reports:?}"
+    );
+    // Without a teacher the objective's own error arrives, with its place.
+    let error = train(
+        &mut student,
+        &Bars,
+        &mut Match,
+        &options,
+        Constraints::default(),
+        &mut NoHooks,
+    )
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the loss of epoch 0, batch 0: no teacher"
+    );
+}
+
+#[test]
+fn divergence_is_reported_where_it_happens() {
+    let mut net = Net::new(&model(), Device::Cpu).unwrap();
+    let options = TrainOptions {
+        lr: 1e30,
+        schedule: Schedule::Constant,
+        ..options(Precision::F32)
+    };
+    let mut objective = CrossEntropy {
+        label_smoothing: 0.0,
+    };
+    let error = train(
+        &mut net,
+        &Bars,
+        &mut objective,
+        &options,
+        Constraints::default(),
+        &mut NoHooks,
+    )
+    .unwrap_err();
+    assert!(
+        matches!(error, NnError::Diverged { epoch: 0, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn fake_quantization_trains_a_folded_network() {
+    let (net, _) = run(&model(), Precision::F32, Constraints::default());
+    let plain = fold_batch_norms(&net.to_model().unwrap()).unwrap();
+    let folded = fold(&plain).unwrap();
+    let edges = fuse(&folded, Adds::Fused)
+        .unwrap()
+        .into_iter()
+        .filter(|s| s.requantizes(&folded))
+        .map(|s| {
+            let name = folded.graph.nodes[s.value].name.clone();
+            (name, QParams::new(0.05, 0, 0, 255).unwrap())
+        })
+        .collect();
+    let bits = folded
+        .weight_names()
+        .into_iter()
+        .map(|n| (n.to_owned(), 4))
+        .collect();
+    let fake_quant = FakeQuant::new(&folded, Adds::Fused, &edges, bits).unwrap();
+    let constraints = Constraints {
+        fake_quant: Some(&fake_quant),
+        ..Constraints::default()
+    };
+    let (trained, reports) = run(&plain, Precision::F32, constraints);
+    assert!(reports[2].train_top1 > 90.0, "{reports:?}");
+    // Every layer was reached by a gradient.
+    let after = trained.to_model().unwrap();
+    for name in plain.weight_names() {
+        assert_ne!(after.params[name], plain.params[name], "{name}");
+    }
+    // A network with normalisation is refused.
+    assert!(FakeQuant::new(&model(), Adds::Fused, &edges, Default::default()).is_err());
+}
+
+#[test]
+fn wrong_batches_are_named() {
+    let net = Net::new(&model(), Device::Cpu).unwrap();
+    let mut batch = Bars::batch(0, 0);
+    batch.labels[3] = 2;
+    let message = |batch: &Batch| {
+        batch
+            .bytes(net.input(), Device::Cpu)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(message(&batch), "batch: label 2 of 2 classes");
+    batch.images.pop();
+    assert!(message(&batch).contains("12543 bytes for 16 images of 1×28×28"));
+}
