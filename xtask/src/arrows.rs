@@ -1,0 +1,250 @@
+//! The arrows between crates, held against what `cargo metadata` says.
+//!
+//! An arrow that is not here is a design change: it travels alone, with its line in ARCHITECTURE.md.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
+
+use crate::workspace;
+
+/// What one crate may depend on, in its code, its build script and its tests.
+struct Arrow {
+    name: &'static str,
+    /// Of this workspace.
+    may_use: &'static [&'static str],
+    /// Anywhere in its tree.
+    may_reach_libtorch: bool,
+}
+
+const fn arrow(
+    name: &'static str,
+    may_use: &'static [&'static str],
+    may_reach_libtorch: bool,
+) -> Arrow {
+    Arrow {
+        name,
+        may_use,
+        may_reach_libtorch,
+    }
+}
+
+const WITH_LIBTORCH: bool = true;
+const NO_LIBTORCH: bool = false;
+
+const ARROWS: &[Arrow] = &[
+    arrow("opt-core", &[], NO_LIBTORCH),
+    arrow("opt-data", &[], NO_LIBTORCH),
+    arrow("opt-prune", &["opt-core"], NO_LIBTORCH),
+    arrow("opt-quant", &["opt-core"], NO_LIBTORCH),
+    arrow("opt-distill", &[], WITH_LIBTORCH),
+    arrow("opt-nn", &["opt-core"], WITH_LIBTORCH),
+    arrow("opt-artifact", &["opt-core"], NO_LIBTORCH),
+    arrow("opt-format", &["opt-core", "opt-artifact"], NO_LIBTORCH),
+    arrow("opt-infer", &["opt-core", "opt-artifact"], NO_LIBTORCH),
+    arrow(
+        "opt-bench",
+        &[
+            "opt-core",
+            "opt-data",
+            "opt-prune",
+            "opt-quant",
+            "opt-distill",
+            "opt-nn",
+            "opt-artifact",
+            "opt-format",
+            "opt-infer",
+        ],
+        WITH_LIBTORCH,
+    ),
+    arrow("xtask", &[], NO_LIBTORCH),
+];
+
+/// What is seen of a crate of this workspace.
+#[derive(Debug)]
+struct Seen {
+    name: String,
+    uses: Vec<String>,
+    /// The shortest way to a crate that links libtorch, both ends included.
+    way_to_libtorch: Option<Vec<String>>,
+}
+
+/// One sentence for each arrow that is not in the table.
+fn offences(table: &[Arrow], seen: &[Seen]) -> Vec<String> {
+    let mut offences = Vec::new();
+    for member in seen {
+        let Some(allowed) = table.iter().find(|arrow| arrow.name == member.name) else {
+            offences.push(format!("{} is not in the table of arrows", member.name));
+            continue;
+        };
+        for used in &member.uses {
+            if !allowed.may_use.contains(&used.as_str()) {
+                offences.push(format!("{} depends on {used}", member.name));
+            }
+        }
+        if let Some(way) = &member.way_to_libtorch
+            && !allowed.may_reach_libtorch
+        {
+            offences.push(format!(
+                "{} reaches libtorch: {}",
+                member.name,
+                way.join(" -> ")
+            ));
+        }
+    }
+    offences
+}
+
+/// Every crate of the workspace, as cargo resolves it.
+fn look(metadata: &Metadata) -> Vec<Seen> {
+    let members = metadata.workspace_packages();
+    let names: BTreeSet<&str> = members.iter().map(|member| member.name.as_str()).collect();
+    members
+        .iter()
+        .map(|member| {
+            let uses: BTreeSet<&str> = member
+                .dependencies
+                .iter()
+                .map(|dependency| dependency.name.as_str())
+                .filter(|name| names.contains(name))
+                .collect();
+            Seen {
+                name: member.name.to_string(),
+                uses: uses.into_iter().map(str::to_owned).collect(),
+                way_to_libtorch: way_to_libtorch(metadata, &member.id),
+            }
+        })
+        .collect()
+}
+
+/// Breadth first, so that the way is a shortest one. Development dependencies count for the crate itself only.
+fn way_to_libtorch(metadata: &Metadata, start: &PackageId) -> Option<Vec<String>> {
+    let nodes: BTreeMap<&PackageId, _> = metadata
+        .resolve
+        .iter()
+        .flat_map(|resolve| &resolve.nodes)
+        .map(|node| (&node.id, node))
+        .collect();
+    let mut came_from: BTreeMap<&PackageId, Option<&PackageId>> = BTreeMap::from([(start, None)]);
+    let mut queue = VecDeque::from([start]);
+    while let Some(id) = queue.pop_front() {
+        if ["tch", "torch-sys"].contains(&metadata[id].name.as_str()) {
+            let mut way = vec![metadata[id].name.to_string()];
+            let mut at = id;
+            while let Some(Some(before)) = came_from.get(at) {
+                way.push(metadata[*before].name.to_string());
+                at = before;
+            }
+            way.reverse();
+            return Some(way);
+        }
+        for dependency in nodes.get(id).into_iter().flat_map(|node| &node.deps) {
+            let counts = id == start
+                || dependency
+                    .dep_kinds
+                    .iter()
+                    .any(|kind| kind.kind != DependencyKind::Development);
+            if counts && !came_from.contains_key(&dependency.pkg) {
+                came_from.insert(&dependency.pkg, Some(id));
+                queue.push_back(&dependency.pkg);
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn crates_keep_to_the_arrows() {
+    let metadata = MetadataCommand::new()
+        .manifest_path(workspace::root().join("Cargo.toml"))
+        .other_options([
+            "--filter-platform".into(),
+            "x86_64-unknown-linux-gnu".into(),
+        ])
+        .exec()
+        .unwrap();
+    let seen = look(&metadata);
+    let offences = offences(ARROWS, &seen);
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+    // The look itself: what must be there is seen.
+    let member = |name: &str| seen.iter().find(|member| member.name == name).unwrap();
+    assert_eq!(member("opt-prune").uses, ["opt-core"]);
+    let way = member("opt-nn").way_to_libtorch.as_ref().unwrap();
+    assert_eq!(way.first().unwrap(), "opt-nn");
+    assert!(["tch", "torch-sys"].contains(&way.last().unwrap().as_str()));
+    assert!(member("opt-bench").uses.len() > 5);
+}
+
+#[test]
+fn each_wrong_arrow_is_named() {
+    struct Case {
+        name: &'static str,
+        uses: &'static [&'static str],
+        way: Option<&'static [&'static str]>,
+        expected: &'static [&'static str],
+    }
+    let cases = [
+        Case {
+            name: "opt-prune",
+            uses: &["opt-core"],
+            way: None,
+            expected: &[],
+        },
+        // Siblings never meet.
+        Case {
+            name: "opt-prune",
+            uses: &["opt-core", "opt-quant"],
+            way: None,
+            expected: &["opt-prune depends on opt-quant"],
+        },
+        // Nor does the core look up.
+        Case {
+            name: "opt-core",
+            uses: &["opt-nn", "xtask"],
+            way: None,
+            expected: &["opt-core depends on opt-nn", "opt-core depends on xtask"],
+        },
+        // By way of somebody else's crate.
+        Case {
+            name: "opt-data",
+            uses: &[],
+            way: Some(&["opt-data", "vision", "tch"]),
+            expected: &["opt-data reaches libtorch: opt-data -> vision -> tch"],
+        },
+        Case {
+            name: "opt-nn",
+            uses: &["opt-core"],
+            way: Some(&["opt-nn", "tch"]),
+            expected: &[],
+        },
+        Case {
+            name: "xtask",
+            uses: &["opt-core"],
+            way: Some(&["xtask", "torch-sys"]),
+            expected: &[
+                "xtask depends on opt-core",
+                "xtask reaches libtorch: xtask -> torch-sys",
+            ],
+        },
+        Case {
+            name: "opt-new",
+            uses: &[],
+            way: None,
+            expected: &["opt-new is not in the table of arrows"],
+        },
+    ];
+    for case in cases {
+        let strings = |names: &[&str]| {
+            names
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let seen = Seen {
+            name: case.name.into(),
+            uses: strings(case.uses),
+            way_to_libtorch: case.way.map(strings),
+        };
+        assert_eq!(offences(ARROWS, &[seen]), case.expected, "{}", case.name);
+    }
+}

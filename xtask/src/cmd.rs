@@ -1,0 +1,8 @@
+//! The commands, one module each.
+
+pub(crate) mod check;
+pub(crate) mod data;
+pub(crate) mod doctor;
+pub(crate) mod opt_bench;
+pub(crate) mod setup;
+pub(crate) mod test;

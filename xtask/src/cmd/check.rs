@@ -1,0 +1,39 @@
+//! `cargo xtask check`: format and lints.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::{libtorch, workspace};
+
+pub(crate) fn run() -> Result<ExitCode> {
+    libtorch::ensure()?;
+    let gates: [(&str, &[&str]); 2] = [
+        ("cargo fmt --all", &["fmt", "--all", "--check"]),
+        (
+            "cargo xtask check",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+    ];
+    for (mend, arguments) in gates {
+        let status = workspace::cargo()
+            .current_dir(workspace::root())
+            .args(arguments)
+            .status()?;
+        if !status.success() {
+            anyhow::bail!(
+                "`cargo {}` failed; mend it, then: {mend}",
+                arguments.join(" ")
+            );
+        }
+    }
+    println!("check: ok");
+    Ok(ExitCode::SUCCESS)
+}

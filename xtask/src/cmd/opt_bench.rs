@@ -1,0 +1,32 @@
+//! `cargo xtask experiment`, `train` and `bench`: set-up, then opt-bench with the same arguments.
+
+use std::ffi::OsString;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+use crate::{libtorch, workspace};
+
+/// Builds opt-bench and becomes it: its output, exit code and signals are its own.
+pub(crate) fn run(command: &str, arguments: &[OsString]) -> Result<ExitCode> {
+    libtorch::ensure()?;
+    let root = workspace::root();
+    let status = workspace::cargo()
+        .current_dir(&root)
+        .args(["build", "--release", "--package", "opt-bench"])
+        .status()
+        .context("starting cargo to build opt-bench")?;
+    if !status.success() {
+        anyhow::bail!(
+            "opt-bench did not build (see above); `cargo xtask doctor` checks this machine"
+        );
+    }
+    let binary = workspace::target_folder()?.join("release/opt-bench");
+    let mut bench = Command::new(binary);
+    bench.arg(command).args(arguments).env("OPT_ROOT", &root);
+    if std::env::var_os("OMP_NUM_THREADS").is_none() {
+        let cores = std::thread::available_parallelism().context("counting the cores")?;
+        bench.env("OMP_NUM_THREADS", cores.to_string());
+    }
+    workspace::become_command(&mut bench)
+}
