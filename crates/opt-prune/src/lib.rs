@@ -1,1 +1,71 @@
 //! Importance scores, exact selection, sparsity schedules and removal of channels.
+//!
+//! Pruning has three steps, and each is a function that takes data and returns data. Nothing changes before a decision
+//! has been made that can be printed.
+//!
+//! ```
+//! use opt_core::mask::{Masks, apply_masks};
+//! use opt_core::{InputSpec, cost::cost, zoo};
+//! use opt_prune::{Criterion, Norm, Schedule, Scope, SelectRequest, score, select, sparsities};
+//!
+//! let mut model = zoo::build("source_net", &InputSpec::cifar10(), 0)?;
+//! let mut masks = Masks::new();
+//! for sparsity in sparsities(Schedule::Iterative { steps: 2 }, 0.75)? {
+//!     // 1. How important is every weight?
+//!     let scores = score(&model, &Criterion::Magnitude(Norm::L1), None)?;
+//!     // 2. Which stay, exactly?
+//!     let request = SelectRequest::sparsity(Scope::Global, sparsity);
+//!     let selection = select(&model, &scores, &masks, &request)?;
+//!     assert!(selection.layers.iter().all(|layer| layer.kept > 0));
+//!     // 3. Apply, then fine-tune under the masks and validate (the training loop's part).
+//!     masks = selection.masks;
+//!     model = apply_masks(&model, &masks)?;
+//! }
+//! let cost = cost(&model)?;
+//! assert_eq!((cost.weights, cost.weights_nonzero), (157_376, 39_344));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Whole channels go the same way, and leave a smaller dense network:
+//!
+//! ```
+//! use opt_core::{InputSpec, cost::cost, zoo};
+//! use opt_prune::{ChannelRequest, ChannelTarget, Criterion, Norm, plan_channels, score_channels, shrink};
+//!
+//! let model = zoo::build("source_net", &InputSpec::cifar10(), 0)?;
+//! let scores = score_channels(&model, &Criterion::Magnitude(Norm::L1), None)?;
+//! let plan = plan_channels(&model, &scores, &ChannelRequest::new(ChannelTarget::KeepRatio(0.5)))?;
+//! assert_eq!((plan.keep["conv1"].len(), plan.keep["conv2"].len()), (32, 64));
+//! let small = shrink(&model, &plan)?;
+//! // 32·3·9·1024 + 64·32·9·1024 + 10·4096, before 77,348,864.
+//! assert_eq!(cost(&small)?.macs, 19_800_064);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What this crate does not do
+//!
+//! It trains nothing, evaluates nothing and reads no data: gradients come as named sums ([`GradientSums`]), losses through
+//! a closure ([`score::ablation`]). It removes channels along plain chains; a sum, a slice or a fork on the way is an error
+//! that names the node.
+
+mod chain;
+pub mod channels;
+pub mod error;
+pub mod filter;
+pub mod rank_correlation;
+pub mod schedule;
+pub mod score;
+pub mod select;
+
+pub use channels::{
+    ChannelPlan, ChannelRequest, ChannelTarget, KeepLists, Prunability, channel_masks,
+    mask_channels, plan_channels, prunable_channels, shrink,
+};
+pub use error::PruneError;
+pub use rank_correlation::rank_correlation;
+pub use schedule::{Schedule, sparsities};
+pub use score::{ChannelScores, Criterion, GradientSums, Norm, Scores, score, score_channels};
+pub use select::{LayerSelection, Note, Scope, SelectRequest, Selection, Target, select};
+
+/// The result of this crate's fallible functions.
+pub type Result<T> = std::result::Result<T, PruneError>;

@@ -1,0 +1,144 @@
+//! Ablation: the exact cost of removing a unit, measured by removing it.
+
+use opt_core::mask::apply_masks;
+use opt_core::{Model, Op};
+
+use crate::channels::silence;
+use crate::{PruneError, Result};
+
+/// Something that can be removed on its own.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Unit {
+    /// One element of a parameter.
+    Weight {
+        /// The parameter's name.
+        param: String,
+        /// The flat index of the element.
+        index: usize,
+    },
+    /// One output channel of a Conv or Gemm, with its bias and the normalisations that follow it.
+    Channel {
+        /// The node's name.
+        layer: String,
+        /// The channel.
+        channel: usize,
+    },
+}
+
+/// What each unit's removal adds to the loss; negative where removal helps.
+///
+/// With the mean negative log-likelihood of n samples as the loss, this is importance by likelihood without
+/// approximation, for a model in which each parameter j of layer i has its share, `P(x; W) = Π_i Π_j p(x_ij | W_ij)`:
+///
+/// ```text
+/// cost(u) = 1/n · (log P(x; W) - log P(x; W without u)) = L(W without u) - L(W)
+/// ```
+///
+/// Calls `loss` once for the model and once for every unit: meant for small networks, for samples of units, and as the
+/// reference that [`taylor`](super::taylor) and [`obd`](super::obd) approximate.
+///
+/// ```
+/// use opt_core::{InputSpec, Model, zoo};
+/// use opt_prune::PruneError;
+/// use opt_prune::score::ablation::{Unit, loss_changes};
+/// let model = zoo::build("source_net", &InputSpec::cifar10(), 0)?;
+/// let units = [Unit::Weight { param: "fc.bias".into(), index: 3 }];
+/// let half_square = |m: &Model| Ok::<_, PruneError>(0.5 * f64::from(m.params["fc.bias"][3]).powi(2));
+/// let before = half_square(&model)?;
+/// assert_eq!(loss_changes(&model, &units, half_square)?, [-before]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// [`PruneError::Unknown`] or [`PruneError::OutOfRange`] for a unit that the model does not have (before any call of
+/// `loss`), [`PruneError::NanScore`] for a NaN loss, and what `loss` returns.
+pub fn loss_changes<E: From<PruneError>>(
+    model: &Model,
+    units: &[Unit],
+    mut loss: impl FnMut(&Model) -> std::result::Result<f64, E>,
+) -> std::result::Result<Vec<f64>, E> {
+    for unit in units {
+        check(model, unit)?;
+    }
+    let before = loss(model)?;
+    let mut changes = Vec::with_capacity(units.len());
+    for unit in units {
+        let change = loss(&without(model, unit)?)? - before;
+        if change.is_nan() {
+            let (param, index) = match unit {
+                Unit::Weight { param, index } => (param, index),
+                Unit::Channel { layer, channel } => (layer, channel),
+            };
+            return Err(E::from(PruneError::NanScore {
+                param: param.clone(),
+                index: *index,
+            }));
+        }
+        changes.push(change);
+    }
+    Ok(changes)
+}
+
+fn check(model: &Model, unit: &Unit) -> Result<()> {
+    let (what, name, index, len) = match unit {
+        Unit::Weight { param, index } => {
+            let len = model.params.get(param).map(|p| p.len());
+            ("parameter", param, *index, len)
+        }
+        Unit::Channel { layer, channel } => {
+            let node = model.graph.nodes.iter().find(|n| n.name == *layer);
+            let len = match node.map(|n| &n.op) {
+                Some(Op::Conv { weight, .. } | Op::Gemm { weight, .. }) => {
+                    Some(model.param(weight)?.shape()[0])
+                }
+                _ => None,
+            };
+            ("Conv or Gemm", layer, *channel, len)
+        }
+    };
+    let len = len.ok_or_else(|| PruneError::Unknown {
+        what,
+        name: name.clone(),
+        known: match unit {
+            Unit::Weight { .. } => {
+                let names: Vec<&str> = model.params.keys().map(String::as_str).collect();
+                names.join(", ")
+            }
+            Unit::Channel { .. } => crate::chain::layer_names(model).join(", "),
+        },
+    })?;
+    if index >= len {
+        return Err(PruneError::OutOfRange {
+            what: format!("the unit of `{name}`"),
+            found: index.to_string(),
+            expected: format!("less than {len}"),
+        });
+    }
+    Ok(())
+}
+
+/// The model with the unit's parameters set to zero.
+fn without(model: &Model, unit: &Unit) -> Result<Model> {
+    match unit {
+        Unit::Weight { param, index } => {
+            let mut ablated = model.clone();
+            if let Some(value) = ablated
+                .params
+                .get_mut(param)
+                .and_then(|tensor| tensor.iter_mut().nth(*index))
+            {
+                *value = 0.0;
+            }
+            Ok(ablated)
+        }
+        Unit::Channel { layer, channel } => {
+            let wiring = crate::chain::Wiring::new(model)?;
+            let id = wiring.layer(layer)?;
+            Ok(apply_masks(
+                model,
+                &silence(&wiring, id, |c| c != *channel)?,
+            )?)
+        }
+    }
+}
