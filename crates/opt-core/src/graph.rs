@@ -152,7 +152,7 @@ mod tests {
             },
             // One operand too few.
             Case {
-                break_it: |g| drop(g.nodes[2].inputs.pop()),
+                break_it: |g| g.nodes[2].inputs.truncate(1),
                 expect: "node `b`: Add reads 1 tensors, expected 2",
             },
             // Two nodes of one name.

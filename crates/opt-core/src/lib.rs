@@ -2,7 +2,8 @@
 //! with slow reference interpreters that define what each operator computes.
 //!
 //! In reading order: [`graph`] and [`op`] (what a network is), [`model`] (a graph with its parameters and its input),
-//! [`shape`] and [`cost`] (what it needs), [`mask`] (which weights are kept), [`interpret`] (what it computes, in f32),
+//! [`shape`] and [`cost`] (what it needs), [`mask`] (which weights are kept) and [`gradients`] (what the
+//! data says about them), [`interpret`] (what it computes, in f32),
 //! [`qparams`], [`qmodel`] and [`lower`] (the integer network and the only place where one is made from a
 //! model), [`interpret_integer`] (what that computes, code by code), and [`zoo`] (the networks of the experiments).
 //!
@@ -13,6 +14,7 @@
 
 pub mod cost;
 pub mod error;
+pub mod gradients;
 
 pub mod graph;
 pub mod interpret;
@@ -28,6 +30,7 @@ pub mod zoo;
 
 pub use cost::{Cost, LayerCost};
 pub use error::CoreError;
+pub use gradients::GradientSums;
 pub use graph::{Graph, Node, NodeId};
 pub use mask::Mask;
 pub use model::{InputSpec, Model, Params, Tensor};

@@ -44,7 +44,7 @@
 //!
 //! # What this crate does not do
 //!
-//! It trains nothing, evaluates nothing and reads no data: gradients come as named sums ([`GradientSums`]), losses through
+//! It trains nothing, evaluates nothing and reads no data: gradients come as named sums ([`opt_core::GradientSums`]), losses through
 //! a closure ([`score::ablation`]). It removes channels along plain chains; a sum, a slice or a fork on the way is an error
 //! that names the node.
 
@@ -64,7 +64,7 @@ pub use channels::{
 pub use error::PruneError;
 pub use rank_correlation::rank_correlation;
 pub use schedule::{Schedule, sparsities};
-pub use score::{ChannelScores, Criterion, GradientSums, Norm, Scores, score, score_channels};
+pub use score::{ChannelScores, Criterion, Norm, Scores, score, score_channels};
 pub use select::{LayerSelection, Note, Scope, SelectRequest, Selection, Target, select};
 
 /// The result of this crate's fallible functions.

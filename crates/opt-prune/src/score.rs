@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use ndarray::{ArrayD, Axis};
 use opt_core::op::ParamRole;
-use opt_core::{Model, Op, Params};
+use opt_core::{GradientSums, Model, Op};
 use rayon::prelude::*;
 
 use crate::chain::Wiring;
@@ -39,25 +39,6 @@ pub type Scores = BTreeMap<String, ArrayD<f32>>;
 
 /// Scores of output channels, by node name: one per channel of each Conv and Gemm.
 pub type ChannelScores = BTreeMap<String, Vec<f64>>;
-
-/// What the criteria that follow the loss need to know of the data.
-///
-/// The loss is the negative log-likelihood of one sample. Take the gradients in evaluation mode, with the model that is
-/// to be scored, and update nothing in between.
-///
-/// ```text
-/// sum_gradient[p] = Σ_n ∂L_n/∂p        sum_squared_gradient[p] = Σ_n (∂L_n/∂p)²        one n per single sample
-/// ```
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct GradientSums {
-    /// The number of samples in the sums.
-    pub n_samples: usize,
-    /// Sums of gradients, by parameter name.
-    pub sum_gradient: Params,
-    /// Sums of squared gradients of *single* samples, by parameter name; may be empty where only
-    /// [`Criterion::Taylor`] is used.
-    pub sum_squared_gradient: Params,
-}
 
 /// Scores every weight of every Conv and Gemm.
 ///

@@ -1,1 +1,61 @@
 //! Observers, quantizers and packing of integer codes.
+//!
+//! Quantizing a tensor takes four steps, and each is a call of its own:
+//!
+//! 1. **choose a method**: a [`WeightMethod`], uniform ([`quantizer::affine`], [`quantizer::symmetric`],
+//!    [`quantizer::uniform_levels`]) or non-uniform ([`quantizer::codebook`]);
+//! 2. **compute the thresholds**: a [`MinMax`] range and the parameters that follow from it;
+//! 3. **quantize**: [`quantize_weight`] does steps 2 and 3 for a whole tensor;
+//! 4. **update and validate**: put the decoded weights back, measure, and take a finer method if it is not good enough.
+//!
+//! ```
+//! use ndarray::Array;
+//! use opt_quant::{MinMax, WeightMethod, affine_params, metrics, quantize_weight};
+//!
+//! let weights = Array::from_shape_fn((8, 16), |(o, i)| ((o * 16 + i) as f32 * 0.7).sin()).into_dyn();
+//!
+//! // 1. Choose: affine codes, from coarse to fine.
+//! let mut accepted = None;
+//! for bits in 2..=8 {
+//!     // 2. Compute the thresholds (shown here for its own sake; step 3 does the same inside).
+//!     let range = MinMax::of(&weights.view())?;
+//!     let params = affine_params(range.min, range.max, 0..=(1 << bits) - 1)?;
+//!     // 3. Quantize.
+//!     let quantized = quantize_weight(&weights.view(), &WeightMethod::Affine { bits })?;
+//!     assert_eq!(i32::from(quantized.codes[[0, 0]]), params.quantize(weights[[0, 0]]));
+//!     // 4. Update and validate: here by signal to noise, in earnest by the accuracy of the model that reads the weights.
+//!     let updated = quantized.dequantize();
+//!     if metrics::sqnr_db(&weights.view(), &updated.view())? >= 30.0 {
+//!         accepted = Some(quantized);
+//!         break;
+//!     }
+//! }
+//! assert_eq!(accepted.map(|quantized| quantized.bits), Some(5));
+//! # Ok::<(), opt_quant::QuantError>(())
+//! ```
+//!
+//! # What this crate does not do
+//!
+//! It trains nothing and runs no network: observers are fed by whoever has the activations, and fake-quantization in
+//! training lives beside the training loop. It knows neither files nor data sets, and it does not define integer
+//! arithmetic: an edge's code is an [`opt_core::QParams`]. NaN and infinity are always an error; there is no switch that
+//! ignores them.
+
+pub mod error;
+pub mod metrics;
+pub mod observe;
+pub mod pack;
+pub mod post_training;
+pub mod quantizer;
+pub mod weight;
+
+pub use error::QuantError;
+pub use observe::min_max::MinMax;
+pub use pack::{pack, packed_len, unpack};
+pub use post_training::{WeightBits, min_max_spec};
+pub use quantizer::affine::affine_params;
+pub use quantizer::symmetric::Granularity;
+pub use weight::{Decode, Quantized, WeightMethod, quantize_weight};
+
+/// The result of this crate's fallible functions.
+pub type Result<T> = std::result::Result<T, QuantError>;

@@ -19,7 +19,7 @@ fn uneven(i: usize) -> f32 {
     ((i * 2_654_435_761) % 1000) as f32 / 1000.0
 }
 
-/// A zoo network whose BatchNormalizations do something.
+/// A zoo network in which each BatchNormalization does something.
 fn net(name: &str) -> Model {
     let mut model = zoo::build(name, &small_input(), 5).unwrap();
     for (k, (name, param)) in model.params.iter_mut().enumerate() {
@@ -222,7 +222,7 @@ fn what_is_missing_or_stray_is_named() {
     let cases = [
         // An edge without a scale.
         Case {
-            break_it: |s| drop(s.edges.remove("layer2.1.relu1")),
+            break_it: |s| s.edges.retain(|name, _| name != "layer2.1.relu1"),
             expect: "quantization of `layer2.1.relu1`: no scale was chosen",
         },
         // A weight without codes.

@@ -62,8 +62,8 @@ impl Builder {
     }
 
     /// A convolution. Without a bias (one that a BatchNormalization follows) it starts as He et al. (2015,
-    /// arXiv:1502.01852) say for ReLU, uniform with variance 2/fan_in; with a bias as PyTorch's default does, uniform in
-    /// ±1/sqrt(fan_in) for both.
+    /// arXiv:1502.01852) say for ReLU, uniform with variance `2/fan_in`; with a bias as PyTorch's default does, uniform in
+    /// `±1/sqrt(fan_in)` for both.
     pub(super) fn conv(
         &mut self,
         name: &str,
@@ -96,7 +96,7 @@ impl Builder {
         self.push(name, op, &[input])
     }
 
-    /// A linear layer with bias, uniform in ±1/sqrt(fan_in) as PyTorch's default is.
+    /// A linear layer with bias, uniform in `±1/sqrt(fan_in)` as PyTorch's default is.
     pub(super) fn linear(
         &mut self,
         name: &str,

@@ -5,7 +5,7 @@ use super::*;
 use crate::{ChannelPlan, mask_channels, rank_correlation};
 use ndarray::Array;
 use opt_core::op::Window;
-use opt_core::{CoreError, Graph, InputSpec, interpret, zoo};
+use opt_core::{CoreError, Graph, InputSpec, Params, interpret, zoo};
 
 const FEATURES: usize = 6;
 const HIDDEN: usize = 10;

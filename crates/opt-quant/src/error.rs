@@ -1,0 +1,115 @@
+//! What can be wrong with the numbers, the method or the bytes of a quantization.
+
+use thiserror::Error;
+
+/// An error of this crate. The caller knows which edge or parameter it was working on and adds that name.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum QuantError {
+    /// A number to observe or to quantize is a NaN or an infinity.
+    #[error(
+        "element {index} is {value}, expected a finite number; find out where it arises before quantizing"
+    )]
+    NotFinite {
+        /// The flat index of the first such element.
+        index: usize,
+        /// Its value.
+        value: f32,
+    },
+    /// There is nothing to take a range from.
+    #[error("no values were observed, so there is no range to quantize")]
+    Empty,
+    /// A range that no parameters can be computed for.
+    #[error("the range {lo} to {hi} cannot be quantized: {problem}")]
+    Range {
+        /// The lower end.
+        lo: f32,
+        /// The upper end.
+        hi: f32,
+        /// What is wrong and what was expected.
+        problem: &'static str,
+    },
+    /// A code range that cannot be used.
+    #[error("codes {qmin} to {qmax}: expected at least two codes within -65536 to 65535")]
+    CodeRange {
+        /// The smallest code.
+        qmin: i32,
+        /// The largest code.
+        qmax: i32,
+    },
+    /// A width that the method does not have.
+    #[error("{method}: {bits} bits, expected {min} to {max}")]
+    Bits {
+        /// The method.
+        method: &'static str,
+        /// The width asked for.
+        bits: u8,
+        /// The smallest width it has.
+        min: u8,
+        /// The largest width it has.
+        max: u8,
+    },
+    /// A number of levels that does not fit a byte.
+    #[error("{method}: {levels} levels, expected 2 to 256")]
+    Levels {
+        /// The method.
+        method: &'static str,
+        /// The number asked for.
+        levels: u16,
+    },
+    /// Scales that do not fit the tensor or are unusable.
+    #[error(
+        "{problem}; expected one positive normal scale for the tensor or one for each of its {channels} channels"
+    )]
+    Scales {
+        /// What is wrong.
+        problem: String,
+        /// The length of the tensor's axis 0.
+        channels: usize,
+    },
+    /// Two tensors that belong together have different shapes.
+    #[error("cannot compare a tensor of shape {found:?} with one of shape {expected:?}")]
+    Shape {
+        /// The shape of the decoded tensor.
+        found: Vec<usize>,
+        /// The shape of the original.
+        expected: Vec<usize>,
+    },
+    /// A code does not fit the width that it is to be packed to.
+    #[error("code {code} at index {index} does not fit {bits} bits")]
+    Code {
+        /// Its position.
+        index: usize,
+        /// Its value.
+        code: u8,
+        /// The width.
+        bits: u8,
+    },
+    /// Packed bytes of the wrong length.
+    #[error(
+        "{count} codes of {bits} bits take {expected} bytes, found {found}; the data are truncated or of another width"
+    )]
+    PackedLength {
+        /// The number of codes expected.
+        count: usize,
+        /// Their width.
+        bits: u8,
+        /// The length found.
+        found: usize,
+        /// The length expected.
+        expected: usize,
+    },
+    /// The unused bits after the last code are not zero.
+    #[error(
+        "the bits after the last of {count} codes of {bits} bits are not zero; the data are corrupt or of another width"
+    )]
+    Padding {
+        /// The number of codes expected.
+        count: usize,
+        /// Their width.
+        bits: u8,
+    },
+    /// Parameters refused by their own type, a model that has no integer form, or a specification that does not fit it.
+    #[error(transparent)]
+    Core(#[from] opt_core::CoreError),
+}
