@@ -1,2 +1,5 @@
-//! Recipes, experiments, reports and the command line.
-fn main() {}
+//! The program that `cargo xtask experiment` and `cargo xtask train` start.
+
+fn main() -> std::process::ExitCode {
+    opt_bench::cli::main()
+}

@@ -1,0 +1,81 @@
+//! Integer models come back equal and compute the same logits.
+
+use super::*;
+use crate::tests::quantized;
+use opt_core::interpret_integer;
+use opt_core::lower::Adds;
+
+#[test]
+fn zoo_nets_come_back_and_compute_the_same() {
+    for name in ["resnet20", "resnet20_b", "airbench_8_8_8", "source_net"] {
+        for (adds, bits) in [
+            (Adds::Fused, 8),
+            (Adds::Rounded, 8),
+            (Adds::Fused, 4),
+            (Adds::Fused, 3),
+        ] {
+            let model = quantized(name, adds, bits);
+            let bytes = write_qmodel(&model, &Provenance::new()).unwrap();
+            assert_eq!(bytes, write_qmodel(&model, &Provenance::new()).unwrap());
+            let back = read_qmodel(&bytes).unwrap();
+            assert_eq!(back, model, "{name} {adds:?} {bits}");
+            if (adds, bits) != (Adds::Fused, 4) && name != "airbench_8_8_8" {
+                continue;
+            }
+            let [c, h, w] = model.input.shape;
+            let image: Vec<u8> = (0..c * h * w)
+                .map(|i| (i * 37 % 251).to_le_bytes()[0])
+                .collect();
+            let expected = interpret_integer::run(&model, &image).unwrap();
+            let found = interpret_integer::run(&back, &image).unwrap();
+            assert_eq!(found.codes, expected.codes);
+            let bits = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            assert_eq!(bits(found.logits), bits(expected.logits));
+        }
+    }
+}
+
+#[test]
+fn every_width_is_stored_at_its_size() {
+    for bits in 2..=8 {
+        let model = quantized("airbench_8_8_8", Adds::Fused, bits);
+        let bytes = write_qmodel(&model, &Provenance::new()).unwrap();
+        let (header, rest) = bytes.split_at(8);
+        let header = usize::try_from(u64::from_le_bytes(header.try_into().unwrap())).unwrap();
+        assert_eq!(rest.len() - header, model.payload_bytes(), "{bits}");
+        assert_eq!(read_qmodel(&bytes).unwrap(), model);
+    }
+}
+
+#[test]
+fn the_header_of_a_resnet_is_small() {
+    let model = quantized("resnet20", Adds::Fused, 8);
+    let length = write_qmodel(&model, &Provenance::new()).unwrap().len();
+    let overhead = length - model.payload_bytes();
+    println!("resnet20 W8A8: {length} bytes, {overhead} of them header");
+    // 60 tensors and 27 nodes; a change that doubles it should be noticed.
+    assert!(overhead < 10_000, "{overhead} of {length}");
+}
+
+#[test]
+fn two_nodes_of_one_name_are_refused() {
+    let mut model = quantized("airbench_8_8_8", Adds::Fused, 8);
+    model.nodes[2].name = model.nodes[1].name.clone();
+    let error = write_qmodel(&model, &Provenance::new()).unwrap_err();
+    assert!(
+        error.to_string().contains("two nodes have this name"),
+        "{error}"
+    );
+}
+
+#[test]
+fn unsound_models_are_not_written() {
+    let mut model = quantized("airbench_8_8_8", Adds::Fused, 8);
+    model.nodes[1].edge.as_mut().unwrap().scale = f32::NAN;
+    let error = write_qmodel(&model, &Provenance::new()).unwrap_err();
+    assert!(error.to_string().contains("its scale is NaN"), "{error}");
+    let mut model = quantized("airbench_8_8_8", Adds::Fused, 8);
+    model.input.mean.pop();
+    let error = write_qmodel(&model, &Provenance::new()).unwrap_err();
+    assert!(error.to_string().contains("3 channels"), "{error}");
+}

@@ -1,0 +1,445 @@
+//! Damaged, foreign and hostile files: an error, never a panic, never another model.
+
+use std::collections::BTreeMap;
+
+use opt_core::lower::{Adds, QuantSpec, fold, fuse, lower};
+use opt_core::{InputSpec, QModel, QParams, QWeight, qparams::round_clamp, zoo};
+use proptest::prelude::*;
+
+use crate::container::{self, Container};
+use crate::{
+    CodedParam, Decode, Provenance, inspect, read_model, read_qmodel, write_model_with_codes,
+    write_qmodel,
+};
+
+/// Reproducible numbers from 0 to 999.
+fn noise(i: usize) -> usize {
+    (i.wrapping_mul(2_654_435_761) >> 7) % 1000
+}
+
+/// A net of the zoo with scales and zero points that no calibration would choose.
+pub(crate) fn quantized(name: &str, adds: Adds, bits: u8) -> QModel {
+    let folded = fold(&zoo::build(name, &InputSpec::cifar10(), 11).unwrap()).unwrap();
+    let mut spec = QuantSpec {
+        adds,
+        ..QuantSpec::default()
+    };
+    for (i, step) in fuse(&folded, adds).unwrap().into_iter().enumerate() {
+        if step.requantizes(&folded) {
+            let scale = 0.01 + noise(i) as f32 / 20_000.0;
+            let zero = i32::try_from(noise(7 * i + 3) % 256).unwrap();
+            let params = QParams::new(scale, zero, 0, 255).unwrap();
+            let name = folded.graph.nodes[step.value].name.clone();
+            spec.edges.insert(name, params);
+        }
+    }
+    let limit = QWeight::code_limit(bits);
+    for name in folded.weight_names() {
+        let weight = &folded.params[name];
+        let mut codes = weight.mapv(|_| 0i8).into_owned();
+        let mut scales = Vec::new();
+        for (filter, mut out) in weight.outer_iter().zip(codes.outer_iter_mut()) {
+            let scale = filter.iter().fold(0f32, |m, w| m.max(w.abs())) / f32::from(limit);
+            out.zip_mut_with(&filter, |q, w| {
+                let code = round_clamp(w / scale, 0, -i32::from(limit), i32::from(limit));
+                *q = i8::try_from(code).unwrap();
+            });
+            scales.push(scale);
+        }
+        let weight = QWeight {
+            codes,
+            scales,
+            bits,
+        };
+        spec.weights.insert(name.to_owned(), weight);
+    }
+    lower(&folded, &spec).unwrap()
+}
+
+/// A small file of each kind: a model with codes of every decoding, and a quantized model with packed weights.
+fn small_files() -> [Vec<u8>; 2] {
+    let mut model = zoo::build("airbench_2_2_2", &InputSpec::cifar10(), 0).unwrap();
+    let decodes = [
+        Decode::Affine {
+            scales: vec![0.1],
+            zero_point: 1,
+        },
+        Decode::MinMax {
+            min: -0.1,
+            step: 0.1,
+        },
+        Decode::Codebook(vec![0.5, 0.0, -0.5, 0.1]),
+    ];
+    let mut codes = BTreeMap::new();
+    let names: Vec<String> = model
+        .weight_names()
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    for (name, decode) in names.into_iter().zip(decodes) {
+        let tensor = model.params.get_mut(&name).unwrap();
+        let coded = CodedParam {
+            shape: tensor.shape().to_vec(),
+            bits: 2,
+            codes: (0..tensor.len())
+                .map(|i| (i % 4).to_le_bytes()[0])
+                .collect(),
+            decode,
+        };
+        let values = coded.decode(&name).unwrap();
+        tensor.iter_mut().zip(values).for_each(|(t, v)| *t = v);
+        codes.insert(name, coded);
+    }
+    let provenance = Provenance::from([("seed".to_owned(), "0".to_owned())]);
+    let quantized = quantized("airbench_2_2_2", Adds::Fused, 5);
+    [
+        write_model_with_codes(&model, &codes, &provenance).unwrap(),
+        write_qmodel(&quantized, &provenance).unwrap(),
+    ]
+}
+
+/// The file with other content and a checksum that fits it.
+fn resealed(bytes: &[u8], change: impl FnOnce(&mut Container<'_>)) -> Vec<u8> {
+    let mut content = container::read(bytes).unwrap();
+    change(&mut content);
+    container::write(content).unwrap()
+}
+
+fn set(content: &mut Container<'_>, key: &str, find: &str, replace: &str) {
+    let text = content.metadata.get_mut(key).unwrap();
+    assert!(text.contains(find), "{find} is not in {text}");
+    *text = text.replacen(find, replace, 1);
+}
+
+/// The error of whichever reader the file is for.
+fn error(bytes: &[u8]) -> String {
+    match inspect(bytes) {
+        Ok(info) if info.kind == crate::Kind::QModel => read_qmodel(bytes).unwrap_err().to_string(),
+        _ => read_model(bytes).unwrap_err().to_string(),
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let [model, quantized] = small_files();
+    struct Case {
+        file: Vec<u8>,
+        expect: &'static str,
+    }
+    let change = |file: &[u8], change: fn(&mut Container<'_>)| resealed(file, change);
+    let put = |content: &mut Container<'_>, key: &str, value: &str| {
+        content.metadata.insert(key.to_owned(), value.to_owned());
+    };
+    let cases = [
+        // A newer version.
+        Case {
+            file: resealed(&model, |c| put(c, "version", "2")),
+            expect: "format version `2`, expected `1`",
+        },
+        // Somebody else's file.
+        Case {
+            file: resealed(&model, |c| put(c, "format", "pt")),
+            expect: "format `pt`, expected `opt`",
+        },
+        Case {
+            file: change(&model, |c| c.metadata.clear()),
+            expect: "format is not given, expected `opt`",
+        },
+        // A kind that does not exist.
+        Case {
+            file: resealed(&model, |c| put(c, "kind", "sound")),
+            expect: "the file holds a `sound`, expected a `model`",
+        },
+        // No graph.
+        Case {
+            file: change(&model, |c| drop(c.metadata.remove("graph"))),
+            expect: "the metadata have no `graph`",
+        },
+        // An operator of the future.
+        Case {
+            file: change(&model, |c| set(c, "graph", "\"Relu\"", "\"Mish\"")),
+            expect: "the metadata's `graph`: unknown variant `Mish`",
+        },
+        // Codings of the future, in both kinds.
+        Case {
+            file: change(&model, |c| set(c, "codec", "\"packed\"", "\"rans12\"")),
+            expect: "is coded as `rans12`, expected `packed`",
+        },
+        Case {
+            file: change(&quantized, |c| set(c, "graph", "\"packed\"", "\"rans12\"")),
+            expect: "is coded as `rans12`, expected `packed`",
+        },
+        // Widths that lie.
+        Case {
+            file: change(&model, |c| set(c, "codec", "\"bits\":2", "\"bits\":9")),
+            expect: "9 bits, expected 1 to 8",
+        },
+        Case {
+            file: change(&quantized, |c| set(c, "graph", "\"bits\":5", "\"bits\":0")),
+            expect: "0 bits, expected 1 to 8",
+        },
+        Case {
+            file: change(&quantized, |c| set(c, "graph", "\"bits\":5", "\"bits\":4")),
+            expect: "codes of 4 bits",
+        },
+        // Shapes that lie.
+        Case {
+            file: change(&model, |c| {
+                set(
+                    c,
+                    "codec",
+                    "\"shape\":[",
+                    "\"shape\":[9223372036854775807,4,",
+                );
+            }),
+            expect: "does not fit memory",
+        },
+        Case {
+            file: change(&model, |c| {
+                set(c, "codec", "\"shape\":[", "\"shape\":[1073741824,")
+            }),
+            expect: "bytes, expected",
+        },
+        // An image larger than anything.
+        Case {
+            file: change(&model, |c| {
+                set(c, "input", "[3,32,32]", "[3,4294967295,4294967295]")
+            }),
+            expect: "expected 1 to 268435456 elements",
+        },
+        Case {
+            file: change(&quantized, |c| set(c, "input", "[3,32,32]", "[0,32,32]")),
+            expect: "expected 1 to 268435456 elements",
+        },
+        // Padding that would overflow.
+        Case {
+            file: change(&model, |c| {
+                set(
+                    c,
+                    "graph",
+                    "\"p\":[1,1,1,1]",
+                    "\"p\":[1,1,1,18446744073709551615]",
+                );
+            }),
+            expect: "18446744073709551615 in its window",
+        },
+        Case {
+            file: change(&model, |c| {
+                set(c, "graph", "\"p\":[1,1,1,1]", "\"p\":[1,1,1,200000000]")
+            }),
+            expect: "is too much",
+        },
+        Case {
+            file: change(&quantized, |c| {
+                set(
+                    c,
+                    "graph",
+                    "\"p\":[1,1,1,1]",
+                    "\"p\":[18446744073709551615,1,1,1]",
+                );
+            }),
+            expect: "18446744073709551615 in its window",
+        },
+        // A tensor that nobody reads.
+        Case {
+            file: change(&quantized, |c| {
+                c.insert_f32s("stray".to_owned(), &[1], &[1.0]).unwrap()
+            }),
+            expect: "`stray`: nothing in the graph reads this tensor",
+        },
+        Case {
+            file: change(&model, |c| {
+                c.insert_f32s("stray".to_owned(), &[1], &[1.0]).unwrap()
+            }),
+            expect: "`stray`: this parameter belongs to no node",
+        },
+        // A tensor that is not there.
+        Case {
+            file: change(&quantized, |c| {
+                c.tensors.retain(|name, _| !name.ends_with(".bias"))
+            }),
+            expect: ".bias`: the file has no tensor of this name",
+        },
+        // A NaN among the numbers.
+        Case {
+            file: change(&model, |c| {
+                let stored = c.tensors.values_mut().find(|t| t.shape == [2]).unwrap();
+                stored.bytes.to_mut()[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+            }),
+            expect: "is NaN",
+        },
+        // A parameter as numbers and as codes.
+        Case {
+            file: change(&model, |c| {
+                let coded = c
+                    .tensors
+                    .keys()
+                    .find_map(|n| n.strip_suffix(".codes"))
+                    .unwrap();
+                let name = coded.to_owned();
+                c.insert_f32s(name, &[1], &[1.0]).unwrap();
+            }),
+            expect: "stored twice",
+        },
+    ];
+    for (i, case) in cases.into_iter().enumerate() {
+        let message = error(&case.file);
+        assert!(message.contains(case.expect), "case {i}: {message}");
+    }
+    let message = read_model(&quantized).unwrap_err().to_string();
+    assert!(
+        message.contains("holds a `qmodel`, expected a `model`"),
+        "{message}"
+    );
+    let message = read_qmodel(&model).unwrap_err().to_string();
+    assert!(
+        message.contains("holds a `model`, expected a `qmodel`"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_flipped_bit_is_a_checksum_error() {
+    for file in small_files() {
+        for back in [1, 100] {
+            let mut damaged = file.clone();
+            let at = damaged.len() - back;
+            damaged[at] ^= 4;
+            let message = error(&damaged);
+            assert!(message.contains("the checksum does not match"), "{message}");
+        }
+        // In the graph, too, where it would otherwise be another sound model.
+        let at = file.windows(4).position(|w| w == b"seed").unwrap();
+        let mut damaged = file.clone();
+        damaged[at] = b'S';
+        assert!(error(&damaged).contains("the checksum does not match"));
+    }
+}
+
+#[test]
+fn truncated_and_extended_files_are_refused() {
+    for file in small_files() {
+        let cuts = (0..file.len()).step_by(61).chain([7, 8, 9, file.len() - 1]);
+        for cut in cuts {
+            let message = error(&file[..cut]);
+            assert!(
+                message.contains("not a safetensors container"),
+                "{cut}: {message}"
+            );
+        }
+        let longer = [file.as_slice(), b"\0"].concat();
+        assert!(error(&longer).contains("bytes of tensors, expected"));
+    }
+}
+
+#[test]
+fn offsets_that_wrap_around_are_refused() {
+    // Nine tensors whose lengths sum up to 2^64 and a little: an unchecked sum would look right.
+    let step = 1u64 << 61;
+    let mut entries = Vec::new();
+    let mut from = 0u64;
+    for i in 0..9u64 {
+        let length = if i == 8 { u64::MAX - from } else { step - 1 };
+        let to = from + length;
+        entries.push(format!(
+            "\"t{i}\":{{\"dtype\":\"U8\",\"shape\":[{length}],\"data_offsets\":[{from},{to}]}}"
+        ));
+        from = to;
+    }
+    let header = format!("{{{}}}", entries.join(","));
+    let length = (header.len() as u64).to_le_bytes();
+    let bytes = [&length, header.as_bytes()].concat();
+    assert!(error(&bytes).contains("0 bytes of tensors, expected 18446744073709551615"));
+}
+
+/// Numbers that break careless arithmetic.
+const NUMBERS: &[&str] = &[
+    "0",
+    "1",
+    "2",
+    "255",
+    "256",
+    "65536",
+    "268435456",
+    "4294967295",
+    "9223372036854775807",
+    "18446744073709551615",
+    "-1",
+    "1e30",
+    "1e-46",
+];
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(read_model(&bytes).is_err());
+        prop_assert!(read_qmodel(&bytes).is_err());
+    }
+
+    #[test]
+    fn arbitrary_headers_never_panic(header in "\\{(\"[a-z_]{0,12}\":(\\[[0-9]{0,3}\\]|\\{\\}|\"opt\"),?){0,4}\\}") {
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+        prop_assert!(read_model(&bytes).is_err());
+    }
+
+    #[test]
+    fn one_changed_byte_gives_an_error_or_the_same_model(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
+        let [model, quantized] = small_files();
+        let mut changed = model.clone();
+        changed[at.index(model.len())] = byte;
+        if let Ok(read) = read_model(&changed) {
+            prop_assert_eq!(read, read_model(&model).unwrap());
+        }
+        let mut changed = quantized.clone();
+        changed[at.index(quantized.len())] = byte;
+        if let Ok(read) = read_qmodel(&changed) {
+            prop_assert_eq!(read, read_qmodel(&quantized).unwrap());
+        }
+    }
+
+    #[test]
+    fn hostile_metadata_under_a_right_checksum_never_panic(
+        key in prop::sample::select(vec!["graph", "graph", "graph", "input", "codec"]),
+        kind in 0..2usize,
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), prop::sample::select(NUMBERS.to_vec())), 1..4),
+    ) {
+        let file = resealed(&small_files()[kind], |content| {
+            let Some(text) = content.metadata.get_mut(key) else { return };
+            for (at, number) in edits {
+                let starts: Vec<usize> = text
+                    .char_indices()
+                    .filter(|(i, c)| c.is_ascii_digit() && !text.as_bytes()[i - 1].is_ascii_alphanumeric())
+                    .map(|(i, _)| i)
+                    .collect();
+                let start = starts[at.index(starts.len())];
+                let length = text[start..].find(|c: char| !c.is_ascii_digit()).unwrap_or(0);
+                text.replace_range(start..start + length, number);
+            }
+        });
+        // What still reads is sound, so that it can be written again.
+        if let Ok(model) = read_model(&file) {
+            prop_assert!(crate::write_model(&model, &Provenance::new()).is_ok());
+        }
+        if let Ok(model) = read_qmodel(&file) {
+            prop_assert!(write_qmodel(&model, &Provenance::new()).is_ok());
+        }
+    }
+
+    #[test]
+    fn changed_characters_under_a_right_checksum_never_panic(
+        key in prop::sample::select(vec!["graph", "input", "codec"]),
+        kind in 0..2usize,
+        at in any::<prop::sample::Index>(),
+        character in prop::sample::select(b"0129[]{},:\"-eNk".to_vec()),
+    ) {
+        let file = resealed(&small_files()[kind], |content| {
+            let Some(text) = content.metadata.get_mut(key) else { return };
+            let at = at.index(text.len());
+            if text.is_char_boundary(at) && text.is_char_boundary(at + 1) {
+                text.replace_range(at..=at, &char::from(character).to_string());
+            }
+        });
+        let _ = read_model(&file);
+        let _ = read_qmodel(&file);
+    }
+}

@@ -1,0 +1,311 @@
+//! The command line: `experiment` and `train`.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use indicatif::HumanDuration;
+use opt_nn::device;
+
+use crate::data::{Data, Limits};
+use crate::experiment::{run_all, train_recipe};
+use crate::plan::{Plan, plan};
+use crate::profile::{EXPERIMENTS, PROFILES, Profile};
+use crate::recipe::Recipe;
+use crate::report::terminal_table;
+use crate::results::{DataSource, RecipeText, rfc3339, summarize};
+use crate::run::{Request, Run, threads};
+use crate::training::Label;
+
+/// Trains, prunes, quantizes and distils networks, measures the files that ship, and reports.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run experiments and write their report.
+    #[command(after_help = experiment_help())]
+    Experiment(ExperimentArgs),
+    /// Train one network from a recipe file; leaves a safetensors file and its result line.
+    #[command(after_help = TRAIN_HELP)]
+    Train(TrainArgs),
+}
+
+#[derive(Debug, Args)]
+struct Common {
+    /// The images: `auto` ($OPT_DATA_DIR, else data/, else the download, else synthetic ones with a notice), `synthetic`,
+    /// or a folder with data_batch_1.bin … test_batch.bin.
+    #[arg(long, default_value = "auto", value_name = "auto|synthetic|DIR")]
+    data: String,
+    /// Where to train: `auto`, `cpu`, `cuda` or `cuda:N`.
+    #[arg(long, default_value = "auto")]
+    device: String,
+    /// The folder for results, which must not hold any yet [default: experiments/PROFILE-TIME].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Measure on a tenth of the training images and leave the test images alone: for choosing recipes.
+    #[arg(long)]
+    holdout: bool,
+}
+
+#[derive(Debug, Args)]
+struct ExperimentArgs {
+    /// One of the experiments, `all`, or `list` to see what there is.
+    #[arg(default_value = "list")]
+    experiment: String,
+    /// How much is run.
+    #[arg(long, default_value = "quick")]
+    profile: String,
+    /// Seeds of every variant [default: the profile's].
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
+    /// Print the plan with its expected time and stop.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct TrainArgs {
+    /// The recipe file (TOML).
+    recipe: PathBuf,
+    /// The seed of weights and order.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+const TRAIN_HELP: &str = r#"A recipe:
+  name = "resnet20"
+  model = "resnet20"                # a network of the zoo: see docs/recipes.md
+  weights = "start.safetensors"     # optional: a PyTorch checkpoint as safetensors, relative to this file
+  [train]
+  epochs = 4
+  batch = 128
+  lr = 0.05
+  schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }"#;
+
+fn experiment_help() -> String {
+    let mut help = "Experiments:\n".to_owned();
+    for (name, what) in EXPERIMENTS {
+        help += &format!("  {name:<10} {what}\n");
+    }
+    help += "\nProfiles:\n";
+    for (name, _) in PROFILES {
+        let about = Profile::built_in(name).map(|p| p.about).unwrap_or_default();
+        help += &format!("  {name:<10} {about}\n");
+    }
+    help
+}
+
+/// Runs the program; errors are printed with their causes and what to do next.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    device::set_threads(threads());
+    let done = match cli.command {
+        Command::Experiment(args) => experiment(args),
+        Command::Train(args) => train(args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn experiment(args: ExperimentArgs) -> Result<()> {
+    if args.experiment == "list" {
+        #[expect(clippy::print_stdout, reason = "the answer to a question")]
+        {
+            print!("{}", experiment_help());
+        }
+        return Ok(());
+    }
+    let names: Vec<&str> = EXPERIMENTS.iter().map(|(n, _)| *n).collect();
+    let experiments: Vec<String> = match args.experiment.as_str() {
+        "all" => names.iter().map(|n| (*n).to_owned()).collect(),
+        one => {
+            ensure!(
+                names.contains(&one),
+                "no experiment `{one}`; there are {}, all and list",
+                names.join(", ")
+            );
+            vec![one.to_owned()]
+        }
+    };
+    let profile = Profile::built_in(&args.profile)?;
+    let n_seeds = args.seeds.unwrap_or(profile.seeds as u64);
+    ensure!(n_seeds > 0, "--seeds is 0, expected at least 1");
+    let device = device::parse(&args.common.device)?;
+    let limits = Limits {
+        train: profile.train_images,
+        test: profile.test_images,
+        holdout: args.common.holdout,
+    };
+    let data = Data::load(&args.common.data, &root(), limits)?;
+    let plan = plan(&profile, &experiments, &data, device)?;
+    show_plan(&plan, &args.profile, n_seeds, &data, device);
+    if args.dry_run {
+        return Ok(());
+    }
+    let request = Request {
+        out: args
+            .common
+            .out
+            .unwrap_or_else(|| default_out(&args.profile)),
+        profile: args.profile.clone(),
+        experiments: experiments.clone(),
+        recipes: vec![RecipeText {
+            name: args.profile,
+            text: toml::to_string(&profile)?,
+        }],
+        seeds: (0..n_seeds).collect(),
+        root: root(),
+    };
+    let mut run = Run::start(request, data, device)?;
+    run_all(&mut run, &profile, &experiments)?;
+    finish(&mut run)
+}
+
+fn train(args: TrainArgs) -> Result<()> {
+    let recipe = Recipe::load(&args.recipe)?;
+    let device = device::parse(&args.common.device)?;
+    let limits = Limits {
+        holdout: args.common.holdout,
+        ..Limits::default()
+    };
+    let data = Data::load(&args.common.data, &root(), limits)?;
+    say_data(&data, device);
+    let request = Request {
+        out: args.common.out.unwrap_or_else(|| default_out(&recipe.name)),
+        profile: "train".to_owned(),
+        experiments: vec!["train".to_owned()],
+        recipes: vec![RecipeText {
+            name: recipe.name.clone(),
+            text: std::fs::read_to_string(&args.recipe)?,
+        }],
+        seeds: vec![args.seed],
+        root: root(),
+    };
+    let mut run = Run::start(request, data, device)?;
+    let label = Label {
+        experiment: "train".to_owned(),
+        variant: recipe.name.clone(),
+        seed: args.seed,
+    };
+    train_recipe(&mut run, &recipe, &label)?;
+    finish(&mut run)
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
+fn finish(run: &mut Run) -> Result<()> {
+    let files = run.finish()?;
+    let columns = std::env::var("COLUMNS").ok().and_then(|n| n.parse().ok());
+    let width = columns.filter(|_| std::io::stdout().is_terminal());
+    println!("{}", terminal_table(&summarize(&run.lines), width));
+    if let Some(notice) = notice(&run.data) {
+        println!("{notice}\n");
+    }
+    println!("written to {}:", run.out.display());
+    for name in ["run.json", "results.jsonl", "curves.jsonl", "models/"] {
+        println!("  {name}");
+    }
+    for file in files {
+        let short = file.strip_prefix(&run.out).unwrap_or(&file);
+        println!("  {}", short.display());
+    }
+    Ok(())
+}
+
+fn show_plan(plan: &Plan, profile: &str, seeds: u64, data: &Data, device: tch::Device) {
+    say_data(data, device);
+    eprintln!(
+        "plan: profile {profile}, {seeds} {}",
+        if seeds == 1 { "seed" } else { "seeds" }
+    );
+    for item in &plan.items {
+        eprintln!(
+            "  {:<10} {:<52} about {}",
+            item.experiment,
+            item.what,
+            HumanDuration(Duration::from_secs_f64(item.seconds))
+        );
+    }
+    let total = plan.items.iter().map(|i| i.seconds).sum::<f64>() * seeds as f64;
+    eprintln!(
+        "expected in all: about {} on {} {}",
+        HumanDuration(Duration::from_secs_f64(total)),
+        threads(),
+        if threads() == 1 { "thread" } else { "threads" },
+    );
+}
+
+fn say_data(data: &Data, device: tch::Device) {
+    eprintln!(
+        "data: {}, {} training and {} test images; device {}",
+        data.info.name,
+        data.info.n_train,
+        data.info.n_test,
+        device::name(device)
+    );
+    if let Some(notice) = notice(data) {
+        eprintln!("{notice}");
+    }
+}
+
+/// What must not be overlooked about the data, in a frame.
+fn notice(data: &Data) -> Option<String> {
+    let text = match (&data.info.notice, data.info.source) {
+        (Some(text), _) => text.clone(),
+        (None, DataSource::Synthetic) => {
+            "synthetic images: these accuracies say nothing about CIFAR-10".to_owned()
+        }
+        (None, _) => return None,
+    };
+    let rule = "!".repeat(78);
+    Some(format!("{rule}\n!! NOTICE: {text}\n{rule}"))
+}
+
+/// The repository: where `data/` and the commit are.
+fn root() -> PathBuf {
+    match std::env::var_os("OPT_ROOT") {
+        Some(root) => root.into(),
+        None => std::env::current_dir().unwrap_or_else(|_| Path::new(".").to_owned()),
+    }
+}
+
+fn default_out(name: &str) -> PathBuf {
+    let time = rfc3339(SystemTime::now()).replace([':', 'Z'], "");
+    Path::new("experiments").join(format!("{name}-{time}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        assert!(experiment_help().contains("pipeline"));
+    }
+
+    #[test]
+    fn the_recipe_in_the_help_is_one() {
+        let text = TRAIN_HELP.split_once('\n').unwrap().1;
+        let recipe: Recipe = toml::from_str(text).unwrap();
+        recipe.check().unwrap();
+    }
+}

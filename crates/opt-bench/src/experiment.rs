@@ -1,0 +1,151 @@
+//! The experiments: each is ordinary code that joins methods, in the order of its three or four steps.
+
+mod baseline;
+mod distill;
+mod pipeline;
+mod prune;
+mod quantize;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use opt_core::{Model, zoo};
+use opt_nn::Net;
+
+use crate::profile::Profile;
+use crate::recipe::Recipe;
+use crate::run::{Phase, Recorded, Run};
+use crate::training::Label;
+
+/// Runs experiments for every seed; networks that several experiments start from are trained once.
+///
+/// # Errors
+///
+/// The first failure, with the experiment, variant and seed.
+pub fn run_all(run: &mut Run, profile: &Profile, experiments: &[String]) -> Result<()> {
+    let seeds = run.info.seeds.clone();
+    for seed in seeds {
+        let mut bases = Bases {
+            profile,
+            seed,
+            trained: BTreeMap::new(),
+        };
+        for experiment in experiments {
+            eprintln!("{experiment} · seed {seed}");
+            match experiment.as_str() {
+                "baseline" => baseline::run(run, &mut bases)?,
+                "prune" => prune::run(run, &mut bases)?,
+                "quantize" => quantize::run(run, &mut bases)?,
+                "distill" => distill::run(run, &mut bases)?,
+                "pipeline" => pipeline::run(run, &mut bases)?,
+                other => anyhow::bail!("no experiment `{other}`"),
+            }
+            // A report of what there is, should the run be broken off.
+            crate::report::write_report(&run.out, &run.info, &run.lines, &run.curves)?;
+        }
+    }
+    Ok(())
+}
+
+/// The trained baselines of one seed.
+#[derive(Debug)]
+pub(crate) struct Bases<'a> {
+    profile: &'a Profile,
+    seed: u64,
+    trained: BTreeMap<String, Base>,
+}
+
+/// A trained baseline.
+#[derive(Debug, Clone)]
+pub(crate) struct Base {
+    recipe: Recipe,
+    recorded: Recorded,
+    /// Epochs of training.
+    epochs: usize,
+}
+
+impl Bases<'_> {
+    /// The baseline of this name, trained and recorded under `baseline` if it was not yet.
+    fn get(&mut self, run: &mut Run, name: &str) -> Result<Base> {
+        if let Some(base) = self.trained.get(name) {
+            return Ok(base.clone());
+        }
+        let recipe = self.profile.recipe(name)?.clone();
+        let label = Label {
+            experiment: "baseline".to_owned(),
+            variant: recipe.name.clone(),
+            seed: self.seed,
+        };
+        let recorded = train_recipe(run, &recipe, &label)?;
+        let base = Base {
+            epochs: recipe.train.epochs,
+            recipe,
+            recorded,
+        };
+        self.trained.insert(name.to_owned(), base.clone());
+        Ok(base)
+    }
+
+    fn label(&self, experiment: &str, variant: String) -> Label {
+        Label {
+            experiment: experiment.to_owned(),
+            variant,
+            seed: self.seed,
+        }
+    }
+}
+
+/// Builds, trains and records one network.
+///
+/// # Errors
+///
+/// A checkpoint that does not fit, training, measuring.
+pub fn train_recipe(run: &mut Run, recipe: &Recipe, label: &Label) -> Result<Recorded> {
+    let model = initial_model(run, recipe, label.seed)?;
+    let mut net = Net::new(&model, run.device)?;
+    let phase = Phase {
+        label,
+        name: "train",
+        epochs_before: 0,
+    };
+    let seconds = run.train(&mut net, &recipe.train, phase, Default::default())?;
+    let trained = net.to_model()?;
+    let start = if recipe.weights.is_some() {
+        "from a checkpoint"
+    } else {
+        "from random weights"
+    };
+    run.record(
+        crate::run::Variant {
+            label,
+            network: &recipe.model,
+            recipe: &recipe.name,
+            epochs: recipe.train.epochs as f64,
+            epochs_of: format!("{} {start}", recipe.train.epochs),
+            weight_bits: 32,
+            activation_bits: 32,
+            seconds,
+            baseline: None,
+        },
+        crate::measure::Shipped::Float(&trained),
+    )
+}
+
+fn initial_model(run: &Run, recipe: &Recipe, seed: u64) -> Result<Model> {
+    let model = zoo::build(&recipe.model, &run.data.input(), seed)?;
+    let Some(path) = &recipe.weights else {
+        return Ok(model);
+    };
+    let read = || -> Result<Model> {
+        let bytes = std::fs::read(path)?;
+        Ok(opt_format::import_safetensors(&bytes, &model)?.0)
+    };
+    read().with_context(|| {
+        format!(
+            "importing {} into the network `{}` of the recipe `{}`",
+            path.display(),
+            recipe.model,
+            recipe.name
+        )
+    })
+}

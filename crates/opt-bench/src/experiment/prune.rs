@@ -1,0 +1,256 @@
+//! Magnitude pruning: one-shot against iterative, beside training on without pruning.
+
+use anyhow::{Context, Result};
+use opt_core::mask::{Masks, apply_masks};
+use opt_core::{Model, cost};
+use opt_nn::Net;
+use opt_nn::evaluate::evaluate;
+use opt_nn::gradients::gradient_sums;
+use opt_nn::train::Constraints;
+use opt_prune::score::ablation::{Unit, loss_changes};
+use opt_prune::score::{obd, taylor};
+use opt_prune::{
+    Criterion, Norm, Schedule, SelectRequest, rank_correlation, score, select, sparsities,
+};
+
+use super::{Base, Bases};
+use crate::measure::Shipped;
+use crate::profile::{Prune, Scope};
+use crate::recipe::Train;
+use crate::results::write_atomic;
+use crate::run::{Phase, Run, Variant};
+use crate::training::Label;
+
+pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
+    for plan in &bases.profile.prune {
+        let base = bases.get(run, &plan.base)?;
+        let control = bases.label("prune", format!("{} trained on", base.recipe.name));
+        dense_control(run, &base, plan, &control)?;
+        for &scope in &plan.scopes {
+            for &sparsity in &plan.sparsities {
+                for schedule in [
+                    Schedule::OneShot,
+                    Schedule::Iterative { steps: plan.rounds },
+                ] {
+                    let label = bases.label("prune", name(scope, sparsity, schedule));
+                    pruned(run, &base, plan, scope, sparsity, schedule, &label)?;
+                }
+            }
+        }
+        if plan.likelihood_weights > 0 {
+            likelihood(run, &base, plan.likelihood_weights)
+                .context("comparing importance with the measured change of likelihood")?;
+        }
+    }
+    Ok(())
+}
+
+fn name(scope: Scope, sparsity: f64, schedule: Schedule) -> String {
+    let scope = match scope {
+        Scope::Global => "global",
+        Scope::PerLayer => "per layer",
+    };
+    let schedule = match schedule {
+        Schedule::OneShot => "one-shot".to_owned(),
+        Schedule::Iterative { steps } => format!("{steps} rounds"),
+        Schedule::CubicAgp { steps } => format!("cubic, {steps} steps"),
+    };
+    format!("{:.0} % {scope}, {schedule}", 100.0 * sparsity)
+}
+
+/// The network trained on for as many epochs as the pruned ones: what these epochs alone are worth.
+fn dense_control(run: &mut Run, base: &Base, plan: &Prune, label: &Label) -> Result<()> {
+    let mut net = Net::new(&base.recorded.model, run.device)?;
+    let phase = Phase {
+        label,
+        name: "train on",
+        epochs_before: base.epochs,
+    };
+    let seconds = run.train(&mut net, &plan.fine_tune, phase, Constraints::default())?;
+    let variant = variant(base, plan, label, seconds, "more, not pruned");
+    run.record(variant, Shipped::Float(&net.to_model()?))?;
+    Ok(())
+}
+
+/// The three steps of every round: importance of each weight, removal of the least important, update.
+fn pruned(
+    run: &mut Run,
+    base: &Base,
+    plan: &Prune,
+    scope: Scope,
+    sparsity: f64,
+    schedule: Schedule,
+    label: &Label,
+) -> Result<()> {
+    let mut model: Model = base.recorded.model.clone();
+    let mut masks = Masks::new();
+    let mut seconds = 0.0;
+    let targets = sparsities(schedule, sparsity)?;
+    for (round, target) in targets.iter().enumerate() {
+        let scores = score(&model, &Criterion::Magnitude(Norm::L1), None)?;
+        let scope = match scope {
+            Scope::Global => opt_prune::Scope::Global,
+            Scope::PerLayer => opt_prune::Scope::PerLayer,
+        };
+        let request = SelectRequest::sparsity(scope, *target);
+        masks = select(&model, &scores, &masks, &request)?.masks;
+        let mut net = Net::new(&apply_masks(&model, &masks)?, run.device)?;
+        let share = share_of_epochs(&plan.fine_tune, round, targets.len());
+        let phase = Phase {
+            label,
+            name: &format!("fine-tune {}/{}", round + 1, targets.len()),
+            epochs_before: base.epochs
+                + (0..round)
+                    .map(|r| epochs(plan, r, targets.len()))
+                    .sum::<usize>(),
+        };
+        let constraints = Constraints {
+            masks: Some(&masks),
+            ..Constraints::default()
+        };
+        seconds += run.train(&mut net, &share, phase, constraints)?;
+        model = net.to_model()?;
+    }
+    let how = format!("fine-tuning in {} rounds", targets.len());
+    let recorded = run.record(
+        variant(base, plan, label, seconds, &how),
+        Shipped::Float(&model),
+    )?;
+    // What was asked for is what ships, to the last weight.
+    let shipped = cost::cost(&recorded.model)?;
+    let kept: usize = masks.values().map(opt_core::Mask::n_kept).sum();
+    anyhow::ensure!(
+        shipped.weights_nonzero <= kept,
+        "{} weights are not zero, the masks keep {kept}",
+        shipped.weights_nonzero
+    );
+    Ok(())
+}
+
+/// The epochs of round `round` of `rounds`: together those of the plan, the last round has the rest.
+fn epochs(plan: &Prune, round: usize, rounds: usize) -> usize {
+    let total = plan.fine_tune.epochs;
+    if round + 1 == rounds {
+        total - total / rounds * (rounds - 1)
+    } else {
+        total / rounds
+    }
+}
+
+fn share_of_epochs(train: &Train, round: usize, rounds: usize) -> Train {
+    let mut share = train.clone();
+    let each = train.epochs / rounds;
+    share.epochs = if round + 1 == rounds {
+        train.epochs - each * (rounds - 1)
+    } else {
+        each
+    };
+    share
+}
+
+fn variant<'a>(
+    base: &'a Base,
+    plan: &Prune,
+    label: &'a Label,
+    seconds: f64,
+    how: &str,
+) -> Variant<'a> {
+    Variant {
+        label,
+        network: &base.recipe.model,
+        recipe: &base.recipe.name,
+        epochs: (base.epochs + plan.fine_tune.epochs) as f64,
+        epochs_of: format!("{} base + {} {how}", base.epochs, plan.fine_tune.epochs),
+        weight_bits: 32,
+        activation_bits: 32,
+        seconds,
+        baseline: Some(&base.recorded),
+    }
+}
+
+/// Images on which the change of likelihood is measured.
+const LIKELIHOOD_IMAGES: usize = 256;
+
+/// Removes single weights one by one, measures what each removal costs in log-likelihood, and compares the order with
+/// that of the approximations. Writes `likelihood.json`.
+fn likelihood(run: &mut Run, base: &Base, n_weights: usize) -> Result<()> {
+    let model = &base.recorded.model;
+    let images = LIKELIHOOD_IMAGES.min(run.data.train.len());
+    let mut net = Net::new(model, run.device)?;
+    let sums = gradient_sums(&mut net, run.data.calibration(images, 1))?;
+    // Evenly spaced over all weights, in graph order.
+    let names = model.weight_names();
+    let total: usize = names.iter().map(|n| model.params[*n].len()).sum();
+    let n_weights = n_weights.min(total);
+    let mut units = Vec::with_capacity(n_weights);
+    let mut position = 0;
+    for name in names {
+        let len = model.params[name].len();
+        let first = (position * n_weights).div_ceil(total);
+        let end = ((position + len) * n_weights).div_ceil(total);
+        units.extend((first..end).map(|k| Unit::Weight {
+            param: name.to_owned(),
+            index: k * total / n_weights - position,
+        }));
+        position += len;
+    }
+    let device = run.device;
+    let data = &run.data;
+    let measured = loss_changes::<anyhow::Error>(model, &units, |model| {
+        let net = Net::new(model, device)?;
+        Ok(evaluate(&net, data.calibration(images, images))?.nll)
+    })?;
+    let mut orders: Vec<(&str, Vec<f64>)> =
+        vec![("magnitude", vec![]), ("taylor", vec![]), ("obd", vec![])];
+    for unit in &units {
+        let Unit::Weight { param, index } = unit else {
+            continue;
+        };
+        let weight = model.param(param)?;
+        let n = sums.n_samples as f64;
+        let mean = |t: &opt_core::Tensor| t.mapv(|v| f64::from(v) / n).to_owned();
+        let g = mean(&sums.sum_gradient[param]);
+        let h = mean(&sums.sum_squared_gradient[param]);
+        let at = |a: ndarray::ArrayD<f64>| a.iter().nth(*index).copied().unwrap_or(0.0);
+        let w = weight.iter().nth(*index).copied().unwrap_or(0.0);
+        orders[0].1.push(f64::from(w.abs()));
+        orders[1]
+            .1
+            .push(at(taylor::loss_change(weight.view(), g.view())));
+        orders[2]
+            .1
+            .push(at(obd::loss_change(weight.view(), g.view(), h.view())));
+    }
+    let correlations: serde_json::Map<String, serde_json::Value> = orders
+        .iter()
+        .map(|(name, order)| {
+            let rho = rank_correlation(order, &measured);
+            ((*name).to_owned(), serde_json::json!(rho))
+        })
+        .collect();
+    let shown: Vec<String> = correlations
+        .iter()
+        .map(|(name, rho)| format!("{name} {:.2}", rho.as_f64().unwrap_or(f64::NAN)))
+        .collect();
+    eprintln!(
+        "  likelihood · {} weights of {}: rank correlation with the measured change: {}",
+        units.len(),
+        base.recipe.name,
+        shown.join(", ")
+    );
+    let json = serde_json::json!({
+        "model": base.recipe.model,
+        "recipe": base.recipe.name,
+        "seed": base.recorded.line.seed,
+        "weights": units.len(),
+        "images": images,
+        "spearman_with_measured_change": correlations,
+    });
+    let name = format!(
+        "likelihood-{}-s{}.json",
+        base.recipe.name, base.recorded.line.seed
+    );
+    let mut text = serde_json::to_string_pretty(&json)?;
+    text.push('\n');
+    write_atomic(&run.out.join(name), text.as_bytes())
+}

@@ -1,0 +1,26 @@
+//! Recipes, experiments, reports and the command line: where the method crates meet.
+//!
+//! In reading order: [`recipe`] (how one network is trained) and [`profile`] (which experiments are run with which
+//! recipes), [`data`] (what they are fed), [`run`] (the folder that a run fills), [`measure`] (what is measured: the file
+//! that ships), [`training`] (the loop with its progress), [`distillation`] and [`quantization`] (method crates joined to
+//! the loop and to lowering), [`experiment`] (the experiments), [`results`], [`plots`] and [`report`] (what is left
+//! behind), [`plan`] (what a run will do and how long that takes), [`cli`].
+//!
+//! # What this crate does not do
+//!
+//! It holds no method: a formula that is not about counting results belongs to another crate.
+
+pub mod cli;
+pub mod data;
+pub mod distillation;
+pub mod experiment;
+pub mod measure;
+pub mod plan;
+pub mod plots;
+pub mod profile;
+pub mod quantization;
+pub mod recipe;
+pub mod report;
+pub mod results;
+pub mod run;
+pub mod training;

@@ -1,0 +1,141 @@
+//! What is measured is the file that ships: it is written, read back, and what was read is evaluated.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use opt_core::cost::cost;
+use opt_core::lower::{QuantSpec, lower};
+use opt_core::{Cost, Model, QModel, interpret_integer};
+use opt_nn::Net;
+use opt_nn::evaluate::{Evaluation, evaluate, evaluate_with};
+use opt_nn::quantized::Simulation;
+use tch::Device;
+
+use crate::data::Data;
+use crate::quantization::CodedModel;
+
+/// Images on which the integer network that was read back is compared with the simulation, code by code.
+const CHECKED_IMAGES: usize = 8;
+
+/// A model in the form in which it ships.
+#[derive(Debug, Clone, Copy)]
+pub enum Shipped<'a> {
+    /// 32-bit floats.
+    Float(&'a Model),
+    /// f32 arithmetic on weights that are stored as codes.
+    Coded(&'a CodedModel),
+    /// An integer network.
+    Integer {
+        /// The folded model.
+        folded: &'a Model,
+        /// Its codes and scales.
+        spec: &'a QuantSpec,
+    },
+}
+
+/// What was measured.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// Accuracy on the test images.
+    pub evaluation: Evaluation,
+    /// Parameters, non-zeros, multiply-accumulates.
+    pub cost: Cost,
+    /// Size of the file in bytes.
+    pub bytes: u64,
+    /// How the accuracy was computed.
+    pub precision: &'static str,
+    /// The model as the file holds it, in f32; of an integer network, its decoded weights.
+    pub model: Model,
+}
+
+/// Writes a model to `path`, reads it back and evaluates what was read.
+///
+/// # Errors
+///
+/// Writing or reading; a file that gives another model; an integer network that disagrees with its simulation.
+pub fn measure(
+    shipped: Shipped<'_>,
+    path: &Path,
+    provenance: &opt_artifact::Provenance,
+    data: &Data,
+    device: Device,
+) -> Result<Measured> {
+    let bytes = match shipped {
+        Shipped::Float(model) => opt_artifact::write_model(model, provenance)?,
+        Shipped::Coded(coded) => {
+            opt_artifact::write_model_with_codes(&coded.model, &coded.codes, provenance)?
+        }
+        Shipped::Integer { folded, spec } => {
+            opt_artifact::write_qmodel(&lower(folded, spec)?, provenance)?
+        }
+    };
+    opt_artifact::save(path, &bytes)?;
+    let stored = opt_artifact::load(path)?;
+    let (evaluation, model, precision) = match shipped {
+        Shipped::Float(_) | Shipped::Coded(_) => {
+            let model = opt_artifact::read_model(&stored)?;
+            let net = Net::new(&model, device)?;
+            (evaluate(&net, data.test_batches())?, model, "f32")
+        }
+        Shipped::Integer { folded, spec } => {
+            let network = opt_artifact::read_qmodel(&stored)?;
+            let simulation = Simulation::new(folded, spec, device)?;
+            check_codes(&network, &simulation, data)
+                .with_context(|| format!("checking {}", path.display()))?;
+            let evaluation = evaluate_with(data.test_batches(), |b| simulation.logits(b))?;
+            let model = decoded(folded, &network, spec)?;
+            (evaluation, model, "integer-exact simulation")
+        }
+    };
+    Ok(Measured {
+        evaluation,
+        cost: cost(&model)?,
+        bytes: stored.len() as u64,
+        precision,
+        model,
+    })
+}
+
+/// Compares the network in the file with the simulation at every edge.
+fn check_codes(network: &QModel, simulation: &Simulation, data: &Data) -> Result<()> {
+    let first: Vec<usize> = (0..CHECKED_IMAGES.min(data.test.len())).collect();
+    let set = data.test.subset(&first);
+    let batch = opt_nn::Batch {
+        images: set.images.to_vec(),
+        labels: vec![0; first.len()],
+        indices: vec![0; first.len()],
+    };
+    let trace = simulation.trace(&batch)?;
+    for n in first {
+        let expected = interpret_integer::run(network, set.image(n))?;
+        for (id, codes) in expected.codes.iter().enumerate() {
+            let found = &trace.codes[id][n * codes.len()..][..codes.len()];
+            ensure!(
+                found == codes.as_slice(),
+                "image {n}: the codes at `{}` differ between the stored network and its simulation; \
+                 please report this with the file",
+                network.nodes[id].name
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The folded model with the weights that the codes stand for: counts zeros as they ship.
+fn decoded(folded: &Model, network: &QModel, spec: &QuantSpec) -> Result<Model> {
+    let mut model = folded.clone();
+    let mut stored = network.nodes.iter().filter_map(|n| n.op.weight());
+    for name in folded.weight_names() {
+        let (weight, _) = stored
+            .next()
+            .context("the stored network has too few weights")?;
+        ensure!(
+            spec.weights.get(name) == Some(weight),
+            "the stored codes of `{name}` are not those that were written"
+        );
+        model
+            .params
+            .insert(name.to_owned(), weight.dequantize().into_shared());
+    }
+    Ok(model)
+}

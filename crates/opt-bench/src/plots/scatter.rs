@@ -1,0 +1,237 @@
+//! Accuracy against a cost, with the Pareto front drawn.
+
+use anyhow::Result;
+
+use super::canvas::{
+    Covered, Entry, Kind, axes, dashes, error_bar, label, linear_axis, log_axis, marker, nothing,
+    page, place, shortened,
+};
+use super::pareto_front;
+use crate::results::SummaryRow;
+
+/// Points more than this much less accurate than the best are drawn at the lower edge, so that they do not press all
+/// others together.
+const DEPTH: f64 = 12.0;
+
+/// Draws accuracy against the size of the model file.
+///
+/// # Errors
+///
+/// Drawing fails.
+pub fn accuracy_against_bytes(rows: &[SummaryRow]) -> Result<String> {
+    scatter(
+        rows,
+        |row| row.bytes,
+        "size of the model file, log scale (1 MB = 1,000 kB)",
+        |bytes| match bytes {
+            1e6.. => format!("{} MB", rounded(bytes / 1e6)),
+            _ => format!("{} kB", rounded(bytes / 1e3)),
+        },
+    )
+}
+
+/// Draws accuracy against multiply-accumulates for one image.
+///
+/// # Errors
+///
+/// Drawing fails.
+pub fn accuracy_against_macs(rows: &[SummaryRow]) -> Result<String> {
+    scatter(
+        rows,
+        |row| row.macs,
+        "multiply-accumulates per image, log scale (M = million)",
+        |macs| match macs {
+            1e9.. => format!("{} G", rounded(macs / 1e9)),
+            1e6.. => format!("{} M", rounded(macs / 1e6)),
+            _ => format!("{} k", rounded(macs / 1e3)),
+        },
+    )
+}
+
+/// A marker per experiment: fixed for the known ones, so that reports of different runs look alike.
+fn kinds<'a>(rows: &[&'a SummaryRow]) -> Vec<(&'a str, Kind)> {
+    const KNOWN: [&str; 5] = ["baseline", "prune", "quantize", "distill", "pipeline"];
+    let mut kinds: Vec<(&str, Kind)> = Vec::new();
+    let mut next = KNOWN.len();
+    for row in rows {
+        let name = row.experiment.as_str();
+        if kinds.iter().any(|(other, _)| *other == name) {
+            continue;
+        }
+        let kind = KNOWN.iter().position(|known| *known == name);
+        kinds.push((name, kind.unwrap_or(next)));
+        next += usize::from(kind.is_none());
+    }
+    kinds
+}
+
+fn scatter(
+    rows: &[SummaryRow],
+    cost: fn(&SummaryRow) -> u64,
+    cost_title: &str,
+    cost_words: fn(f64) -> String,
+) -> Result<String> {
+    let rows: Vec<&SummaryRow> = rows
+        .iter()
+        .filter(|row| cost(row) > 0 && row.top1.mean.is_finite())
+        .collect();
+    if rows.is_empty() {
+        return page(&[], |area| nothing(area, "no results yet"));
+    }
+    let points: Vec<(f64, f64)> = rows
+        .iter()
+        .map(|row| (cost(row) as f64, row.top1.mean))
+        .collect();
+    let costs = points.iter().map(|point| point.0);
+    let accuracies = points.iter().map(|point| point.1);
+    let best = accuracies.clone().fold(0.0, f64::max);
+    let floor = accuracies.fold(f64::INFINITY, f64::min).max(best - DEPTH);
+    let x = log_axis(
+        costs.clone().fold(f64::INFINITY, f64::min),
+        costs.fold(0.0, f64::max),
+        cost_words,
+    );
+    let y = linear_axis(floor, best, rounded);
+    let kinds = kinds(&rows);
+    let front = pareto_front(&points);
+
+    let mut legend: Vec<Entry> = kinds
+        .iter()
+        .map(|(name, kind)| Entry::Marker(*kind, shortened(name, 40)))
+        .collect();
+    legend.push(Entry::Dashes("best for its cost".to_owned()));
+    if rows.iter().any(|row| row.n > 1) {
+        let words = "bars: one standard deviation over seeds";
+        legend.push(Entry::Note(words.to_owned()));
+    }
+    let n_below = points.iter().filter(|point| point.1 < floor).count();
+    if n_below > 0 {
+        legend.push(Entry::Note(format!(
+            "{n_below} at the lower edge: below {} %",
+            rounded(floor)
+        )));
+    }
+
+    page(&legend, |area| {
+        axes(
+            area,
+            &x,
+            &y,
+            cost_title,
+            "top-1 accuracy on the test set (%)",
+        )?;
+        let at: Vec<(i32, i32)> = points
+            .iter()
+            .map(|point| place(&x, &y, point.0.log10(), point.1))
+            .collect();
+        let mut corners: Vec<(i32, i32)> = Vec::new();
+        for &i in &front {
+            if let Some(last) = corners.last() {
+                corners.push((at[i].0, last.1));
+            }
+            corners.push(at[i]);
+        }
+        dashes(area, &corners)?;
+        for (row, &(column, _)) in rows.iter().zip(&at) {
+            if let Some(std) = row.top1.std {
+                let edge = |accuracy| place(&x, &y, x.low, accuracy).1;
+                let (low, high) = (edge(row.top1.mean - std), edge(row.top1.mean + std));
+                error_bar(area, kind_of(&kinds, row), column, low, high)?;
+            }
+        }
+        for (row, &at) in rows.iter().zip(&at) {
+            marker(area, kind_of(&kinds, row), at)?;
+        }
+        let mut covered: Vec<Covered> = at.iter().map(|&at| Covered::marker(at)).collect();
+        for &i in &front {
+            label(area, &shortened(&rows[i].variant, 28), at[i], &mut covered)?;
+        }
+        Ok(())
+    })
+}
+
+fn kind_of(kinds: &[(&str, Kind)], row: &SummaryRow) -> Kind {
+    kinds
+        .iter()
+        .find(|(name, _)| *name == row.experiment)
+        .map_or(0, |(_, kind)| *kind)
+}
+
+/// A number without the digits that only rounding brought.
+fn rounded(value: f64) -> String {
+    let words = format!("{value:.3}");
+    words.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample_lines;
+    use crate::results::summarize;
+
+    #[test]
+    fn equal_input_gives_equal_bytes() {
+        let rows = summarize(&sample_lines()).rows;
+        assert_eq!(
+            accuracy_against_bytes(&rows).unwrap(),
+            accuracy_against_bytes(&rows.clone()).unwrap()
+        );
+    }
+
+    #[test]
+    fn the_plot_names_its_axes_its_kinds_and_its_best_points() {
+        let svg = accuracy_against_bytes(&summarize(&sample_lines()).rows).unwrap();
+        for words in [
+            "size of the model file",
+            "200 kB",
+            "(%)",
+            "\npipeline\n",
+            "channels + W8A8",
+        ] {
+            assert!(svg.contains(words), "{words}");
+        }
+        // Beaten by others, so it has a marker and no label.
+        assert!(!svg.contains("one-shot 90 %"));
+        let svg = accuracy_against_macs(&summarize(&sample_lines()).rows).unwrap();
+        assert!(svg.contains("20 M"));
+    }
+
+    #[test]
+    fn names_are_escaped() {
+        let mut rows = summarize(&sample_lines()).rows;
+        for row in &mut rows {
+            row.variant = "<b>&".to_owned();
+            row.experiment = "<i>".to_owned();
+        }
+        let svg = accuracy_against_bytes(&rows).unwrap();
+        assert!(!svg.contains("<b>") && !svg.contains("<i>"));
+        assert!(svg.contains("&lt;b&gt;&amp;"));
+    }
+
+    #[test]
+    fn plots_of_nothing_and_of_one_point() {
+        assert!(
+            accuracy_against_bytes(&[])
+                .unwrap()
+                .contains("no results yet")
+        );
+        let rows = summarize(&sample_lines()[..1]).rows;
+        assert!(accuracy_against_macs(&rows).unwrap().contains("baseline"));
+        // A model that was not written has no size.
+        let mut rows = rows;
+        rows[0].bytes = 0;
+        assert!(
+            accuracy_against_bytes(&rows)
+                .unwrap()
+                .contains("no results yet")
+        );
+    }
+
+    #[test]
+    fn a_collapsed_model_is_drawn_at_the_edge_and_said_so() {
+        let mut rows = summarize(&sample_lines()).rows;
+        rows[1].top1.mean = 10.0;
+        let svg = accuracy_against_bytes(&rows).unwrap();
+        assert!(svg.contains("at the lower edge: below"), "{svg}");
+    }
+}

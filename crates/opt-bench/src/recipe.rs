@@ -1,0 +1,304 @@
+//! Recipes: how one network is trained, as TOML. Unknown keys are errors.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use opt_data::augment::{AugmentConfig, Border, Crop, Flip};
+use opt_nn::Precision;
+use opt_nn::optimizer::SgdOptions;
+use opt_nn::train::TrainOptions;
+use serde::{Deserialize, Serialize};
+
+/// A network and how it is trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The name that results carry.
+    pub name: String,
+    /// The zoo's name of the network.
+    pub model: String,
+    /// A safetensors checkpoint to start from; relative to the recipe's file. Without it, seeded random weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<PathBuf>,
+    /// How it is trained.
+    pub train: Train,
+}
+
+/// A phase of training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Passes over the training images; 0 evaluates the network as it is.
+    pub epochs: usize,
+    /// Images in a batch.
+    #[serde(default = "default_batch")]
+    pub batch: usize,
+    /// Peak learning rate, for a loss that is a mean over the batch.
+    pub lr: f64,
+    /// How the learning rate moves.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Momentum.
+    #[serde(default = "default_momentum")]
+    pub momentum: f64,
+    /// Nesterov's form of momentum.
+    #[serde(default = "yes")]
+    pub nesterov: bool,
+    /// Weight decay, on weights only.
+    #[serde(default = "default_weight_decay")]
+    pub weight_decay: f64,
+    /// The share of each label that is spread over all classes.
+    #[serde(default)]
+    pub label_smoothing: f64,
+    /// How training images are varied.
+    #[serde(default)]
+    pub augment: Augment,
+    /// The arithmetic of convolutions in training.
+    #[serde(default)]
+    pub precision: TrainPrecision,
+}
+
+fn default_batch() -> usize {
+    128
+}
+fn default_momentum() -> f64 {
+    0.9
+}
+fn default_weight_decay() -> f64 {
+    5e-4
+}
+fn yes() -> bool {
+    true
+}
+
+/// How the learning rate moves over a phase.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Schedule {
+    /// The same throughout.
+    #[default]
+    Constant,
+    /// Up to the peak, then down.
+    OneCycle {
+        /// Where the peak is, 0 to 1.
+        peak: f64,
+        /// Factor at the start.
+        start: f64,
+        /// Factor at the end.
+        end: f64,
+    },
+    /// Multiplied by a factor at fractions of the phase.
+    Step {
+        /// Fractions, 0 to 1.
+        at: Vec<f64>,
+        /// Factor.
+        factor: f64,
+    },
+}
+
+/// How training images are varied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Augment {
+    /// Not at all.
+    None,
+    /// Shifted by up to 4 pixels (what comes in is black) and mirrored at random.
+    #[default]
+    CropFlip,
+    /// Shifted by up to 2 pixels (what comes in is a reflection) and mirrored every other epoch.
+    ReflectAlternate,
+}
+
+/// The arithmetic of convolutions in training. Reported accuracy is f32 or integer always.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TrainPrecision {
+    /// bfloat16 where the hardware has it, else f32.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Train {
+    /// The knobs of the loop on this device.
+    #[must_use]
+    pub fn options(&self, device: tch::Device) -> TrainOptions {
+        let schedule = match &self.schedule {
+            Schedule::Constant => opt_nn::schedule::Schedule::Constant,
+            &Schedule::OneCycle { peak, start, end } => {
+                opt_nn::schedule::Schedule::OneCycle { peak, start, end }
+            }
+            Schedule::Step { at, factor } => opt_nn::schedule::Schedule::Step {
+                at: at.clone(),
+                factor: *factor,
+            },
+        };
+        TrainOptions {
+            epochs: self.epochs,
+            lr: self.lr,
+            schedule,
+            sgd: SgdOptions {
+                momentum: self.momentum,
+                nesterov: self.nesterov,
+                weight_decay: self.weight_decay,
+            },
+            precision: match self.precision {
+                TrainPrecision::Auto => Precision::for_training(device),
+                TrainPrecision::F32 => Precision::F32,
+                TrainPrecision::Bf16 => Precision::Bf16,
+            },
+        }
+    }
+
+    /// The variation of images, for a set with this many channels.
+    #[must_use]
+    pub fn augmentation(&self, channels: usize) -> AugmentConfig {
+        match self.augment {
+            Augment::None => AugmentConfig::NONE,
+            Augment::CropFlip => AugmentConfig {
+                crop: Crop::Random {
+                    padding: 4,
+                    border: Border::Fill(vec![0; channels]),
+                },
+                flip: Flip::Random,
+            },
+            Augment::ReflectAlternate => AugmentConfig {
+                crop: Crop::Random {
+                    padding: 2,
+                    border: Border::Reflect,
+                },
+                flip: Flip::Alternating,
+            },
+        }
+    }
+
+    /// Checks every number.
+    ///
+    /// # Errors
+    ///
+    /// Names the first key whose value makes no sense.
+    pub fn check(&self) -> Result<()> {
+        let unit = |x: f64| (0.0..=1.0).contains(&x);
+        ensure!(self.batch > 0, "batch is 0, expected at least 1");
+        ensure!(
+            self.lr.is_finite() && self.lr > 0.0,
+            "lr is {}, expected a positive number",
+            self.lr
+        );
+        ensure!(
+            (0.0..1.0).contains(&self.momentum),
+            "momentum is {}, expected 0 to less than 1",
+            self.momentum
+        );
+        ensure!(
+            self.weight_decay.is_finite() && self.weight_decay >= 0.0,
+            "weight_decay is {}, expected 0 or more",
+            self.weight_decay
+        );
+        ensure!(
+            (0.0..1.0).contains(&self.label_smoothing),
+            "label_smoothing is {}, expected 0 to less than 1",
+            self.label_smoothing
+        );
+        match &self.schedule {
+            Schedule::Constant => {}
+            Schedule::OneCycle { peak, start, end } => ensure!(
+                unit(*peak) && unit(*start) && unit(*end),
+                "schedule.one_cycle: peak {peak}, start {start} and end {end} must lie between 0 and 1"
+            ),
+            Schedule::Step { at, factor } => ensure!(
+                at.iter().all(|a| unit(*a)) && at.is_sorted() && *factor > 0.0,
+                "schedule.step: at {at:?} must ascend between 0 and 1 and factor {factor} be positive"
+            ),
+        }
+        Ok(())
+    }
+}
+
+impl Recipe {
+    /// Reads a recipe file.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and the key.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("reading the recipe {}", path.display()))?;
+        let mut recipe: Self = toml::from_str(&text)
+            .with_context(|| format!("the recipe {} is not valid", path.display()))?;
+        recipe
+            .check()
+            .with_context(|| format!("the recipe {} is not valid", path.display()))?;
+        if let Some(weights) = &mut recipe.weights {
+            *weights = path.parent().unwrap_or(Path::new(".")).join(&*weights);
+        }
+        Ok(recipe)
+    }
+
+    /// Checks every number and the network's name.
+    ///
+    /// # Errors
+    ///
+    /// Names the key.
+    pub fn check(&self) -> Result<()> {
+        ensure!(!self.name.is_empty(), "name is empty");
+        self.train.check().context("in [train]")?;
+        opt_core::zoo::build(&self.model, &opt_core::InputSpec::cifar10(), 0)
+            .context("in key `model`")?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOUND: &str = r#"
+name = "test"
+model = "resnet20"
+[train]
+epochs = 2
+lr = 0.1
+schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }
+"#;
+
+    fn parse(text: &str) -> Result<Recipe> {
+        let recipe: Recipe = toml::from_str(text)?;
+        recipe.check()?;
+        Ok(recipe)
+    }
+
+    #[test]
+    fn defaults_are_filled_in_and_survive_writing() {
+        let recipe = parse(SOUND).unwrap();
+        assert_eq!((recipe.train.batch, recipe.train.momentum), (128, 0.9));
+        let again = parse(&toml::to_string(&recipe).unwrap()).unwrap();
+        assert_eq!(again, recipe);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let cases = [
+            // A key that does not exist.
+            ("epochs = 2", "epoch = 2", "unknown field `epoch`"),
+            // A key that is missing.
+            ("lr = 0.1", "", "missing field `lr`"),
+            // Numbers that make no sense.
+            ("lr = 0.1", "lr = -1.0", "lr is -1"),
+            ("lr = 0.1", "lr = nan", "lr is NaN"),
+            ("epochs = 2", "epochs = 2\nbatch = 0", "batch is 0"),
+            ("epochs = 2", "epochs = 2\nmomentum = 1.0", "momentum is 1"),
+            ("peak = 0.2", "peak = 2.0", "peak 2"),
+            // A network and a schedule that do not exist.
+            ("resnet20", "resnet21", "no network `resnet21`"),
+            ("one_cycle", "two_cycle", "unknown variant `two_cycle`"),
+        ];
+        for (from, to, expect) in cases {
+            let error = format!("{:#}", parse(&SOUND.replace(from, to)).unwrap_err());
+            assert!(error.contains(expect), "{to}: {error}");
+        }
+    }
+}

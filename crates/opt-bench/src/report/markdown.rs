@@ -1,0 +1,148 @@
+//! `report.md`: the main table and its conditions, to be read in a terminal or put into a README.
+
+use super::Plot;
+use super::words::{
+    accuracy, bits, conditions, difference, headline, how_picked, in_millions, in_thousands, plain,
+    times,
+};
+use crate::results::{RunInfo, Summary};
+
+/// Writes the report as Markdown.
+pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
+    let mut text = String::from("# What was compressed how far, at what loss\n\n");
+    if let Some(notice) = &run.dataset.notice {
+        text += &format!("> **Note on the data:** {}\n\n", escaped(notice));
+    }
+    for line in headline(&summary.rows) {
+        let detail = escaped(&line.detail);
+        text += &format!("- {}: **{}**. {detail}\n", line.loss, line.gain);
+    }
+    text += &format!("\n{}\n\n", how_picked(&summary.rows));
+
+    let mut table: Vec<Vec<String>> = vec![
+        [
+            "experiment",
+            "variant",
+            "network",
+            "top-1 (%)",
+            "Δ (points)",
+            "size (kB)",
+            "smaller",
+            "params (k)",
+            "non-zero (k)",
+            "MMACs",
+            "bits W / A",
+            "epochs",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
+    for row in &summary.rows {
+        table.push(vec![
+            escaped(&row.experiment),
+            escaped(&row.variant),
+            escaped(&row.model),
+            accuracy(row),
+            difference(row),
+            in_thousands(row.bytes),
+            times(row.bytes_ratio),
+            in_thousands(row.params),
+            in_thousands(row.nonzero),
+            in_millions(row.macs),
+            bits(row),
+            plain(row.epochs),
+        ]);
+    }
+    text += &aligned(&table, 3);
+    text += "\n▲ ▼: better or worse than the baseline of the row by at least two standard errors; ≈: not resolved. \
+             MMACs: millions of multiply-accumulates per image, zeros included; k: thousands.\n\n";
+    for plot in plots.iter().take(2) {
+        text += &format!("![{}](plots/{}.svg)\n", plot.caption, plot.name);
+    }
+    text += "\n## Conditions\n\n";
+    for (term, value) in conditions(run) {
+        text += &format!("- {term}: {}\n", escaped(&value));
+    }
+    for absent in &run.not_run {
+        let (what, why) = (escaped(&absent.what), escaped(&absent.why));
+        text += &format!("- Did not run: {what} ({why})\n");
+    }
+    text
+}
+
+/// A table padded so that it can be read as plain text too; columns from `first_right` on are aligned to the right.
+fn aligned(table: &[Vec<String>], first_right: usize) -> String {
+    let columns = table[0].len();
+    let widths: Vec<usize> = (0..columns)
+        .map(|j| {
+            table
+                .iter()
+                .map(|row| row[j].chars().count())
+                .max()
+                .unwrap_or(0)
+                .max(3)
+        })
+        .collect();
+    let mut text = String::new();
+    for (i, row) in table.iter().enumerate() {
+        for (j, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            text += &match j < first_right {
+                true => format!("| {cell:<width$} "),
+                false => format!("| {cell:>width$} "),
+            };
+        }
+        text += "|\n";
+        if i == 0 {
+            for (j, width) in widths.iter().enumerate() {
+                text += &match j < first_right {
+                    true => format!("|{}", "-".repeat(width + 2)),
+                    false => format!("|{}:", "-".repeat(width + 1)),
+                };
+            }
+            text += "|\n";
+        }
+    }
+    text
+}
+
+/// Text that Markdown takes literally, on one line.
+fn escaped(text: &str) -> String {
+    let mut safe = String::new();
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' => safe.push(' '),
+            '|' | '<' | '*' | '`' | '[' | '\\' => {
+                safe.push('\\');
+                safe.push(c);
+            }
+            _ => safe.push(c),
+        }
+    }
+    safe
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample::{sample_lines, sample_run};
+    use crate::results::summarize;
+
+    #[test]
+    fn the_table_is_aligned_and_its_cells_cannot_break_it() {
+        let mut lines = sample_lines();
+        lines[4].variant = "a|b <b>".to_owned();
+        let text = markdown(&sample_run(), &summarize(&lines), &[]);
+        assert!(text.contains("> **Note on the data:** real CIFAR-10"));
+        assert!(text.contains("a\\|b \\<b>"));
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
+        assert_eq!(rows.len(), 14);
+        let width = rows[0].chars().count();
+        assert!(
+            rows.iter().all(|row| row.chars().count() == width),
+            "{text}"
+        );
+        assert!(text.contains(
+            "- Did not run: source_net, 10 epochs a phase (belongs to the profile full)"
+        ));
+    }
+}

@@ -1,0 +1,202 @@
+//! A made run that tests of reports and plots share.
+
+use crate::results::{
+    Cpu, CurvePoint, DataSource, DatasetInfo, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA,
+    Versions,
+};
+
+pub(crate) fn sample_lines() -> Vec<ResultLine> {
+    let base = ResultLine {
+        experiment: "baseline".to_owned(),
+        variant: "resnet20".to_owned(),
+        model: "resnet20".to_owned(),
+        dataset: "cifar10".to_owned(),
+        seed: 0,
+        device: "cpu".to_owned(),
+        epochs: 8.0,
+        epochs_of: "8 base".to_owned(),
+        top1: 91.6,
+        top1_baseline: 91.6,
+        baseline: None,
+        bytes_baseline: Some(1_100_000),
+        macs_baseline: Some(40_551_040),
+        agreement: None,
+        n_test: 10_000,
+        params: 269_722,
+        nonzero: 269_722,
+        macs: 40_551_040,
+        bytes: 1_100_000,
+        layers: 20,
+        weight_bits: 32,
+        activation_bits: 32,
+        precision: "f32".to_owned(),
+        seconds: 412.4,
+        recipe: "resnet20-quick".to_owned(),
+        file: "models/baseline-resnet20-0.safetensors".to_owned(),
+        commit: "0123456789abcdef".to_owned(),
+    };
+    let variant = |experiment: &str, name: &str, top1: f64, nonzero: u64, bytes: u64| ResultLine {
+        experiment: experiment.to_owned(),
+        variant: name.to_owned(),
+        baseline: Some("resnet20".to_owned()),
+        top1,
+        top1_baseline: 91.7,
+        agreement: Some(top1 + 3.0),
+        epochs: 10.0,
+        epochs_of: "8 base + 2 fine-tune".to_owned(),
+        nonzero,
+        bytes,
+        seconds: 61.0,
+        file: format!("models/{experiment}.safetensors"),
+        ..base.clone()
+    };
+    let quantized = |name: &str, top1: f64, weight_bits: u32, bytes: u64| ResultLine {
+        weight_bits,
+        activation_bits: 8,
+        precision: "integer-exact simulation".to_owned(),
+        ..variant("quantize", name, top1, 269_722, bytes)
+    };
+    let pipeline = |name: &str, top1: f64, weight_bits: u32, bytes: u64| ResultLine {
+        weight_bits,
+        activation_bits: 8,
+        params: 172_000,
+        macs: 26_000_000,
+        precision: "integer-exact simulation".to_owned(),
+        ..variant("pipeline", name, top1, 172_000, bytes)
+    };
+    let student = ResultLine {
+        model: "airbench-16-32-32".to_owned(),
+        bytes_baseline: Some(150_000),
+        macs_baseline: Some(6_000_000),
+        params: 36_000,
+        nonzero: 36_000,
+        macs: 6_000_000,
+        layers: 8,
+        ..variant("distill", "student alone", 84.1, 36_000, 150_000)
+    };
+    vec![
+        base.clone(),
+        ResultLine {
+            variant: "source_net".to_owned(),
+            model: "source_net".to_owned(),
+            epochs: 2.0,
+            epochs_of: "2 base".to_owned(),
+            top1: 68.2,
+            top1_baseline: 68.2,
+            bytes_baseline: Some(630_000),
+            macs_baseline: Some(77_332_480),
+            params: 157_578,
+            nonzero: 157_578,
+            macs: 77_332_480,
+            bytes: 630_000,
+            layers: 3,
+            ..base.clone()
+        },
+        variant("prune", "one-shot 50 %", 91.3, 136_000, 640_000),
+        variant("prune", "one-shot 90 %", 84.9, 29_000, 190_000),
+        variant("prune", "iterative 80 %", 90.4, 56_000, 330_000),
+        quantized("post-training W8A8", 91.65, 8, 285_000),
+        quantized("aware W4A8", 90.1, 4, 152_000),
+        quantized("L-level formula, L = 16", 74.0, 4, 152_000),
+        ResultLine {
+            baseline: None,
+            top1_baseline: 84.1,
+            agreement: None,
+            ..student.clone()
+        },
+        ResultLine {
+            variant: "student taught by resnet20".to_owned(),
+            baseline: Some("student alone".to_owned()),
+            top1: 85.3,
+            top1_baseline: 84.1,
+            ..student
+        },
+        pipeline("channels + W8A8", 90.85, 8, 178_300),
+        pipeline("channels + W4A8", 89.9, 4, 98_000),
+        // A second seed of the first.
+        ResultLine {
+            seed: 1,
+            top1: 91.8,
+            top1_baseline: 91.8,
+            ..base
+        },
+    ]
+}
+
+pub(crate) fn sample_curves() -> Vec<CurvePoint> {
+    let mut points = Vec::new();
+    for (experiment, variant, n_epochs, end) in [
+        ("baseline", "resnet20", 8, 92.0),
+        ("baseline", "source_net", 2, 66.0),
+        ("prune", "one-shot 90 %", 10, 86.0),
+        ("prune", "iterative 80 %", 10, 91.0),
+    ] {
+        for epoch in 1..=n_epochs {
+            let epoch = f64::from(epoch);
+            points.push(CurvePoint {
+                experiment: experiment.to_owned(),
+                variant: variant.to_owned(),
+                seed: 0,
+                phase: "train".to_owned(),
+                epoch,
+                loss: 2.3 / epoch,
+                train_top1: end - 50.0 / epoch,
+                lr: 0.1,
+                images_per_second: 796.0,
+                test_top1: None,
+            });
+        }
+    }
+    points
+}
+
+pub(crate) fn sample_run() -> RunInfo {
+    RunInfo {
+        schema: SCHEMA,
+        started: "2025-01-02T03:04:05Z".to_owned(),
+        finished: Some("2025-01-02T03:33:05Z".to_owned()),
+        command: "cargo xtask experiment all --data cifar-10-batches-bin".to_owned(),
+        profile: "quick".to_owned(),
+        experiments: ["baseline", "prune", "quantize", "distill", "pipeline"]
+            .map(str::to_owned)
+            .to_vec(),
+        recipes: vec![RecipeText {
+            name: "resnet20-quick".to_owned(),
+            text: "model = \"resnet20\"\nepochs = 8\n".to_owned(),
+        }],
+        commit: "0123456789abcdef0123".to_owned(),
+        dirty: Some(true),
+        versions: Versions {
+            opt: "0.1.0".to_owned(),
+            rustc: "1.95.0".to_owned(),
+            tch: "0.26.0".to_owned(),
+            libtorch: "2.13.0".to_owned(),
+        },
+        cpu: Cpu {
+            model: "AMD EPYC 9R14".to_owned(),
+            features: vec!["avx2".to_owned(), "avx512f".to_owned()],
+            cores: 2,
+        },
+        threads: 2,
+        device: "cpu".to_owned(),
+        precision: "bf16 NHWC".to_owned(),
+        dataset: DatasetInfo {
+            name: "cifar10".to_owned(),
+            source: DataSource::Unofficial,
+            hash: format!("sha256:{}", "0123456789abcdef".repeat(4)),
+            notice: Some(
+                "real CIFAR-10 images, re-encoded as JPEG by their publisher: accuracies are a few tenths of a point \
+                 below those on the official files"
+                    .to_owned(),
+            ),
+            n_train: 50_000,
+            n_test: 10_000,
+            split: "all 50,000 training images, last epoch reported".to_owned(),
+        },
+        seeds: vec![0, 1],
+        not_run: vec![NotRun {
+            what: "source_net, 10 epochs a phase".to_owned(),
+            why: "belongs to the profile full".to_owned(),
+        }],
+    }
+}

@@ -1,0 +1,293 @@
+//! Numbers and sentences as a reader sees them: units, thousands separators, true minus signs.
+
+use crate::results::{RunInfo, SummaryRow, best_within};
+
+/// An integer with a comma between thousands.
+pub(super) fn thousands(value: u64) -> String {
+    let digits = value.to_string();
+    let mut words = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            words.push(',');
+        }
+        words.push(digit);
+    }
+    words
+}
+
+/// `value` divided by a thousand, with one decimal and separators.
+pub(super) fn in_thousands(value: u64) -> String {
+    let tenths = value / 100 + u64::from(value % 100 >= 50);
+    format!("{}.{}", thousands(tenths / 10), tenths % 10)
+}
+
+/// `value` divided by a million, with two decimals and separators.
+pub(super) fn in_millions(value: u64) -> String {
+    let hundredths = value / 10_000 + u64::from(value % 10_000 >= 5_000);
+    format!("{}.{:02}", thousands(hundredths / 100), hundredths % 100)
+}
+
+/// A difference with its sign.
+pub(super) fn signed(value: f64) -> String {
+    let words = format!("{:.2}", value.abs());
+    if words.bytes().all(|byte| byte == b'0' || byte == b'.') {
+        return words;
+    }
+    format!("{}{words}", if value < 0.0 { '−' } else { '+' })
+}
+
+/// A ratio, or a dash where it is unknown.
+pub(super) fn times(ratio: Option<f64>) -> String {
+    match ratio {
+        Some(ratio) if ratio >= 99.95 => format!("{ratio:.0}×"),
+        Some(ratio) if ratio >= 9.995 => format!("{ratio:.1}×"),
+        Some(ratio) => format!("{ratio:.2}×"),
+        None => "–".to_owned(),
+    }
+}
+
+/// A number without trailing zeros.
+pub(super) fn plain(value: f64) -> String {
+    let words = format!("{value:.2}");
+    words.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Accuracy in percent, with its spread where there are several seeds.
+pub(super) fn accuracy(row: &SummaryRow) -> String {
+    match row.top1.std {
+        Some(std) => format!("{:.2} ± {std:.2}", row.top1.mean),
+        None => format!("{:.2}", row.top1.mean),
+    }
+}
+
+/// The difference to the baseline: an arrow where it is resolved, `≈` where it is within two standard errors.
+pub(super) fn difference(row: &SummaryRow) -> String {
+    if row.baseline.is_none() {
+        return "baseline".to_owned();
+    }
+    let mark = match row.resolved {
+        false => '≈',
+        true if row.delta.mean < 0.0 => '▼',
+        true => '▲',
+    };
+    format!("{} {mark}", signed(row.delta.mean))
+}
+
+/// An RFC 3339 time in UTC to the minute, for reading.
+pub(super) fn moment(time: &str) -> String {
+    match time.split_once('T') {
+        Some((day, time)) if time.len() >= 5 && time.is_ascii() => {
+            format!("{day} {} UTC", &time[..5])
+        }
+        _ => time.to_owned(),
+    }
+}
+
+/// Bits of weights and activations.
+pub(super) fn bits(row: &SummaryRow) -> String {
+    let word = |bits: u32| match bits {
+        32 => "f32".to_owned(),
+        _ => bits.to_string(),
+    };
+    match (row.weight_bits, row.activation_bits) {
+        (32, 32) => "f32".to_owned(),
+        (weights, activations) => format!("{} / {}", word(weights), word(activations)),
+    }
+}
+
+/// The answer to "how far, at what loss" for one allowed loss.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Headline {
+    /// The allowed loss: `Losing at most 1 point`.
+    pub loss: String,
+    /// How much smaller: `5.90× smaller`, or that nothing was within the loss.
+    pub gain: String,
+    /// Which variant it is and its numbers; empty if there is none.
+    pub detail: String,
+}
+
+/// Says what was compressed how far within one and within two points of accuracy.
+pub fn headline(rows: &[SummaryRow]) -> Vec<Headline> {
+    let (one, two) = (best_within(rows, 1.0), best_within(rows, 2.0));
+    let mut headlines = vec![headline_for("Losing at most 1 point", one)];
+    if one == two && one.is_some() {
+        headlines[0].loss = "Losing at most 1 point (and at most 2)".to_owned();
+    } else if two.is_some() {
+        headlines.push(headline_for("Losing at most 2 points", two));
+    }
+    headlines
+}
+
+fn headline_for(loss: &str, row: Option<&SummaryRow>) -> Headline {
+    let Some(row) = row else {
+        return Headline {
+            loss: loss.to_owned(),
+            gain: "no smaller model".to_owned(),
+            detail: String::new(),
+        };
+    };
+    let instead = match row.bytes_baseline {
+        Some(bytes) => format!(" instead of {} kB", in_thousands(bytes)),
+        None => String::new(),
+    };
+    let macs = match row.macs_ratio {
+        Some(ratio) if ratio >= 1.05 => {
+            format!(", {} fewer multiply-accumulates", times(Some(ratio)))
+        }
+        _ => String::new(),
+    };
+    Headline {
+        loss: loss.to_owned(),
+        gain: format!("{} smaller", times(row.bytes_ratio)),
+        detail: format!(
+            "{}: {} ({}). {} kB{instead}{macs}; {} % top-1, {} points against {}.",
+            row.experiment,
+            row.variant,
+            row.model,
+            in_thousands(row.bytes),
+            accuracy(row),
+            signed(row.delta.mean),
+            row.baseline.as_deref().unwrap_or("itself"),
+        ),
+    }
+}
+
+/// How the headline was picked, so that nobody takes it for a prediction.
+pub(super) fn how_picked(rows: &[SummaryRow]) -> String {
+    let n = rows.iter().filter(|row| row.baseline.is_some()).count();
+    let errors = rows.iter().map(|row| row.delta_error);
+    let error = errors.fold(0.0, f64::max);
+    format!(
+        "The smallest files among {n} variants, picked after the run by test accuracy; a difference between two models \
+         has a standard error of up to {error:.2} points."
+    )
+}
+
+/// The conditions of a run as pairs of a term and its value.
+pub(super) fn conditions(run: &RunInfo) -> Vec<(&'static str, String)> {
+    let data = &run.dataset;
+    let dirty = match run.dirty {
+        Some(true) => " with uncommitted changes",
+        _ => "",
+    };
+    let commit = match run.commit.as_str() {
+        "" => "unknown".to_owned(),
+        commit => format!("{}{dirty}", commit.chars().take(12).collect::<String>()),
+    };
+    let versions = [
+        ("opt", &run.versions.opt),
+        ("rustc", &run.versions.rustc),
+        ("tch", &run.versions.tch),
+        ("libtorch", &run.versions.libtorch),
+    ];
+    let versions: Vec<String> = versions
+        .iter()
+        .filter(|(_, version)| !version.is_empty())
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
+    let seeds: Vec<String> = run.seeds.iter().map(u64::to_string).collect();
+    let machine = format!(
+        "{}, {} of {} cores used; {}",
+        run.cpu.model,
+        run.threads,
+        run.cpu.cores,
+        run.cpu.features.join(" ")
+    );
+    let time = match &run.finished {
+        Some(finished) => format!("{} to {}", moment(&run.started), moment(finished)),
+        None => format!("{}, not finished", moment(&run.started)),
+    };
+    vec![
+        ("Command", run.command.clone()),
+        ("Profile", run.profile.clone()),
+        (
+            "Data",
+            format!(
+                "{}, {} training and {} test images; {}",
+                data.name,
+                thousands(data.n_train),
+                thousands(data.n_test),
+                data.hash
+            ),
+        ),
+        ("Split", data.split.clone()),
+        ("Seeds", seeds.join(", ")),
+        ("Device", run.device.clone()),
+        ("Machine", machine),
+        (
+            "Precision",
+            format!(
+                "training in {}; accuracy in f32 or exact integers",
+                run.precision
+            ),
+        ),
+        ("Commit", commit),
+        ("Versions", versions.join(", ")),
+        ("Time", time),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample_lines;
+    use crate::results::summarize;
+
+    #[test]
+    fn numbers_for_readers() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_000), "1,000");
+        assert_eq!(thousands(40_551_040), "40,551,040");
+        assert_eq!(in_thousands(1_079_949), "1,079.9");
+        assert_eq!(in_thousands(1_079_950), "1,080.0");
+        assert_eq!(in_millions(40_551_040), "40.55");
+        assert_eq!(in_millions(5_000), "0.01");
+        assert_eq!(signed(-0.8), "−0.80");
+        assert_eq!(signed(0.31), "+0.31");
+        assert_eq!(signed(-0.001), "0.00");
+        assert_eq!(times(Some(3.944)), "3.94×");
+        assert_eq!(times(Some(12.34)), "12.3×");
+        assert_eq!(times(None), "–");
+        assert_eq!(plain(10.0), "10");
+        assert_eq!(plain(9.9), "9.9");
+        assert_eq!(moment("2024-02-29T23:59:59Z"), "2024-02-29 23:59 UTC");
+        assert_eq!(moment("yesterday"), "yesterday");
+    }
+
+    #[test]
+    fn the_headline_names_the_variant_and_its_cost() {
+        let headlines = headline(&summarize(&sample_lines()).rows);
+        assert_eq!(headlines.len(), 2);
+        assert_eq!(headlines[0].gain, "6.17× smaller");
+        assert_eq!(
+            headlines[0].detail,
+            "pipeline: channels + W8A8 (resnet20). 178.3 kB instead of 1,100.0 kB, 1.56× fewer multiply-accumulates; \
+             90.85 % top-1, −0.85 points against resnet20."
+        );
+        assert_eq!(headlines[1].gain, "11.2× smaller");
+    }
+
+    #[test]
+    fn headlines_that_agree_and_that_find_nothing() {
+        let lines = sample_lines();
+        let same = headline(&summarize(&lines[..6]).rows);
+        assert_eq!(same.len(), 1);
+        assert_eq!(same[0].loss, "Losing at most 1 point (and at most 2)");
+        let none = headline(&summarize(&lines[..1]).rows);
+        assert_eq!((none.len(), none[0].gain.as_str()), (1, "no smaller model"));
+    }
+
+    #[test]
+    fn differences_say_their_direction_without_colour() {
+        let mut row = summarize(&sample_lines()).rows[3].clone();
+        let mut difference_of = |mean, resolved| {
+            row.delta.mean = mean;
+            row.resolved = resolved;
+            difference(&row)
+        };
+        assert_eq!(difference_of(-3.0, true), "−3.00 ▼");
+        assert_eq!(difference_of(3.0, true), "+3.00 ▲");
+        assert_eq!(difference_of(0.1, false), "+0.10 ≈");
+    }
+}

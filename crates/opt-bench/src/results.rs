@@ -1,0 +1,116 @@
+//! What a run leaves behind: result lines, training curves, the run's conditions, and their summary.
+
+mod lines;
+mod run;
+mod summary;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use lines::{Lines, append_line, read_lines, write_atomic};
+pub use run::{
+    Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Versions, cpu, rfc3339,
+};
+pub(crate) use summary::grouped;
+pub use summary::{Spread, Summary, SummaryRow, best_within, summarize};
+
+/// One line of `results.jsonl`: one variant of one experiment with one seed.
+///
+/// Unknown keys are ignored on reading, so that an older program reads the lines of a newer one. A line that repeats
+/// the experiment, variant, model, dataset and seed of an earlier one replaces it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ResultLine {
+    /// The experiment, for example `prune`.
+    pub experiment: String,
+    /// The variant within the experiment, for example `iterative 80 %`.
+    pub variant: String,
+    /// The zoo name of the network, for example `resnet20`.
+    pub model: String,
+    /// The name of the data set, for example `cifar10`.
+    pub dataset: String,
+    /// The seed of initialisation and shuffling.
+    pub seed: u64,
+    /// Where it was trained: `cpu`, `cuda:0`.
+    pub device: String,
+    /// Epochs from random initialisation to this model, over all its phases.
+    pub epochs: f64,
+    /// What these epochs were, for example `8 base + 2 fine-tune`.
+    #[serde(default)]
+    pub epochs_of: String,
+    /// Accuracy on the test set without test-time augmentation, in percent.
+    pub top1: f64,
+    /// Accuracy of the model that this one is compared with, same seed, in percent; of a baseline, its own.
+    pub top1_baseline: f64,
+    /// The variant that this one is compared with; `None` for a baseline.
+    #[serde(default)]
+    pub baseline: Option<String>,
+    /// Size of the baseline's model file in bytes, if known.
+    #[serde(default)]
+    pub bytes_baseline: Option<u64>,
+    /// Multiply-accumulates of the baseline for one image, if known.
+    #[serde(default)]
+    pub macs_baseline: Option<u64>,
+    /// Test images predicted as the baseline predicts them, in percent.
+    #[serde(default)]
+    pub agreement: Option<f64>,
+    /// Images in the test set.
+    pub n_test: u64,
+    /// Trainable parameters.
+    pub params: u64,
+    /// Parameters that are not zero.
+    pub nonzero: u64,
+    /// Multiply-accumulates of Conv and Gemm for one image, zeros included.
+    pub macs: u64,
+    /// Size of the written model file in bytes.
+    pub bytes: u64,
+    /// Number of Conv and Gemm layers.
+    pub layers: u32,
+    /// Bits of a stored weight; 32 for float.
+    pub weight_bits: u32,
+    /// Bits of an activation; 32 for float.
+    pub activation_bits: u32,
+    /// How the accuracy was computed: `f32`, `integer-exact simulation`.
+    pub precision: String,
+    /// Wall-clock time of this variant beyond its baseline, in seconds.
+    pub seconds: f64,
+    /// The recipe's name.
+    pub recipe: String,
+    /// The model file, relative to the run's folder; empty if none was written.
+    #[serde(default)]
+    pub file: String,
+    /// The commit of the program that wrote the line.
+    #[serde(default)]
+    pub commit: String,
+}
+
+/// One line of `curves.jsonl`: the state of training after an epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// The experiment.
+    pub experiment: String,
+    /// The variant within the experiment.
+    pub variant: String,
+    /// The seed.
+    pub seed: u64,
+    /// What was being done: `train`, `fine-tune`, `quantization-aware`.
+    #[serde(default)]
+    pub phase: String,
+    /// Epochs finished, counted from 1 over all phases of the variant.
+    pub epoch: f64,
+    /// Mean training loss of the epoch, in nats; NaN (`null` in the file) if training diverged.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub loss: f64,
+    /// Accuracy on the augmented training images of the epoch, in percent.
+    #[serde(deserialize_with = "null_is_nan")]
+    pub train_top1: f64,
+    /// Learning rate at the end of the epoch.
+    pub lr: f64,
+    /// Training images per second of wall-clock time.
+    pub images_per_second: f64,
+    /// Accuracy on held-out images after the epoch, in percent, if it was measured.
+    #[serde(default)]
+    pub test_top1: Option<f64>,
+}
+
+fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}

@@ -1,0 +1,236 @@
+//! The conditions of a run: what was asked, with which program, data and machine, and what did not run.
+
+use std::fs;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+/// The version of the layout of `run.json`, `results.jsonl`, `curves.jsonl` and `summary.json`.
+pub const SCHEMA: u32 = 1;
+
+/// The content of `run.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunInfo {
+    /// The version of the layout: [`SCHEMA`].
+    pub schema: u32,
+    /// When the run began, RFC 3339 in UTC.
+    pub started: String,
+    /// When the run ended, RFC 3339 in UTC; `None` while it runs or if it was broken off.
+    #[serde(default)]
+    pub finished: Option<String>,
+    /// The command line that repeats the run.
+    pub command: String,
+    /// The profile: `smoke`, `quick`, `full`.
+    pub profile: String,
+    /// The experiments that were asked for.
+    pub experiments: Vec<String>,
+    /// The recipes with all defaults filled in.
+    #[serde(default)]
+    pub recipes: Vec<RecipeText>,
+    /// The commit of the program; empty if unknown.
+    #[serde(default)]
+    pub commit: String,
+    /// Whether the working tree differed from the commit; `None` if unknown.
+    #[serde(default)]
+    pub dirty: Option<bool>,
+    /// The versions of what computed the numbers.
+    pub versions: Versions,
+    /// The processor.
+    pub cpu: Cpu,
+    /// Threads used for training.
+    pub threads: usize,
+    /// Where it ran: `cpu`, `cuda:0`.
+    pub device: String,
+    /// The arithmetic of training: `bf16 NHWC`, `f32 NHWC`. Accuracy is never measured in bf16.
+    pub precision: String,
+    /// The data.
+    pub dataset: DatasetInfo,
+    /// The seeds, one run of every variant each.
+    pub seeds: Vec<u64>,
+    /// What was asked for or would belong here, and did not run.
+    #[serde(default)]
+    pub not_run: Vec<NotRun>,
+}
+
+/// A recipe as it was run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecipeText {
+    /// Its name, as in a result line.
+    pub name: String,
+    /// Its TOML.
+    pub text: String,
+}
+
+/// Something that did not run, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotRun {
+    /// What did not run.
+    pub what: String,
+    /// Why.
+    pub why: String,
+}
+
+/// Versions of what computed the numbers; empty where unknown.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Versions {
+    /// This program.
+    pub opt: String,
+    /// The compiler.
+    pub rustc: String,
+    /// The Rust binding of libtorch.
+    pub tch: String,
+    /// Libtorch itself.
+    pub libtorch: String,
+}
+
+/// The processor of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Cpu {
+    /// Its name.
+    pub model: String,
+    /// Those of its features that decide the arithmetic used, in the kernel's spelling.
+    pub features: Vec<String>,
+    /// Logical cores that this process may use.
+    pub cores: usize,
+}
+
+/// The data of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetInfo {
+    /// Its name, as in a result line.
+    pub name: String,
+    /// What kind of data it is.
+    pub source: DataSource,
+    /// A hash over all its files, with the name of the algorithm: `sha256:…`.
+    pub hash: String,
+    /// What a reader must know before comparing its numbers with published ones.
+    #[serde(default)]
+    pub notice: Option<String>,
+    /// Training images.
+    pub n_train: u64,
+    /// Test images.
+    pub n_test: u64,
+    /// How it was split, for example `all 50,000 training images, last epoch reported`.
+    pub split: String,
+}
+
+/// Whether accuracies on the data can be compared with published ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DataSource {
+    /// The published files, verified by their checksum.
+    Official,
+    /// Real images that differ from the published files.
+    Unofficial,
+    /// Images made by this program.
+    Synthetic,
+}
+
+/// Names the processor and those of its features that decide the arithmetic used.
+pub fn cpu() -> Cpu {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    Cpu {
+        model: cpu_model(&text).unwrap_or("unknown").to_owned(),
+        features: cpu_features()
+            .into_iter()
+            .filter(|(_, present)| *present)
+            .map(|(name, _)| name.to_owned())
+            .collect(),
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+    }
+}
+
+fn cpu_model(cpuinfo: &str) -> Option<&str> {
+    let line = cpuinfo
+        .lines()
+        .find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim())
+}
+
+#[cfg(target_arch = "x86_64")]
+fn cpu_features() -> Vec<(&'static str, bool)> {
+    vec![
+        ("avx2", is_x86_feature_detected!("avx2")),
+        ("fma", is_x86_feature_detected!("fma")),
+        ("avx512f", is_x86_feature_detected!("avx512f")),
+        ("avx512_vnni", is_x86_feature_detected!("avx512vnni")),
+        ("avx512_bf16", is_x86_feature_detected!("avx512bf16")),
+        ("avx_vnni", is_x86_feature_detected!("avxvnni")),
+    ]
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn cpu_features() -> Vec<(&'static str, bool)> {
+    Vec::new()
+}
+
+/// Writes a time as RFC 3339 in UTC with whole seconds; times before 1970 read as its first second.
+///
+/// ```text
+/// 2024-02-29T23:59:59Z
+/// ```
+///
+/// # References
+///
+/// Howard Hinnant, *chrono-Compatible Low-Level Date Algorithms*, 2013 (`civil_from_days`).
+pub fn rfc3339(time: SystemTime) -> String {
+    let seconds = time
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs());
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Years that begin in March, so that the leap day is the last day of its year, in eras of 400 years.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12 + 1;
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn times_at_the_edges_of_the_calendar() {
+        let cases = [
+            (0, "1970-01-01T00:00:00Z"),
+            // The leap day of a century that has one, and the second before the next day.
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (951_868_799, "2000-02-29T23:59:59Z"),
+            (951_868_800, "2000-03-01T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            // A century without a leap day.
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ];
+        for (seconds, text) in cases {
+            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn the_model_of_a_processor() {
+        let cases = [
+            (
+                "processor\t: 0\nmodel name\t: AMD EPYC 9R14\nflags\t: fpu\n",
+                Some("AMD EPYC 9R14"),
+            ),
+            // Other architectures have no such line.
+            ("processor\t: 0\nBogoMIPS\t: 50\n", None),
+            ("", None),
+        ];
+        for (text, model) in cases {
+            assert_eq!(cpu_model(text), model);
+        }
+        assert!(cpu().cores >= 1);
+    }
+}

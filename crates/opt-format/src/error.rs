@@ -1,0 +1,58 @@
+//! What can be wrong with a checkpoint.
+
+use thiserror::Error;
+
+/// An error of this crate: it says what was found and what was expected.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// The bytes are no safetensors container.
+    #[error(
+        "not a safetensors file: {problem}; the file is truncated, damaged or of another format"
+    )]
+    Container {
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// The checkpoint is of another network.
+    #[error(
+        "the checkpoint does not fit the network{}",
+        list(missing, unexpected, wrong)
+    )]
+    Mismatch {
+        /// Parameters of the network that the checkpoint lacks.
+        missing: Vec<String>,
+        /// Tensors of the checkpoint that the network does not have.
+        unexpected: Vec<String>,
+        /// Tensors of another shape or type, or with a NaN or infinity: what was found and what was expected.
+        wrong: Vec<String>,
+    },
+    /// The model itself is unsound.
+    #[error(transparent)]
+    Core(#[from] opt_core::CoreError),
+}
+
+/// The first few of each kind.
+fn list(missing: &[String], unexpected: &[String], wrong: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let parts = [
+        ("missing", missing),
+        ("unexpected", unexpected),
+        ("wrong", wrong),
+    ];
+    let mut text = String::new();
+    for (what, names) in parts {
+        if names.is_empty() {
+            continue;
+        }
+        text += &format!(
+            "; {} {what}: {}",
+            names.len(),
+            names[..names.len().min(SHOWN)].join(", ")
+        );
+        if names.len() > SHOWN {
+            text += ", …";
+        }
+    }
+    text
+}

@@ -1,0 +1,270 @@
+//! safetensors checkpoints: parameters by PyTorch name.
+
+use std::collections::BTreeMap;
+
+use ndarray::{ArcArray, IxDyn};
+use opt_core::{CoreError, Model, Params};
+use safetensors::tensor::{Metadata, TensorView};
+use safetensors::{Dtype, SafeTensorError, serialize};
+
+use crate::{FormatError, Result};
+
+/// What importing had to do.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ImportReport {
+    /// Whether every name began with `module.`, as `DataParallel` writes them, and lost it.
+    pub stripped_module: bool,
+    /// Tensors that carry no parameter (`num_batches_tracked`), in the order of their names.
+    pub ignored: Vec<String>,
+    /// Parameters that were not f32, in the order of their names.
+    pub converted: Vec<Converted>,
+}
+
+/// A parameter that was not f32.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Converted {
+    /// Its name.
+    pub param: String,
+    /// Its type in the file.
+    pub from: String,
+}
+
+/// Puts the parameters of a checkpoint into a model of the same names and shapes.
+///
+/// F32, F16 and BF16 are taken exactly, F64 is rounded to f32. Every parameter of the model must be in the file and every
+/// tensor of the file in the model, except that a prefix `module.` common to all names and the counters
+/// `num_batches_tracked` are dropped.
+///
+/// ```
+/// use opt_format::{export_safetensors, import_safetensors};
+/// use std::collections::BTreeMap;
+///
+/// let build = |seed| opt_core::zoo::build("airbench_4_4_4", &opt_core::InputSpec::cifar10(), seed);
+/// let trained = build(1)?;
+/// let checkpoint = export_safetensors(&trained, &BTreeMap::new())?;
+/// let (imported, report) = import_safetensors(&checkpoint, &build(2)?)?;
+/// assert_eq!(imported, trained);
+/// assert!(report.converted.is_empty());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Errors
+///
+/// [`FormatError::Container`] for other bytes; [`FormatError::Mismatch`] lists what is missing, unexpected, of another
+/// shape or type, or not finite; [`FormatError::Core`] if the result is unsound.
+pub fn import_safetensors(bytes: &[u8], into: &Model) -> Result<(Model, ImportReport)> {
+    let mut tensors = read(bytes)?;
+    let mut report = ImportReport {
+        stripped_module: !tensors.is_empty() && tensors.keys().all(|n| n.starts_with(MODULE)),
+        ..ImportReport::default()
+    };
+    if report.stripped_module {
+        let strip = |(name, stored): (String, _)| (name[MODULE.len()..].to_owned(), stored);
+        tensors = tensors.into_iter().map(strip).collect();
+    }
+    let mut model = into.clone();
+    let mut missing = Vec::new();
+    let mut wrong = Vec::new();
+    let mut params = Params::new();
+    for (name, old) in &into.params {
+        let Some(stored) = tensors.remove(name) else {
+            missing.push(name.clone());
+            continue;
+        };
+        match to_f32(&stored, old.shape()) {
+            Ok(values) => {
+                let tensor = ArcArray::from_shape_vec(IxDyn(old.shape()), values);
+                let tensor = tensor.map_err(|_| CoreError::ParamShape {
+                    param: name.clone(),
+                    found: stored.shape.clone(),
+                    expected: old.shape().to_vec(),
+                })?;
+                params.insert(name.clone(), tensor);
+                if stored.dtype != Dtype::F32 {
+                    report.converted.push(Converted {
+                        param: name.clone(),
+                        from: stored.dtype.to_string(),
+                    });
+                }
+            }
+            Err(problem) => wrong.push(format!("{name} ({problem})")),
+        }
+    }
+    let is_counter = |name: &String| name.rsplit('.').next() == Some("num_batches_tracked");
+    let (ignored, unexpected): (Vec<_>, Vec<_>) = tensors.into_keys().partition(is_counter);
+    report.ignored = ignored;
+    if !(missing.is_empty() && unexpected.is_empty() && wrong.is_empty()) {
+        return Err(FormatError::Mismatch {
+            missing,
+            unexpected,
+            wrong,
+        });
+    }
+    model.params = params;
+    model.validate()?;
+    Ok((model, report))
+}
+
+/// Writes the parameters of a model as a plain f32 checkpoint; the same model and metadata give the same bytes.
+///
+/// # Errors
+///
+/// [`FormatError::Core`] for an unsound model.
+pub fn export_safetensors(model: &Model, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
+    model.validate()?;
+    let data: Vec<(&String, &[usize], Vec<u8>)> = model
+        .params
+        .iter()
+        .map(|(name, t)| {
+            let bytes = t.iter().flat_map(|v| v.to_le_bytes()).collect();
+            (name, t.shape(), bytes)
+        })
+        .collect();
+    let views = data
+        .iter()
+        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
+        .collect::<std::result::Result<Vec<_>, SafeTensorError>>();
+    let plain = views
+        .and_then(|views| serialize(views, None))
+        .map_err(container)?;
+    if metadata.is_empty() {
+        return Ok(plain);
+    }
+    // The library takes metadata as a hash map, whose order differs from run to run, so they are put in here.
+    let (header, data) = split(&plain)?;
+    let metadata = serde_json::to_string(metadata).map_err(container)?;
+    let tensors = std::str::from_utf8(&header[1..])
+        .map_err(container)?
+        .trim_end();
+    let comma = if model.params.is_empty() { "" } else { "," };
+    let mut header = format!("{{\"__metadata__\":{metadata}{comma}{tensors}");
+    header.extend(std::iter::repeat_n(
+        ' ',
+        header.len().next_multiple_of(8) - header.len(),
+    ));
+    let length = (header.len() as u64).to_le_bytes();
+    Ok([&length, header.as_bytes(), data].concat())
+}
+
+const MODULE: &str = "module.";
+
+struct Stored<'a> {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: &'a [u8],
+}
+
+fn container(e: impl std::fmt::Display) -> FormatError {
+    FormatError::Container {
+        problem: e.to_string(),
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<BTreeMap<String, Stored<'_>>> {
+    let (header, data) = split(bytes)?;
+    // Not `SafeTensors::deserialize`: it adds offsets from the file without a check for overflow.
+    let parsed: Metadata =
+        serde_json::from_slice(header).map_err(|e| container(format!("its header: {e}")))?;
+    if parsed.data_len() != data.len() {
+        let (found, expected) = (data.len(), parsed.data_len());
+        return Err(container(format!(
+            "{found} bytes of tensors, expected {expected}"
+        )));
+    }
+    let stored = parsed.tensors().into_iter().map(|(name, info)| {
+        let stored = Stored {
+            dtype: info.dtype,
+            shape: info.shape.clone(),
+            bytes: &data[info.data_offsets.0..info.data_offsets.1],
+        };
+        (name, stored)
+    });
+    Ok(stored.collect())
+}
+
+/// Header and tensor data.
+fn split(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
+    let parts = bytes.split_first_chunk().and_then(|(length, rest)| {
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        rest.split_at_checked(length)
+    });
+    parts.ok_or_else(|| {
+        let found = bytes.len();
+        container(format!(
+            "{found} bytes, expected a length of 8 bytes and a header of that length"
+        ))
+    })
+}
+
+fn to_f32(stored: &Stored<'_>, expected: &[usize]) -> std::result::Result<Vec<f32>, String> {
+    let Stored {
+        dtype,
+        shape,
+        bytes,
+    } = stored;
+    if shape != expected {
+        return Err(format!("shape {shape:?}, expected {expected:?}"));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "rounding to f32 is what is asked for"
+    )]
+    let values: Vec<f32> = match dtype {
+        Dtype::F32 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        Dtype::F64 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f64::from_le_bytes(*b) as f32)
+            .collect(),
+        Dtype::F16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| from_f16(u16::from_le_bytes(*b)))
+            .collect(),
+        Dtype::BF16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| from_bf16(u16::from_le_bytes(*b)))
+            .collect(),
+        other => return Err(format!("type {other}, expected F32, F16, BF16 or F64")),
+    };
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(i) => Err(format!(
+            "element {i} is {}, expected a finite number",
+            values[i]
+        )),
+        None => Ok(values),
+    }
+}
+
+/// bfloat16 is the upper half of an f32.
+fn from_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// IEEE binary16: 1 bit of sign, 5 of exponent with bias 15, 10 of mantissa; exact in f32.
+fn from_f16(bits: u16) -> f32 {
+    let (exponent, mantissa) = (bits >> 10 & 31, f32::from(bits & 1023));
+    let magnitude = match exponent {
+        0 => mantissa * 2f32.powi(-24),
+        31 if mantissa == 0.0 => f32::INFINITY,
+        31 => f32::NAN,
+        e => (1024.0 + mantissa) * 2f32.powi(i32::from(e) - 25),
+    };
+    if bits >> 15 == 1 {
+        -magnitude
+    } else {
+        magnitude
+    }
+}
+
+#[cfg(test)]
+mod tests;
