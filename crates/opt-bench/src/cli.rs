@@ -77,6 +77,9 @@ struct ExperimentArgs {
 struct TrainArgs {
     /// The recipe file (TOML).
     recipe: PathBuf,
+    /// A PyTorch checkpoint as safetensors to start from, in place of the recipe's `weights`.
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
     /// The seed of weights and order.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -180,7 +183,10 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
 }
 
 fn train(args: TrainArgs) -> Result<()> {
-    let recipe = Recipe::load(&args.recipe)?;
+    let mut recipe = Recipe::load(&args.recipe)?;
+    if args.weights.is_some() {
+        recipe.weights = args.weights;
+    }
     let device = device::parse(&args.common.device)?;
     let limits = Limits {
         holdout: args.common.holdout,
@@ -194,7 +200,7 @@ fn train(args: TrainArgs) -> Result<()> {
         experiments: vec!["train".to_owned()],
         recipes: vec![RecipeText {
             name: recipe.name.clone(),
-            text: std::fs::read_to_string(&args.recipe)?,
+            text: toml::to_string(&recipe)?,
         }],
         seeds: vec![args.seed],
         root: root(),

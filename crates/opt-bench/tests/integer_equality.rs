@@ -1,0 +1,93 @@
+//! The quantized ResNet-20 gives the same codes in the simulation on libtorch and in the integer interpreter, at every
+//! edge, also after a round trip through its file.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::path::PathBuf;
+
+use opt_bench::quantization::calibrate;
+use opt_core::lower::{Adds, lower};
+use opt_core::{InputSpec, Model, interpret_integer, zoo};
+use opt_data::Dataset;
+use opt_nn::Batch;
+use opt_nn::quantized::Simulation;
+use opt_quant::{WeightBits, min_max_spec};
+use rayon::prelude::*;
+use tch::Device;
+
+fn batch(set: &Dataset, n: usize) -> Batch {
+    let first: Vec<usize> = (0..n).collect();
+    let set = set.subset(&first);
+    Batch {
+        images: set.images.to_vec(),
+        labels: set.labels.iter().map(|l| i64::from(*l)).collect(),
+        indices: (0..).take(n).collect(),
+    }
+}
+
+/// Quantizes after training and compares `n` images at every edge, with both kinds of addition.
+fn check(model: &Model, calibration: &Dataset, test: &Dataset, n: usize) {
+    let images = batch(calibration, 200.min(calibration.len()));
+    let calibrated = calibrate(model, std::iter::once(images), Device::Cpu).unwrap();
+    for adds in [Adds::Fused, Adds::Rounded] {
+        let bits = WeightBits::inner(8);
+        let spec = min_max_spec(&calibrated.folded, adds, &calibrated.ranges, bits).unwrap();
+        let lowered = lower(&calibrated.folded, &spec).unwrap();
+        let bytes = opt_artifact::write_qmodel(&lowered, &Default::default()).unwrap();
+        let stored = opt_artifact::read_qmodel(&bytes).unwrap();
+        assert_eq!(stored, lowered);
+        let simulation = Simulation::new(&calibrated.folded, &spec, Device::Cpu).unwrap();
+        let trace = simulation.trace(&batch(test, n)).unwrap();
+        let logits = Vec::<f32>::try_from(trace.logits.reshape([-1])).unwrap();
+        (0..n).into_par_iter().for_each(|i| {
+            let expected = interpret_integer::run(&stored, test.image(i)).unwrap();
+            for (id, codes) in expected.codes.iter().enumerate() {
+                let found = &trace.codes[id][i * codes.len()..][..codes.len()];
+                assert_eq!(
+                    found,
+                    codes.as_slice(),
+                    "{adds:?}, image {i}, `{}`",
+                    stored.nodes[id].name
+                );
+            }
+            let classes = expected.logits.len();
+            assert_eq!(
+                logits[i * classes..][..classes],
+                expected.logits,
+                "{adds:?}, image {i}"
+            );
+        });
+        let edges = stored.nodes.iter().filter(|n| n.edge.is_some()).count();
+        println!("{adds:?}: {n} images equal at {edges} edges, and in every logit");
+    }
+}
+
+#[test]
+fn resnet20_codes_are_equal_at_every_edge() {
+    let data = opt_data::synthetic::synthetic(3, 100, 100);
+    let mut model = zoo::build("resnet20", &InputSpec::cifar10(), 7).unwrap();
+    // Statistics that make folding do something, as training would.
+    for (name, param) in &mut model.params {
+        if name.ends_with("running_var") {
+            param.fill(1.7);
+        } else if name.ends_with("running_mean") {
+            param.fill(0.05);
+        }
+    }
+    check(&model, &data.train, &data.test, 100);
+}
+
+/// With `OPT_DATA_DIR` (a folder in the CIFAR-10 layout) and `OPT_RESNET20` (a checkpoint as safetensors):
+/// `cargo test --release -p opt-bench --test integer_equality -- --ignored --nocapture`
+#[test]
+#[ignore = "needs a checkpoint and images; see docs/results.md"]
+fn pretrained_resnet20_codes_are_equal_at_every_edge() {
+    let path =
+        |name: &str| PathBuf::from(std::env::var_os(name).unwrap_or_else(|| panic!("set {name}")));
+    let data = opt_data::cifar10::load(&path("OPT_DATA_DIR"))
+        .unwrap()
+        .splits;
+    let zoo = zoo::build("resnet20", &InputSpec::cifar10(), 0).unwrap();
+    let bytes = std::fs::read(path("OPT_RESNET20")).unwrap();
+    let (model, _) = opt_format::import_safetensors(&bytes, &zoo).unwrap();
+    check(&model, &data.train, &data.test, 100);
+}
