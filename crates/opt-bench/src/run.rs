@@ -109,7 +109,7 @@ impl Run {
             schema: SCHEMA,
             started: rfc3339(SystemTime::now()),
             finished: None,
-            command: command_line(),
+            command: command_line(std::env::args().skip(1)),
             profile: request.profile,
             experiments: request.experiments,
             recipes: request.recipes,
@@ -352,10 +352,29 @@ pub fn threads() -> usize {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// The command as a person would type it.
-fn command_line() -> String {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    format!("cargo xtask {}", args.join(" "))
+/// The command as a person would type it. Folders and files that only this machine has are named for what they are:
+/// results are made to be passed on.
+fn command_line(args: impl Iterator<Item = String>) -> String {
+    let mut command = "cargo xtask".to_owned();
+    let mut option = String::new();
+    for arg in args {
+        let (name, value) = match arg.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => (name.to_owned(), value),
+            _ => (option.clone(), arg.as_str()),
+        };
+        let shown = match name.as_str() {
+            "--data" | "--out" if Path::new(value).is_absolute() => "DIR",
+            "--weights" if Path::new(value).is_absolute() => "FILE",
+            _ => value,
+        };
+        if arg.contains('=') && name.starts_with("--") {
+            command += &format!(" {name}={shown}");
+        } else {
+            command += &format!(" {shown}");
+        }
+        option = arg;
+    }
+    command
 }
 
 fn git_state(root: &Path) -> (String, Option<bool>) {
@@ -385,6 +404,27 @@ fn slug(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_command_names_no_folder_of_this_machine() {
+        let cases = [
+            (
+                "experiment all --data /somewhere/cifar --out /tmp/x --seeds 2",
+                "cargo xtask experiment all --data DIR --out DIR --seeds 2",
+            ),
+            (
+                "train recipes/a.toml --weights=/home/me/w.safetensors --data=synthetic",
+                "cargo xtask train recipes/a.toml --weights=FILE --data=synthetic",
+            ),
+            (
+                "experiment prune --data data --out results",
+                "cargo xtask experiment prune --data data --out results",
+            ),
+        ];
+        for (args, expect) in cases {
+            assert_eq!(command_line(args.split(' ').map(str::to_owned)), expect);
+        }
+    }
 
     #[test]
     fn variants_become_file_names() {

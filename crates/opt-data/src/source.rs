@@ -116,7 +116,7 @@ fn resolve_records(
         } = cifar10::load_records(dir, records)?;
         let notice = match origin {
             Origin::Jpeg75 | Origin::Synthetic => {
-                Some(format!("{} is {}", dir.display(), origin.describe()))
+                Some(format!("the images are {}", origin.describe()))
             }
             Origin::Official | Origin::Unrecorded => None,
         };
