@@ -64,9 +64,6 @@ enum Command {
     /// Trains one model from a recipe: `train RECIPE`
     #[command(disable_help_flag = true)]
     Train(PassedOn),
-    /// Measures speed: `bench`
-    #[command(disable_help_flag = true)]
-    Bench(PassedOn),
 }
 
 /// Arguments that belong to the program which is started.
@@ -97,7 +94,6 @@ fn main() -> ExitCode {
         Command::Data(_) => cmd::data::run(&passed_on),
         Command::Experiment(_) => cmd::opt_bench::run("experiment", &passed_on),
         Command::Train(_) => cmd::opt_bench::run("train", &passed_on),
-        Command::Bench(_) => cmd::opt_bench::run("bench", &passed_on),
     };
     match outcome {
         Ok(code) => code,

@@ -1,10 +1,10 @@
-//! The bytes of a file: named tensors, named strings and a checksum over both, in a safetensors container.
+//! The bytes of a file: a safetensors container of named tensors and named strings, and a checksum over both.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 
+use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorView};
-use safetensors::{Dtype, serialize};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
@@ -70,10 +70,13 @@ pub fn inspect(bytes: &[u8]) -> Result<Info> {
 
 /// A tensor as it lies in the file: little-endian, row-major.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Stored<'a> {
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
-    pub(crate) bytes: Cow<'a, [u8]>,
+pub struct Stored<'a> {
+    /// The type of an element.
+    pub dtype: Dtype,
+    /// The shape; `[]` for one number.
+    pub shape: Vec<usize>,
+    /// As many bytes as the type and the shape need.
+    pub bytes: Cow<'a, [u8]>,
 }
 
 impl Stored<'_> {
@@ -88,11 +91,13 @@ impl Stored<'_> {
     }
 }
 
-/// The content of a file.
+/// The content of a safetensors file, whoever wrote it.
 #[derive(Debug, Default, Clone, PartialEq)]
-pub(crate) struct Container<'a> {
-    pub(crate) metadata: BTreeMap<String, String>,
-    pub(crate) tensors: BTreeMap<String, Stored<'a>>,
+pub struct Container<'a> {
+    /// What `__metadata__` holds.
+    pub metadata: BTreeMap<String, String>,
+    /// The tensors by name.
+    pub tensors: BTreeMap<String, Stored<'a>>,
 }
 
 impl<'a> Container<'a> {
@@ -216,6 +221,15 @@ impl<'a> Container<'a> {
 pub(crate) fn write(mut content: Container<'_>) -> Result<Vec<u8>> {
     let sha256 = content.digest();
     content.metadata.insert("sha256".to_owned(), sha256);
+    serialize(&content)
+}
+
+/// The bytes of a safetensors file; equal content gives equal bytes.
+///
+/// # Errors
+///
+/// [`ArtifactError::Container`] for a tensor whose bytes do not fit its type and shape.
+pub fn serialize(content: &Container<'_>) -> Result<Vec<u8>> {
     let problem = |e: &dyn std::fmt::Display| ArtifactError::Container {
         problem: e.to_string(),
     };
@@ -225,7 +239,10 @@ pub(crate) fn write(mut content: Container<'_>) -> Result<Vec<u8>> {
         .map(|(name, t)| Ok((name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes)?)))
         .collect::<std::result::Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(|e| problem(&e))?;
-    let plain = serialize(views, None).map_err(|e| problem(&e))?;
+    let plain = safetensors::serialize(views, None).map_err(|e| problem(&e))?;
+    if content.metadata.is_empty() {
+        return Ok(plain);
+    }
     // The library takes metadata as a hash map, whose order differs from run to run, so they are put in here.
     let (header, data) = split(&plain)?;
     let metadata = serde_json::to_string(&content.metadata).map_err(|e| problem(&e))?;
@@ -240,8 +257,20 @@ pub(crate) fn write(mut content: Container<'_>) -> Result<Vec<u8>> {
     Ok([&length, header.as_bytes(), data].concat())
 }
 
-/// Reads the content and verifies format, version and checksum.
-pub(crate) fn read(bytes: &[u8]) -> Result<Container<'_>> {
+/// Reads a safetensors file, whoever wrote it; the tensors stay where they are.
+///
+/// ```
+/// use opt_artifact::container::{Container, parse, serialize};
+///
+/// let content = Container { metadata: [("a".into(), "b".into())].into(), ..Container::default() };
+/// assert_eq!(parse(&serialize(&content)?)?, content);
+/// # Ok::<(), opt_artifact::ArtifactError>(())
+/// ```
+///
+/// # Errors
+///
+/// [`ArtifactError::Container`] for other bytes, or fewer or more of them than the header says.
+pub fn parse(bytes: &[u8]) -> Result<Container<'_>> {
     let problem = |problem: String| ArtifactError::Container { problem };
     let (header, data) = split(bytes)?;
     // Not `SafeTensors::deserialize`: it adds offsets from the file without a check for overflow.
@@ -260,17 +289,6 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Container<'_>> {
         .flat_map(HashMap::iter)
         .map(|(k, v)| (k.clone(), v.clone()))
         .collect();
-    let found = |key| metadata.get(key).map(String::as_str);
-    if found("format") != Some(FORMAT) {
-        return Err(ArtifactError::Format {
-            found: found("format").map_or("is not given".to_owned(), |f| format!("`{f}`")),
-        });
-    }
-    if found("version") != Some(VERSION) {
-        return Err(ArtifactError::Version {
-            found: found("version").unwrap_or_default().to_owned(),
-        });
-    }
     let tensors = parsed
         .tensors()
         .into_iter()
@@ -283,7 +301,23 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Container<'_>> {
             (name, stored)
         })
         .collect();
-    let container = Container { metadata, tensors };
+    Ok(Container { metadata, tensors })
+}
+
+/// Reads the content and verifies format, version and checksum.
+pub(crate) fn read(bytes: &[u8]) -> Result<Container<'_>> {
+    let container = parse(bytes)?;
+    let found = |key| container.metadata.get(key).map(String::as_str);
+    if found("format") != Some(FORMAT) {
+        return Err(ArtifactError::Format {
+            found: found("format").map_or("is not given".to_owned(), |f| format!("`{f}`")),
+        });
+    }
+    if found("version") != Some(VERSION) {
+        return Err(ArtifactError::Version {
+            found: found("version").unwrap_or_default().to_owned(),
+        });
+    }
     let (found, expected) = (container.text("sha256")?, container.digest());
     if found != expected {
         return Err(ArtifactError::Checksum {

@@ -11,6 +11,8 @@ use crate::{ArtifactError, Result, read_model, read_qmodel};
 
 /// Writes `bytes` to a temporary file in the same folder and renames it, so that no reader ever sees half a file.
 ///
+/// When it returns, the bytes and the name are on the disk.
+///
 /// # Errors
 ///
 /// [`ArtifactError::Io`] with the path.
@@ -36,7 +38,11 @@ pub fn save(path: &Path, bytes: &[u8]) -> Result<()> {
             file.write_all(bytes)?;
             file.sync_all()
         })
-        .and_then(|()| fs::rename(&temporary, path));
+        .and_then(|()| fs::rename(&temporary, path))
+        .and_then(|()| match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all(),
+            _ => File::open(".")?.sync_all(),
+        });
     written.map_err(|source| {
         // What failed may have left nothing to remove; the first error is the one to report.
         let _ = fs::remove_file(&temporary);

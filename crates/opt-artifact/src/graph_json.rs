@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Left out are `i` where a node reads the one before it, strides of 1, padding of 0, one group, `lo` 0 and `hi` 255. An
-//! f32 is written with the fewest digits that give it back exactly. Unknown keys are ignored, unknown operators refused.
+//! f32 is written with the fewest digits that give it back exactly. What an unknown
+//! operator, attribute or key means cannot be guessed: it is refused.
 
 use opt_core::graph::NodeId;
 use opt_core::op::Window;
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use crate::Result;
 
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Window")]
+#[serde(remote = "Window", deny_unknown_fields)]
 struct WindowJson {
     #[serde(rename = "k")]
     kernel: [usize; 2],
@@ -80,7 +81,7 @@ pub(crate) fn finite<S: Serializer>(
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "Op")]
+#[serde(remote = "Op", deny_unknown_fields)]
 enum OpJson {
     Input,
     Conv {
@@ -134,6 +135,7 @@ enum OpJson {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct NodeJson {
     n: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -153,6 +155,7 @@ fn previous(id: NodeId) -> Vec<NodeId> {
 
 /// [`Graph`] in JSON.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct GraphJson {
     nodes: Vec<NodeJson>,
     out: NodeId,
@@ -188,7 +191,7 @@ impl From<GraphJson> for Graph {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(remote = "InputSpec")]
+#[serde(remote = "InputSpec", deny_unknown_fields)]
 struct InputSpecJson {
     shape: [usize; 3],
     mean: Vec<f32>,
@@ -203,6 +206,7 @@ pub(crate) struct InputJson(#[serde(with = "InputSpecJson")] pub(crate) InputSpe
 
 /// How codes lie in their tensor.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct PackingJson {
     pub(crate) coding: String,
     pub(crate) bits: u8,
@@ -211,6 +215,7 @@ pub(crate) struct PackingJson {
 
 /// An operator of a quantized model, without its weight.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) enum QOpJson {
     Input,
     Conv {
@@ -256,6 +261,7 @@ pub(crate) enum QOpJson {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EdgeJson {
     #[serde(rename = "s", serialize_with = "finite")]
     scale: f32,
@@ -264,6 +270,7 @@ struct EdgeJson {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct QNodeJson {
     n: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -277,6 +284,7 @@ struct QNodeJson {
 
 /// The nodes of a [`opt_core::QModel`] in JSON.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct QGraphJson {
     nodes: Vec<QNodeJson>,
 }
@@ -407,11 +415,12 @@ fn from_qop_json(op: QOpJson, fetch: impl FnOnce() -> Result<(QWeight, Vec<i32>)
     })
 }
 
-/// [`crate::Decode`] in JSON; scales and codebooks are tensors of their own.
+/// [`opt_core::Decode`] in JSON; scales and codebooks are tensors of their own.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) enum DecodeJson {
     #[serde(rename = "affine")]
-    Affine { zero_point: i32 },
+    Affine { zero_point: u8 },
     #[serde(rename = "min_max")]
     MinMax {
         #[serde(serialize_with = "finite")]
@@ -425,6 +434,7 @@ pub(crate) enum DecodeJson {
 
 /// An entry of `codec`.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct CodecJson {
     pub(crate) codes: PackingJson,
     pub(crate) decode: DecodeJson,
@@ -518,9 +528,67 @@ mod tests {
             "{error}"
         );
         for text in ["1e39", "-1e39", "1e999", "null"] {
-            let json = format!(r#"{{"scale":0,"s":{text},"z":[0]}}"#);
+            let json = format!(r#"{{"s":{text},"z":[0]}}"#);
             assert!(serde_json::from_str::<EdgeJson>(&json).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn unknown_attributes_are_refused() {
+        let problem = |op: &str, quantized: bool| {
+            let result = if quantized {
+                let text = format!(r#"{{"nodes":[{{"n":"a","op":{op}}}]}}"#);
+                serde_json::from_str::<QGraphJson>(&text).map(drop)
+            } else {
+                let text = format!(r#"{{"nodes":[{{"n":"a","op":{op}}}],"out":0}}"#);
+                serde_json::from_str::<GraphJson>(&text).map(drop)
+            };
+            result.map_err(|e| e.to_string())
+        };
+        struct Case {
+            op: &'static str,
+            quantized: bool,
+            unknown: &'static str,
+        }
+        let cases = [
+            // An attribute that changes what the operator computes.
+            Case {
+                op: r#"{"Conv":{"w":"a.w","win":{"k":[1,1]},"dilations":[2,2]}}"#,
+                quantized: false,
+                unknown: "dilations",
+            },
+            Case {
+                op: r#"{"Conv":{"win":{"k":[1,1]},"dilations":[2,2]}}"#,
+                quantized: true,
+                unknown: "dilations",
+            },
+            // In the window of an operator.
+            Case {
+                op: r#"{"MaxPool":{"k":[2,2],"ceil_mode":1}}"#,
+                quantized: false,
+                unknown: "ceil_mode",
+            },
+            Case {
+                op: r#"{"AveragePool":{"k":[2,2],"count_include_pad":1}}"#,
+                quantized: true,
+                unknown: "count_include_pad",
+            },
+            // Beside the operator.
+            Case {
+                op: r#""Relu","next":1"#,
+                quantized: false,
+                unknown: "next",
+            },
+        ];
+        for case in cases {
+            let message = problem(case.op, case.quantized).unwrap_err();
+            assert!(
+                message.contains(&format!("unknown field `{}`", case.unknown)),
+                "{message}"
+            );
+        }
+        let sound = r#"{"Conv":{"w":"a.w","win":{"k":[1,1]}}}"#;
+        assert_eq!(problem(sound, false), Ok(()));
     }
 
     proptest! {

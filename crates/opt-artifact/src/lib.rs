@@ -14,8 +14,8 @@
 //! sha256      over all other metadata and all tensors
 //! ```
 //!
-//! In reading order: [`model`] and [`qmodel`] (what is written and read), [`coded`] (parameters stored as integer
-//! codes), [`container`] (the bytes, and [`inspect`] for the facts about a file), [`file`](mod@file) (paths).
+//! In reading order: [`model`] and [`qmodel`] (what is written and read), [`container`] (the bytes, and [`inspect`] for
+//! the facts about a file), [`file`](mod@file) (paths).
 //!
 //! ```
 //! use opt_artifact::{Provenance, read_model, write_model};
@@ -33,18 +33,16 @@
 //! files and no older version's. It compresses nothing yet: the coding of each tensor is named in the file, `packed` is
 //! the only one, and a name it does not know is an error.
 
-pub mod coded;
 pub mod container;
 pub mod error;
 pub mod file;
 pub mod model;
 pub mod qmodel;
 
+mod coded;
 mod graph_json;
 mod limits;
-mod packing;
 
-pub use coded::{CodedParam, Decode};
 pub use container::{Info, Kind, inspect};
 pub use error::ArtifactError;
 pub use file::{load, load_model, load_qmodel, save};

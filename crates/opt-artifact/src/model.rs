@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use ndarray::{ArcArray, IxDyn};
-use opt_core::{Graph, InputSpec, Model, Params, Tensor};
+use opt_core::{CodedTensor, Graph, InputSpec, Model, Params, Tensor};
 use safetensors::Dtype;
 
-use crate::coded::{CodedParam, fetch, store};
+use crate::coded::{decode, fetch, store};
 use crate::container::{Container, Kind, read, write};
 use crate::error::tensor_error;
 use crate::graph_json::{CodecJson, GraphJson, InputJson};
@@ -32,7 +32,7 @@ pub fn write_model(model: &Model, provenance: &Provenance) -> Result<Vec<u8>> {
 /// description or decode to other numbers than the model's.
 pub fn write_model_with_codes(
     model: &Model,
-    codes: &BTreeMap<String, CodedParam>,
+    codes: &BTreeMap<String, CodedTensor>,
     provenance: &Provenance,
 ) -> Result<Vec<u8>> {
     check_model(model)?;
@@ -64,7 +64,7 @@ pub fn write_model_with_codes(
     write(content)
 }
 
-/// Reads a model; coded parameters are decoded as [`CodedParam::decode`] says.
+/// Reads a model; coded parameters are decoded as [`CodedTensor::decode`] says.
 ///
 /// # Errors
 ///
@@ -78,8 +78,7 @@ pub fn read_model(bytes: &[u8]) -> Result<Model> {
     if content.metadata.contains_key("codec") {
         for (name, codec) in content.json::<BTreeMap<String, CodecJson>>("codec")? {
             let coded = fetch(&mut content, &name, codec)?;
-            let tensor = to_tensor(&name, &coded.shape, coded.decode(&name)?)?;
-            params.insert(name, tensor);
+            params.insert(name.clone(), decode(&name, &coded)?.into_shared());
         }
     }
     for name in content.tensors.keys().cloned().collect::<Vec<_>>() {

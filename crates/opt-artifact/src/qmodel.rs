@@ -14,12 +14,11 @@ use opt_core::op::Window;
 use opt_core::{InputSpec, QModel, QOp, QWeight};
 use safetensors::Dtype;
 
-use crate::coded::{decode_codes, packing};
+use crate::coded::{decode_codes, pack_codes, packing};
 use crate::container::{Container, Kind, read, write};
 use crate::error::tensor_error;
 use crate::graph_json::{InputJson, PackingJson, QGraphJson, from_qgraph_json, to_qgraph_json};
 use crate::limits::{check_input, check_window};
-use crate::packing::pack;
 use crate::{Provenance, Result};
 
 /// Writes an integer model.
@@ -101,8 +100,8 @@ fn store(
     let shifted = codes
         .iter()
         .map(|code| code.wrapping_add(offset).cast_unsigned());
-    let bytes = pack(shifted, *bits);
     let name = format!("{node}.weight_packed");
+    let bytes = pack_codes(&name, shifted, *bits)?;
     content.insert(name, Dtype::U8, &[bytes.len()], bytes)?;
     Ok(Some(packing(*bits, codes.shape())))
 }

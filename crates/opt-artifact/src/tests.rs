@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use opt_core::lower::{Adds, QuantSpec, fold, fuse, lower};
-use opt_core::{InputSpec, QModel, QParams, QWeight, qparams::round_clamp, zoo};
+use opt_core::{
+    CodedTensor, Decode, InputSpec, QModel, QParams, QWeight, qparams::round_clamp, zoo,
+};
 use proptest::prelude::*;
 
 use crate::container::{self, Container};
-use crate::{
-    CodedParam, Decode, Provenance, inspect, read_model, read_qmodel, write_model_with_codes,
-    write_qmodel,
-};
+use crate::{Provenance, inspect, read_model, read_qmodel, write_model_with_codes, write_qmodel};
 
 /// Reproducible numbers from 0 to 999.
 fn noise(i: usize) -> usize {
@@ -78,16 +77,16 @@ fn small_files() -> [Vec<u8>; 2] {
         .collect();
     for (name, decode) in names.into_iter().zip(decodes) {
         let tensor = model.params.get_mut(&name).unwrap();
-        let coded = CodedParam {
-            shape: tensor.shape().to_vec(),
+        let mut code = 0u8;
+        let coded = CodedTensor {
+            codes: tensor.map(|_| {
+                code = (code + 1) % 4;
+                code
+            }),
             bits: 2,
-            codes: (0..tensor.len())
-                .map(|i| (i % 4).to_le_bytes()[0])
-                .collect(),
             decode,
         };
-        let values = coded.decode(&name).unwrap();
-        tensor.iter_mut().zip(values).for_each(|(t, v)| *t = v);
+        *tensor = coded.decode().unwrap().into_shared();
         codes.insert(name, coded);
     }
     let provenance = Provenance::from([("seed".to_owned(), "0".to_owned())]);

@@ -8,15 +8,16 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::HumanDuration;
+use opt_core::InputSpec;
 use opt_nn::device;
 
-use crate::data::{Data, Limits};
+use crate::data::{Data, Limits, would_download};
 use crate::experiment::{run_all, train_recipe};
-use crate::plan::{Plan, plan};
+use crate::plan::{Counts, Plan, plan};
 use crate::profile::{EXPERIMENTS, PROFILES, Profile};
 use crate::recipe::Recipe;
 use crate::report::terminal_table;
-use crate::results::{DataSource, RecipeText, rfc3339, summarize};
+use crate::results::{self, RecipeText, rfc3339, summarize};
 use crate::run::{Request, Run, threads};
 use crate::training::Label;
 
@@ -40,8 +41,8 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// The images: `auto` ($OPT_DATA_DIR, else data/, else the download, else synthetic ones with a notice), `synthetic`,
-    /// or a folder with data_batch_1.bin … test_batch.bin.
+    /// The images: `auto` (the folder in `OPT_DATA_DIR`, else data/, else the download, else synthetic ones with a notice), `synthetic`,
+    /// or a folder with `data_batch_1.bin` … `test_batch.bin`.
     #[arg(long, default_value = "auto", value_name = "auto|synthetic|DIR")]
     data: String,
     /// Where to train: `auto`, `cpu`, `cuda` or `cuda:N`.
@@ -60,8 +61,8 @@ struct ExperimentArgs {
     /// One of the experiments, `all`, or `list` to see what there is.
     #[arg(default_value = "list")]
     experiment: String,
-    /// How much is run.
-    #[arg(long, default_value = "quick")]
+    /// How much is run: one of the profiles below, or a file of your own (see crates/opt-bench/profiles).
+    #[arg(long, default_value = "quick", value_name = "NAME|FILE.toml")]
     profile: String,
     /// Seeds of every variant [default: the profile's].
     #[arg(long, value_name = "N")]
@@ -148,18 +149,42 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
             vec![one.to_owned()]
         }
     };
-    let profile = Profile::built_in(&args.profile)?;
+    let profile = Profile::load(&args.profile)?;
     let n_seeds = args.seeds.unwrap_or(profile.seeds as u64);
-    ensure!(n_seeds > 0, "--seeds is 0, expected at least 1");
+    ensure!(
+        (1..=1000).contains(&n_seeds),
+        "--seeds is {n_seeds}, expected 1 to 1000"
+    );
     let device = device::parse(&args.common.device)?;
     let limits = Limits {
         train: profile.train_images,
         test: profile.test_images,
         holdout: args.common.holdout,
     };
+    if args.dry_run && would_download(&args.common.data, &root()) {
+        eprintln!("data: CIFAR-10 would be downloaded (170 MB) into data/");
+        let counts = Counts {
+            train: limits.train.unwrap_or(50_000),
+            test: limits.test.unwrap_or(10_000),
+        };
+        let plan = plan(
+            &profile,
+            &experiments,
+            counts,
+            &InputSpec::cifar10(),
+            device,
+        )?;
+        show_plan(&plan, &args.profile, n_seeds);
+        return Ok(());
+    }
     let data = Data::load(&args.common.data, &root(), limits)?;
-    let plan = plan(&profile, &experiments, &data, device)?;
-    show_plan(&plan, &args.profile, n_seeds, &data, device);
+    let counts = Counts {
+        train: data.train.len(),
+        test: data.test.len(),
+    };
+    let plan = plan(&profile, &experiments, counts, &data.input(), device)?;
+    say_data(&data, device);
+    show_plan(&plan, &args.profile, n_seeds);
     if args.dry_run {
         return Ok(());
     }
@@ -167,7 +192,7 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
         out: args
             .common
             .out
-            .unwrap_or_else(|| default_out(&args.profile)),
+            .unwrap_or_else(|| default_out(Path::new(&args.profile))),
         profile: args.profile.clone(),
         experiments: experiments.clone(),
         recipes: vec![RecipeText {
@@ -195,7 +220,10 @@ fn train(args: TrainArgs) -> Result<()> {
     let data = Data::load(&args.common.data, &root(), limits)?;
     say_data(&data, device);
     let request = Request {
-        out: args.common.out.unwrap_or_else(|| default_out(&recipe.name)),
+        out: args
+            .common
+            .out
+            .unwrap_or_else(|| default_out(Path::new(&recipe.name))),
         profile: "train".to_owned(),
         experiments: vec!["train".to_owned()],
         recipes: vec![RecipeText {
@@ -235,8 +263,7 @@ fn finish(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-fn show_plan(plan: &Plan, profile: &str, seeds: u64, data: &Data, device: tch::Device) {
-    say_data(data, device);
+fn show_plan(plan: &Plan, profile: &str, seeds: u64) {
     eprintln!(
         "plan: profile {profile}, {seeds} {}",
         if seeds == 1 { "seed" } else { "seeds" }
@@ -273,13 +300,7 @@ fn say_data(data: &Data, device: tch::Device) {
 
 /// What must not be overlooked about the data, in a frame.
 fn notice(data: &Data) -> Option<String> {
-    let text = match (&data.info.notice, data.info.source) {
-        (Some(text), _) => text.clone(),
-        (None, DataSource::Synthetic) => {
-            "synthetic images: these accuracies say nothing about CIFAR-10".to_owned()
-        }
-        (None, _) => return None,
-    };
+    let text = results::notice(&data.info)?;
     let rule = "!".repeat(78);
     Some(format!("{rule}\n!! NOTICE: {text}\n{rule}"))
 }
@@ -292,7 +313,9 @@ fn root() -> PathBuf {
     }
 }
 
-fn default_out(name: &str) -> PathBuf {
+fn default_out(name: &Path) -> PathBuf {
+    let name = name.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.trim_end_matches(".toml");
     let time = rfc3339(SystemTime::now()).replace([':', 'Z'], "");
     Path::new("experiments").join(format!("{name}-{time}"))
 }

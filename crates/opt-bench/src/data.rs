@@ -42,6 +42,14 @@ pub struct Limits {
     pub holdout: bool,
 }
 
+/// Whether [`Data::load`] would have to download the images.
+#[must_use]
+pub fn would_download(request: &str, root: &Path) -> bool {
+    let options = Options::new(root);
+    let here = options.data_dir.join(opt_data::cifar10::FOLDER);
+    request == "auto" && options.env_dir.is_none() && !here.exists()
+}
+
 impl Data {
     /// Finds the images: `auto`, `synthetic` or a folder.
     ///
@@ -66,7 +74,7 @@ impl Data {
         let mut test = resolved.splits.test;
         let hash = format!("sha256:{}+{}", train.sha256(), test.sha256());
         let mut split =
-            "all training images; test images looked at once, after the last epoch".to_owned();
+            "all training images; test images looked at once for each variant, after its last epoch".to_owned();
         if limits.holdout {
             let first = train.len() / 10 * 9;
             (train, test) = train.split(first, 0)?;

@@ -9,12 +9,18 @@ mod quantize;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
+use opt_core::lower::fold_batch_norms;
 use opt_core::{Model, zoo};
 use opt_nn::Net;
+use opt_nn::quantized::FakeQuant;
+use opt_nn::train::Constraints;
+use opt_quant::WeightBits;
 
+use crate::distillation::Distill;
 use crate::profile::Profile;
-use crate::recipe::Recipe;
-use crate::run::{Phase, Recorded, Run};
+use crate::quantization::Calibrated;
+use crate::recipe::{Recipe, Train};
+use crate::run::{Phase, Recorded, Run, Variant};
 use crate::training::Label;
 
 /// Runs experiments for every seed; networks that several experiments start from are trained once.
@@ -116,7 +122,7 @@ pub fn train_recipe(run: &mut Run, recipe: &Recipe, label: &Label) -> Result<Rec
         "from random weights"
     };
     run.record(
-        crate::run::Variant {
+        Variant {
             label,
             network: &recipe.model,
             recipe: &recipe.name,
@@ -124,11 +130,81 @@ pub fn train_recipe(run: &mut Run, recipe: &Recipe, label: &Label) -> Result<Rec
             epochs_of: format!("{} {start}", recipe.train.epochs),
             weight_bits: 32,
             activation_bits: 32,
+            policy: String::new(),
+            train_precision: recipe.train.options(run.device).precision.name(),
             seconds,
             baseline: None,
         },
         crate::measure::Shipped::Float(&trained),
     )
+}
+
+/// Trains a baseline on as it is, for as many epochs as a variant gets: what these epochs alone are worth. Variants that are
+/// trained after their baseline are compared with this.
+fn train_on(run: &mut Run, base: &Base, train: &Train, label: &Label) -> Result<Recorded> {
+    let mut net = Net::new(&base.recorded.model, run.device)?;
+    let phase = Phase {
+        label,
+        name: "train on",
+        epochs_before: base.epochs,
+    };
+    let seconds = run.train(&mut net, train, phase, Constraints::default())?;
+    let model = net.to_model()?;
+    let variant = Variant {
+        label,
+        network: &base.recipe.model,
+        recipe: &base.recipe.name,
+        epochs: (base.epochs + train.epochs) as f64,
+        epochs_of: format!(
+            "{} base + {} more, not compressed",
+            base.epochs, train.epochs
+        ),
+        weight_bits: 32,
+        activation_bits: 32,
+        policy: String::new(),
+        train_precision: train.options(run.device).precision.name(),
+        seconds,
+        baseline: Some(&base.recorded),
+    };
+    run.record(variant, crate::measure::Shipped::Float(&model))
+}
+
+/// Trains a network on with fake quantization: where it is rounded follows from `calibrated`, its weight scales follow
+/// the weights. Returns the calibration with the trained weights, and the seconds it took.
+fn train_aware(
+    run: &mut Run,
+    model: &Model,
+    calibrated: &Calibrated,
+    bits: WeightBits,
+    recipe: &Train,
+    phase: Phase<'_>,
+    teaching: Option<(&Net, Distill)>,
+) -> Result<(Calibrated, f64)> {
+    let plain = fold_batch_norms(model)?;
+    let spec = calibrated.spec(bits)?;
+    let fake_quant = FakeQuant::new(&plain, spec.adds, &spec.edges, bits.by_name(&plain))?;
+    let mut net = Net::new(&plain, run.device)?;
+    let constraints = Constraints {
+        fake_quant: Some(&fake_quant),
+        teacher: teaching.map(|(teacher, _)| teacher),
+        ..Constraints::default()
+    };
+    let seconds = match teaching {
+        Some((_, mut distill)) => {
+            run.train_with(&mut net, recipe, phase, constraints, &mut distill)?
+        }
+        None => run.train(&mut net, recipe, phase, constraints)?,
+    };
+    Ok((calibrated.with_weights(&net.to_model()?)?, seconds))
+}
+
+/// Which layers of an integer network keep other bits than `bits`, for its result line.
+fn policy(bits: u8) -> String {
+    if bits == 8 {
+        String::new()
+    } else {
+        "first and last layer 8 bits".to_owned()
+    }
 }
 
 fn initial_model(run: &Run, recipe: &Recipe, seed: u64) -> Result<Model> {

@@ -79,11 +79,16 @@ pub fn measure(
         }
         Shipped::Integer { folded, spec } => {
             let network = opt_artifact::read_qmodel(&stored)?;
+            ensure!(
+                network == lower(folded, spec)?,
+                "{}: the network that was read is not the one that was written",
+                path.display()
+            );
             let simulation = Simulation::new(folded, spec, device)?;
             check_codes(&network, &simulation, data)
                 .with_context(|| format!("checking {}", path.display()))?;
             let evaluation = evaluate_with(data.test_batches(), |b| simulation.logits(b))?;
-            let model = decoded(folded, &network, spec)?;
+            let model = decoded(folded, spec);
             (evaluation, model, "integer-exact simulation")
         }
     };
@@ -106,6 +111,7 @@ fn check_codes(network: &QModel, simulation: &Simulation, data: &Data) -> Result
         indices: vec![0; first.len()],
     };
     let trace = simulation.trace(&batch)?;
+    let logits = Vec::<f32>::try_from(trace.logits.reshape([-1]))?;
     for n in first {
         let expected = interpret_integer::run(network, set.image(n))?;
         for (id, codes) in expected.codes.iter().enumerate() {
@@ -117,25 +123,22 @@ fn check_codes(network: &QModel, simulation: &Simulation, data: &Data) -> Result
                 network.nodes[id].name
             );
         }
+        let classes = expected.logits.len();
+        ensure!(
+            logits[n * classes..][..classes] == expected.logits,
+            "image {n}: the logits differ between the stored network and its simulation; please report this with \
+             the file"
+        );
     }
     Ok(())
 }
 
 /// The folded model with the weights that the codes stand for: counts zeros as they ship.
-fn decoded(folded: &Model, network: &QModel, spec: &QuantSpec) -> Result<Model> {
+fn decoded(folded: &Model, spec: &QuantSpec) -> Model {
     let mut model = folded.clone();
-    let mut stored = network.nodes.iter().filter_map(|n| n.op.weight());
-    for name in folded.weight_names() {
-        let (weight, _) = stored
-            .next()
-            .context("the stored network has too few weights")?;
-        ensure!(
-            spec.weights.get(name) == Some(weight),
-            "the stored codes of `{name}` are not those that were written"
-        );
-        model
-            .params
-            .insert(name.to_owned(), weight.dequantize().into_shared());
+    for (name, weight) in &spec.weights {
+        let values = weight.dequantize().into_shared();
+        model.params.insert(name.clone(), values);
     }
-    Ok(model)
+    model
 }

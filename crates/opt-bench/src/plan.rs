@@ -4,11 +4,10 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use opt_core::cost::cost;
-use opt_core::zoo;
+use opt_core::{InputSpec, zoo};
 use opt_nn::Precision;
 use tch::Device;
 
-use crate::data::Data;
 use crate::profile::Profile;
 use crate::recipe::Train;
 use crate::run::threads;
@@ -33,7 +32,7 @@ pub struct Plan {
 
 /// Multiply-accumulates of forward passes that training finishes per second and thread (a step counts as one forward
 /// pass here), measured on a 2.6 GHz Zen 4: 77 to 20 MMAC networks at batch 128.
-const BF16_TRAINING: f64 = 17e9;
+const BF16_TRAINING: f64 = 22e9;
 /// The same in f32.
 const F32_TRAINING: f64 = 11e9;
 /// Forward passes alone in f32, which evaluation uses.
@@ -41,7 +40,16 @@ const F32_FORWARD: f64 = 25e9;
 /// The same on a GPU: a guess that only has to be of the right order.
 const GPU: f64 = 2e12;
 /// Fake quantization makes a step about this much slower.
-const AWARE: f64 = 1.8;
+const AWARE: f64 = 2.3;
+
+/// How many images there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// For training.
+    pub train: usize,
+    /// For measuring.
+    pub test: usize,
+}
 
 /// Lists what `experiments` do with one seed.
 ///
@@ -51,12 +59,14 @@ const AWARE: f64 = 1.8;
 pub fn plan(
     profile: &Profile,
     experiments: &[String],
-    data: &Data,
+    counts: Counts,
+    input: &InputSpec,
     device: Device,
 ) -> Result<Plan> {
     let mut planner = Planner {
         profile,
-        data,
+        counts,
+        input,
         device,
         trained: BTreeSet::new(),
         plan: Plan::default(),
@@ -69,7 +79,8 @@ pub fn plan(
 
 struct Planner<'a> {
     profile: &'a Profile,
-    data: &'a Data,
+    counts: Counts,
+    input: &'a InputSpec,
     device: Device,
     trained: BTreeSet<String>,
     plan: Plan,
@@ -94,7 +105,7 @@ impl Planner<'_> {
                         p.base, p.fine_tune.epochs
                     );
                     let ablation = p.likelihood_weights as f64 * self.forward(&p.base)? * 256.0
-                        / self.data.test.len() as f64;
+                        / self.counts.test as f64;
                     self.push("prune", what, each * variants as f64 + ablation);
                 }
             }
@@ -105,14 +116,17 @@ impl Planner<'_> {
                     let cheap = 5 * q.weight_levels.len() + q.post_training.len();
                     let what = format!("{}: {cheap} variants without training", q.base);
                     self.push("quantize", what, 1.5 * forward * cheap as f64);
-                    let each = AWARE * self.training(&q.base, &q.aware_train)? + forward;
-                    let what = format!(
-                        "{}: {} quantization-aware of {} epochs",
-                        q.base,
-                        q.aware.len(),
-                        q.aware_train.epochs
-                    );
-                    self.push("quantize", what, each * q.aware.len() as f64);
+                    let n = q.aware.len();
+                    if n > 0 {
+                        let alone = self.training(&q.base, &q.aware_train)?;
+                        let all = alone * (1.0 + AWARE * n as f64) + forward * (n + 1) as f64;
+                        let epochs = q.aware_train.epochs;
+                        let what = format!(
+                            "{}: {n} quantization-aware of {epochs} epochs, 1 without",
+                            q.base
+                        );
+                        self.push("quantize", what, all);
+                    }
                 }
             }
             "distill" => {
@@ -141,7 +155,9 @@ impl Planner<'_> {
                         p.base, p.fine_tune.epochs, p.aware_train.epochs
                     );
                     let forward = 4.0 * smaller * self.forward(&p.base)?;
-                    self.push("pipeline", what, tune + aware + forward);
+                    let control = self.training(&p.base, &p.fine_tune)?
+                        + self.training(&p.base, &p.aware_train)?;
+                    self.push("pipeline", what, tune + aware + forward + control);
                 }
             }
         }
@@ -168,7 +184,7 @@ impl Planner<'_> {
 
     fn macs(&self, base: &str) -> Result<f64> {
         let recipe = self.profile.recipe(base)?;
-        let model = zoo::build(&recipe.model, &self.data.input(), 0)?;
+        let model = zoo::build(&recipe.model, self.input, 0)?;
         Ok(cost(&model)?.macs as f64)
     }
 
@@ -185,7 +201,7 @@ impl Planner<'_> {
             Precision::Bf16 => BF16_TRAINING,
             Precision::F32 => F32_TRAINING,
         };
-        let images = (train.epochs * self.data.train.len()) as f64;
+        let images = (train.epochs * self.counts.train) as f64;
         Ok(images * self.macs(base)? / self.speed(per_thread))
     }
 
@@ -195,7 +211,7 @@ impl Planner<'_> {
     }
 
     fn forward(&self, base: &str) -> Result<f64> {
-        let images = self.data.test.len() as f64;
+        let images = self.counts.test as f64;
         Ok(images * self.macs(base)? / self.speed(F32_FORWARD))
     }
 }

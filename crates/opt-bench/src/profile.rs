@@ -156,7 +156,92 @@ pub struct Pipeline {
     pub aware_train: Train,
 }
 
+impl Prune {
+    fn check(&self) -> Result<()> {
+        self.fine_tune.check().context("fine_tune")?;
+        ensure!(
+            (1..=self.fine_tune.epochs).contains(&self.rounds),
+            "rounds is {}, expected 1 to the {} epochs of fine_tune, so that each round has one",
+            self.rounds,
+            self.fine_tune.epochs
+        );
+        let wrong = self.sparsities.iter().find(|s| !(0.0..1.0).contains(*s));
+        ensure!(
+            wrong.is_none(),
+            "sparsities has {wrong:?}, expected 0 to less than 1"
+        );
+        Ok(())
+    }
+}
+
+impl Quantize {
+    fn check(&self) -> Result<()> {
+        self.aware_train.check().context("aware_train")?;
+        let bits = |b: &&u8| !(2..=8).contains(*b);
+        let wrong = self.post_training.iter().chain(&self.aware).find(bits);
+        ensure!(
+            wrong.is_none(),
+            "a width is {wrong:?} bits, expected 2 to 8"
+        );
+        let wrong = self.weight_levels.iter().find(|l| !(3..=256).contains(*l));
+        ensure!(
+            wrong.is_none(),
+            "weight_levels has {wrong:?}, expected 3 to 256"
+        );
+        Ok(())
+    }
+}
+
+impl Pipeline {
+    fn check(&self) -> Result<()> {
+        self.fine_tune.check().context("fine_tune")?;
+        self.aware_train.check().context("aware_train")?;
+        check_teaching(self.temperature, self.w_kd, self.w_ce)?;
+        let keep = self.keep_channels;
+        ensure!(
+            keep > 0.0 && keep <= 1.0,
+            "keep_channels is {keep}, expected more than 0 and at most 1"
+        );
+        ensure!(
+            self.multiple_of > 0,
+            "multiple_of is 0, expected at least 1"
+        );
+        ensure!(
+            (2..=8).contains(&self.bits),
+            "bits is {}, expected 2 to 8",
+            self.bits
+        );
+        Ok(())
+    }
+}
+
+fn check_teaching(temperature: f64, w_kd: f64, w_ce: f64) -> Result<()> {
+    ensure!(
+        temperature.is_finite() && temperature > 0.0,
+        "a temperature is {temperature}, expected a positive number"
+    );
+    ensure!(
+        [w_kd, w_ce].iter().all(|w| w.is_finite() && *w >= 0.0) && w_kd + w_ce > 0.0,
+        "w_kd is {w_kd} and w_ce is {w_ce}, expected 0 or more and not both 0"
+    );
+    Ok(())
+}
+
 impl Profile {
+    /// A built-in profile by its name, or one of your own by its file.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and the key; for a name that is neither, the names that exist.
+    pub fn load(name_or_file: &str) -> Result<Self> {
+        if !name_or_file.ends_with(".toml") {
+            return Self::built_in(name_or_file);
+        }
+        let text = std::fs::read_to_string(name_or_file)
+            .with_context(|| format!("reading the profile {name_or_file}"))?;
+        Self::parse(&text).with_context(|| format!("the profile {name_or_file} is not valid"))
+    }
+
     /// The built-in profile of this name.
     ///
     /// # Errors
@@ -165,7 +250,10 @@ impl Profile {
     pub fn built_in(name: &str) -> Result<Self> {
         let Some((_, text)) = PROFILES.iter().find(|(n, _)| *n == name) else {
             let names: Vec<&str> = PROFILES.iter().map(|(n, _)| *n).collect();
-            bail!("no profile `{name}`; there are {}", names.join(", "));
+            bail!(
+                "no profile `{name}`; there are {}, and files that end in .toml",
+                names.join(", ")
+            );
         };
         Self::parse(text).with_context(|| format!("the built-in profile `{name}`"))
     }
@@ -186,25 +274,27 @@ impl Profile {
         }
         for p in &profile.prune {
             profile.recipe(&p.base)?;
-            p.fine_tune.check().context("in [[prune]] fine_tune")?;
-            ensure!(p.rounds > 0, "[[prune]] rounds is 0");
+            p.check().context("in [[prune]]")?;
         }
         for q in &profile.quantize {
             profile.recipe(&q.base)?;
-            q.aware_train
-                .check()
-                .context("in [[quantize]] aware_train")?;
+            q.check().context("in [[quantize]]")?;
         }
         for d in &profile.distill {
             profile.recipe(&d.teacher)?;
             profile.recipe(&d.student)?;
+            for temperature in &d.temperatures {
+                check_teaching(*temperature, d.w_kd, d.w_ce).context("in [[distill]]")?;
+            }
+            let smoothing = d.control_smoothing;
+            ensure!(
+                (0.0..1.0).contains(&smoothing),
+                "in [[distill]]: control_smoothing is {smoothing}, expected 0 to less than 1"
+            );
         }
         for p in &profile.pipeline {
             profile.recipe(&p.base)?;
-            p.fine_tune.check().context("in [[pipeline]] fine_tune")?;
-            p.aware_train
-                .check()
-                .context("in [[pipeline]] aware_train")?;
+            p.check().context("in [[pipeline]]")?;
         }
         Ok(profile)
     }
@@ -243,7 +333,10 @@ mod tests {
             );
         }
         let error = Profile::built_in("fast").unwrap_err().to_string();
-        assert_eq!(error, "no profile `fast`; there are smoke, quick, full");
+        assert_eq!(
+            error,
+            "no profile `fast`; there are smoke, quick, full, and files that end in .toml"
+        );
     }
 
     #[test]
@@ -256,9 +349,45 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_errors() {
+    fn mistakes_are_named() {
         let (_, text) = PROFILES[0];
-        let broken = text.replace("rounds", "turns");
-        assert!(Profile::parse(&broken).is_err());
+        let cases = [
+            ("rounds = 2", "turns = 2", "unknown field `turns`"),
+            (
+                "rounds = 2",
+                "rounds = 3",
+                "rounds is 3, expected 1 to the 2 epochs",
+            ),
+            (
+                "sparsities = [0.7]",
+                "sparsities = [1.0]",
+                "sparsities has Some(1.0)",
+            ),
+            (
+                "weight_levels = [16]",
+                "weight_levels = [0]",
+                "weight_levels has Some(0)",
+            ),
+            (
+                "post_training = [8, 4]",
+                "post_training = [9]",
+                "a width is Some(9) bits",
+            ),
+            (
+                "keep_channels = 0.75",
+                "keep_channels = 0.0",
+                "keep_channels is 0",
+            ),
+            (
+                "temperatures = [4.0]",
+                "temperatures = [0.0]",
+                "a temperature is 0",
+            ),
+        ];
+        for (from, to, expect) in cases {
+            assert!(text.contains(from), "{from}");
+            let error = format!("{:#}", Profile::parse(&text.replace(from, to)).unwrap_err());
+            assert!(error.contains(expect), "{to}: {error}");
+        }
     }
 }

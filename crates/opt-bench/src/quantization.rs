@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use opt_artifact::{CodedParam, Decode as StoredDecode};
-use opt_core::Model;
 use opt_core::lower::{Adds, QuantSpec, fold, observed_nodes};
+use opt_core::{CodedTensor, Model};
 use opt_nn::observe::observe;
 use opt_nn::{Batch, Net, NnError};
-use opt_quant::{
-    Decode, MinMax, Quantized, WeightBits, WeightMethod, min_max_spec, quantize_weight,
-};
+use opt_quant::{MinMax, WeightBits, WeightMethod, min_max_spec, quantize_weight};
 
 /// A folded model with the ranges that calibration saw.
 #[derive(Debug, Clone)]
@@ -77,7 +74,7 @@ pub struct CodedModel {
     /// The model with the numbers that the codes stand for.
     pub model: Model,
     /// The codes, by parameter name.
-    pub codes: BTreeMap<String, CodedParam>,
+    pub codes: BTreeMap<String, CodedTensor>,
 }
 
 /// Quantizes every Conv and Gemm weight by one method; biases and normalisation stay f32.
@@ -94,25 +91,9 @@ pub fn code_weights(model: &Model, method: WeightMethod) -> Result<CodedModel> {
         let weight = model.param(name)?;
         let quantized = quantize_weight(&weight.view(), &method)
             .with_context(|| format!("quantizing `{name}`"))?;
-        let decoded = quantized.dequantize().into_shared();
+        let decoded = quantized.decode()?.into_shared();
         coded.model.params.insert(name.to_owned(), decoded);
-        coded.codes.insert(name.to_owned(), to_stored(quantized));
+        coded.codes.insert(name.to_owned(), quantized);
     }
     Ok(coded)
-}
-
-fn to_stored(quantized: Quantized) -> CodedParam {
-    CodedParam {
-        shape: quantized.codes.shape().to_vec(),
-        bits: quantized.bits,
-        codes: quantized.codes.iter().copied().collect(),
-        decode: match quantized.decode {
-            Decode::Affine { scales, zero_point } => StoredDecode::Affine {
-                scales,
-                zero_point: i32::from(zero_point),
-            },
-            Decode::MinMax { min, step } => StoredDecode::MinMax { min, step },
-            Decode::Codebook { centroids } => StoredDecode::Codebook(centroids),
-        },
-    }
 }

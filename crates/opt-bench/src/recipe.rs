@@ -182,6 +182,11 @@ impl Train {
     /// Names the first key whose value makes no sense.
     pub fn check(&self) -> Result<()> {
         let unit = |x: f64| (0.0..=1.0).contains(&x);
+        ensure!(
+            self.epochs <= 100_000,
+            "epochs is {}, expected at most 100,000",
+            self.epochs
+        );
         ensure!(self.batch > 0, "batch is 0, expected at least 1");
         ensure!(
             self.lr.is_finite() && self.lr > 0.0,
@@ -244,7 +249,12 @@ impl Recipe {
     ///
     /// Names the key.
     pub fn check(&self) -> Result<()> {
-        ensure!(!self.name.is_empty(), "name is empty");
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_. ".contains(c);
+        ensure!(
+            !self.name.is_empty() && self.name.chars().all(plain) && !self.name.contains(".."),
+            "name is `{}`, expected letters, digits, dashes and single dots: files are called after it",
+            self.name
+        );
         self.train.check().context("in [train]")?;
         opt_core::zoo::build(&self.model, &opt_core::InputSpec::cifar10(), 0)
             .context("in key `model`")?;
@@ -289,6 +299,13 @@ schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }
             // Numbers that make no sense.
             ("lr = 0.1", "lr = -1.0", "lr is -1"),
             ("lr = 0.1", "lr = nan", "lr is NaN"),
+            (
+                "epochs = 2",
+                "epochs = 1000000000000",
+                "epochs is 1000000000000",
+            ),
+            // A name that would lead out of the folder.
+            ("\"test\"", "\"../test\"", "name is `../test`"),
             ("epochs = 2", "epochs = 2\nbatch = 0", "batch is 0"),
             ("epochs = 2", "epochs = 2\nmomentum = 1.0", "momentum is 1"),
             ("peak = 0.2", "peak = 2.0", "peak 2"),

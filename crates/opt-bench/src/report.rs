@@ -12,15 +12,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use crate::plots::{accuracy_against_bytes, accuracy_against_macs, training_curves};
-use crate::results::{CurvePoint, ResultLine, RunInfo, summarize, write_atomic};
+use crate::results::{CurvePoint, DatasetInfo, ResultLine, RunInfo, summarize, write_atomic};
 
 pub use html::html;
 pub use markdown::markdown;
 pub use terminal::terminal_table;
+use words::data_words;
 pub use words::headline;
 
 #[cfg(test)]
-pub(crate) use sample::{sample_curves, sample_lines};
+pub(crate) use sample::{sample_curves, sample_lines, sample_run};
 
 /// A plot of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub fn write_report(
     curves: &[CurvePoint],
 ) -> Result<Vec<PathBuf>> {
     let summary = summarize(lines);
-    let plots = plots(lines, curves)?;
+    let plots = plots(&run.dataset, lines, curves)?;
     let mut json =
         serde_json::to_string_pretty(&summary).context("turning the summary into JSON")?;
     json.push('\n');
@@ -72,18 +73,23 @@ pub fn write_report(
 /// # Errors
 ///
 /// Drawing fails.
-pub fn plots(lines: &[ResultLine], curves: &[CurvePoint]) -> Result<Vec<Plot>> {
+pub fn plots(
+    dataset: &DatasetInfo,
+    lines: &[ResultLine],
+    curves: &[CurvePoint],
+) -> Result<Vec<Plot>> {
+    let data = data_words(dataset);
     let rows = summarize(lines).rows;
     let mut plots = vec![
         Plot {
             name: "accuracy-bytes".to_owned(),
             caption: "Accuracy against the size of the written model file. Up and to the left is better.".to_owned(),
-            svg: accuracy_against_bytes(&rows)?,
+            svg: accuracy_against_bytes(&rows, &data)?,
         },
         Plot {
             name: "accuracy-macs".to_owned(),
             caption: "Accuracy against multiply-accumulates for one image, multiplications by zero included.".to_owned(),
-            svg: accuracy_against_macs(&rows)?,
+            svg: accuracy_against_macs(&rows, &data)?,
         },
     ];
     let mut experiments: Vec<&str> = Vec::new();
@@ -100,7 +106,7 @@ pub fn plots(lines: &[ResultLine], curves: &[CurvePoint]) -> Result<Vec<Plot>> {
                 experiment.chars().map(safe).collect::<String>()
             ),
             caption: format!("Training in the experiment {experiment}, first seed."),
-            svg: training_curves(curves, experiment)?,
+            svg: training_curves(curves, experiment, &data)?,
         });
     }
     Ok(plots)
@@ -112,6 +118,7 @@ mod tests {
 
     use super::sample::{sample_curves, sample_lines, sample_run};
     use super::*;
+    use crate::results::DataSource;
 
     #[test]
     fn a_report_is_complete_and_the_same_each_time() {
@@ -138,6 +145,22 @@ mod tests {
         }
         for (a, b) in first.iter().zip(&second) {
             assert_eq!(fs::read(a).unwrap(), fs::read(b).unwrap(), "{a:?}");
+        }
+    }
+
+    #[test]
+    fn every_plot_names_the_data_and_that_it_is_synthetic() {
+        let mut dataset = sample_run().dataset;
+        dataset.name = "shapes".to_owned();
+        dataset.source = DataSource::Synthetic;
+        for lines in [sample_lines(), Vec::new()] {
+            for plot in plots(&dataset, &lines, &sample_curves()).unwrap() {
+                assert!(
+                    plot.svg.contains("shapes (synthetic images)"),
+                    "{}",
+                    plot.name
+                );
+            }
         }
     }
 

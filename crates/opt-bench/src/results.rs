@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use lines::{Lines, append_line, read_lines, write_atomic};
 pub use run::{
-    Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Versions, cpu, rfc3339,
+    Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Versions, cpu, notice,
+    rfc3339,
 };
 pub(crate) use summary::grouped;
 pub use summary::{Spread, Summary, SummaryRow, best_within, summarize};
@@ -66,10 +67,18 @@ pub struct ResultLine {
     pub layers: u32,
     /// Bits of a stored weight; 32 for float.
     pub weight_bits: u32,
+    /// Which weights `weight_bits` holds for, for example `first and last layer 8 bits` or `all weights`; empty if there
+    /// is nothing to say. Reports mark the bits and print it below the table.
+    #[serde(default)]
+    pub policy: String,
     /// Bits of an activation; 32 for float.
     pub activation_bits: u32,
     /// How the accuracy was computed: `f32`, `integer-exact simulation`.
     pub precision: String,
+    /// The arithmetic of the training that lies between the baseline and this model, or that made a baseline: `bf16`,
+    /// `f32`; empty if nothing was trained. A variant that was trained is not judged by fewer than three seeds.
+    #[serde(default)]
+    pub train_precision: String,
     /// Wall-clock time of this variant beyond its baseline, in seconds.
     pub seconds: f64,
     /// The recipe's name.

@@ -15,8 +15,8 @@ use crate::data::Data;
 use crate::measure::{Measured, Shipped, measure};
 use crate::recipe::Train;
 use crate::results::{
-    CurvePoint, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, append_line, cpu,
-    rfc3339, write_atomic,
+    CurvePoint, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, append_line, cpu, rfc3339,
+    write_atomic,
 };
 use crate::training::{Label, Watch};
 
@@ -71,6 +71,10 @@ pub struct Variant<'a> {
     pub weight_bits: u32,
     /// Bits of an activation.
     pub activation_bits: u32,
+    /// Which layers keep other bits than these; empty if none do.
+    pub policy: String,
+    /// The arithmetic of its training: `bf16`, `f32`, or empty if it was not trained.
+    pub train_precision: &'static str,
     /// Seconds of this variant beyond its baseline, measuring not included.
     pub seconds: f64,
     /// The line that this one is compared with and its answers; `None` for a baseline.
@@ -118,8 +122,8 @@ impl Run {
             versions: Versions {
                 opt: env!("CARGO_PKG_VERSION").to_owned(),
                 rustc: env!("OPT_RUSTC_VERSION").to_owned(),
-                tch: "0.26.0".to_owned(),
-                libtorch: "2.13.0".to_owned(),
+                tch: env!("OPT_TCH_VERSION").to_owned(),
+                libtorch: env!("OPT_LIBTORCH_VERSION").to_owned(),
             },
             cpu: cpu(),
             threads: threads(),
@@ -128,6 +132,7 @@ impl Run {
             dataset: data.info.clone(),
             seeds: request.seeds,
             not_run: Vec::new(),
+            notes: Vec::new(),
         };
         let run = Self {
             out: request.out,
@@ -139,15 +144,6 @@ impl Run {
         };
         run.write_info()?;
         Ok(run)
-    }
-
-    /// Notes what did not run.
-    pub fn skip(&mut self, what: &str, why: &str) {
-        eprintln!("  not run: {what}: {why}");
-        self.info.not_run.push(NotRun {
-            what: what.to_owned(),
-            why: why.to_owned(),
-        });
     }
 
     /// Trains a network with cross-entropy.
@@ -301,6 +297,8 @@ impl Run {
             layers: u32::try_from(layers).unwrap_or(u32::MAX),
             weight_bits: variant.weight_bits,
             activation_bits: variant.activation_bits,
+            policy: variant.policy.clone(),
+            train_precision: variant.train_precision.to_owned(),
             precision: measured.precision.to_owned(),
             seconds: variant.seconds,
             recipe: variant.recipe.to_owned(),

@@ -4,6 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use opt_nn::optimizer::Sgd;
 use opt_nn::train::{EpochReport, Hooks, Progress};
 use opt_nn::{Net, NnError};
 
@@ -64,18 +65,19 @@ impl<'a> Watch<'a> {
 }
 
 impl Hooks for Watch<'_> {
-    fn after_step(&mut self, _net: &Net, progress: Progress) {
+    fn after_step(&mut self, _net: &Net, _sgd: &mut Sgd, progress: Progress) {
         let total = (self.epochs * progress.batches) as u64;
         self.bar.set_length(total);
         self.bar
             .set_position((progress.epoch * progress.batches + progress.batch) as u64);
         self.bar.set_message(format!(
-            "{} · {} · {} · epoch {}/{} · {:.0} images/s",
+            "{} · {} · {} · epoch {}/{} · train {:.1} % · {:.0} images/s",
             self.label.experiment,
             self.label.variant,
             self.phase,
             progress.epoch + 1,
             self.epochs,
+            progress.train_top1,
             progress.images_per_second
         ));
     }

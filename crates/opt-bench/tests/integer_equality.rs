@@ -4,6 +4,8 @@
 
 use std::path::PathBuf;
 
+use opt_bench::data::{Data, Limits};
+use opt_bench::measure::{Shipped, measure};
 use opt_bench::quantization::calibrate;
 use opt_core::lower::{Adds, lower};
 use opt_core::{InputSpec, Model, interpret_integer, zoo};
@@ -57,7 +59,7 @@ fn check(model: &Model, calibration: &Dataset, test: &Dataset, n: usize) {
             );
         });
         let edges = stored.nodes.iter().filter(|n| n.edge.is_some()).count();
-        println!("{adds:?}: {n} images equal at {edges} edges, and in every logit");
+        eprintln!("{adds:?}: {n} images equal at {edges} edges, and in every logit");
     }
 }
 
@@ -90,4 +92,43 @@ fn pretrained_resnet20_codes_are_equal_at_every_edge() {
     let bytes = std::fs::read(path("OPT_RESNET20")).unwrap();
     let (model, _) = opt_format::import_safetensors(&bytes, &zoo).unwrap();
     check(&model, &data.train, &data.test, 100);
+}
+
+#[test]
+fn every_shortcut_and_chain_can_be_shipped_and_measured() {
+    let limits = Limits {
+        train: Some(40),
+        test: Some(20),
+        holdout: false,
+    };
+    let data = Data::load("synthetic", std::path::Path::new("."), limits).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bits) in [
+        ("resnet20", 8),
+        ("resnet20_b", 4),
+        ("airbench_4_8_12", 3),
+        ("source_net", 8),
+    ] {
+        let model = zoo::build(name, &data.input(), 5).unwrap();
+        let calibrated = calibrate(&model, data.calibration(40, 40), Device::Cpu).unwrap();
+        let spec = calibrated.spec(WeightBits::inner(bits)).unwrap();
+        let shipped = Shipped::Integer {
+            folded: &calibrated.folded,
+            spec: &spec,
+        };
+        let path = dir.path().join(format!("{name}.opt"));
+        let measured = measure(shipped, &path, &Default::default(), &data, Device::Cpu).unwrap();
+        assert_eq!(measured.bytes, std::fs::metadata(&path).unwrap().len());
+        assert_eq!(measured.evaluation.predictions.len(), 20);
+        // The answers are those of the interpreter on what the file holds.
+        let stored = opt_artifact::load_qmodel(&path).unwrap();
+        for (i, answer) in measured.evaluation.predictions.iter().enumerate().take(3) {
+            let logits = interpret_integer::run(&stored, data.test.image(i))
+                .unwrap()
+                .logits;
+            let best =
+                (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]).then(b.cmp(a)));
+            assert_eq!(best.map(|b| b as i64), Some(*answer), "{name}");
+        }
+    }
 }

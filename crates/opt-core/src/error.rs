@@ -70,6 +70,12 @@ pub enum CoreError {
         /// What is wrong and what was expected.
         problem: String,
     },
+    /// Codes that do not fit their width, their decoding or their packed bytes; who knows the tensor adds its name.
+    #[error("{problem}")]
+    Codes {
+        /// What is wrong and what was expected.
+        problem: String,
+    },
     /// An operator or a combination that integer lowering does not handle.
     #[error("node `{node}` ({op}) cannot be lowered to integers: {why}")]
     Unsupported {

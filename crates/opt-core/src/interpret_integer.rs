@@ -106,12 +106,12 @@ pub fn run(model: &QModel, image: &[u8]) -> Result<Trace> {
                 positions.map(|i| x[i]).max().unwrap_or(0)
             }),
             QOp::AveragePool(window) => pool(in_shape, out_shape, window, |positions| {
-                let mut n = 0u16;
+                let mut n = 0i32;
                 let sum: i32 = positions
                     .inspect(|_| n += 1)
                     .map(|i| i32::from(x[i]) - x_edge.zero(0))
                     .sum();
-                let m = x_edge.scale / (y_edge.scale * f32::from(n));
+                let m = x_edge.scale / (y_edge.scale * n as f32);
                 requantize(sum as f32 * m, 0, 255)
             }),
             QOp::GlobalAveragePool => {

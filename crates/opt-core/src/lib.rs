@@ -4,7 +4,7 @@
 //! In reading order: [`graph`] and [`op`] (what a network is), [`model`] (a graph with its parameters and its input),
 //! [`shape`] and [`cost`] (what it needs), [`mask`] (which weights are kept) and [`gradients`] (what the
 //! data says about them), [`interpret`] (what it computes, in f32),
-//! [`qparams`], [`qmodel`] and [`lower`] (the integer network and the only place where one is made from a
+//! [`codes`] (tensors as integer codes and as packed bytes), [`qparams`], [`qmodel`] and [`lower`] (the integer network and the only place where one is made from a
 //! model), [`interpret_integer`] (what that computes, code by code), and [`zoo`] (the networks of the experiments).
 //!
 //! # What this crate does not do
@@ -12,10 +12,10 @@
 //! It knows no compression method, trains nothing, reads and writes no file and links no libtorch. Its interpreters
 //! are specifications: clear, exact and slow. Nothing here is serializable; the crates that own a file format convert.
 
+pub mod codes;
 pub mod cost;
 pub mod error;
 pub mod gradients;
-
 pub mod graph;
 pub mod interpret;
 pub mod interpret_integer;
@@ -28,6 +28,7 @@ pub mod qparams;
 pub mod shape;
 pub mod zoo;
 
+pub use codes::{CodedTensor, Decode};
 pub use cost::{Cost, LayerCost};
 pub use error::CoreError;
 pub use gradients::GradientSums;

@@ -25,7 +25,7 @@ use crate::{CoreError, InputSpec, Model, QParams, Result};
 pub struct QuantSpec {
     /// What happens to residual additions.
     pub adds: Adds,
-    /// Scale and zero point of every value that is rounded ([`FusedOp::requantizes`]), by node name.
+    /// Scale and zero point of every value that is rounded ([`Step::requantizes`]), by node name.
     pub edges: BTreeMap<String, QParams>,
     /// Codes of every Conv and Gemm weight, by parameter name.
     pub weights: BTreeMap<String, QWeight>,

@@ -11,6 +11,9 @@ pub struct Window {
     pub pads: [usize; 4],
 }
 
+/// The largest kernel and padding along an axis: larger ones come from broken files and would take forever.
+const MAX_WINDOW: usize = 4096;
+
 impl Window {
     /// A square window with the same stride and padding everywhere.
     ///
@@ -27,7 +30,8 @@ impl Window {
         }
     }
 
-    /// The number of positions along each axis, or `None` where the window does not fit once.
+    /// The number of positions along each axis, or `None` where the window does not fit once or is larger than any that is
+    /// meant in earnest (4,096 along an axis).
     ///
     /// ```text
     /// out = (in + pad_begin + pad_end - kernel) / stride + 1      (rounded down)
@@ -35,10 +39,12 @@ impl Window {
     #[must_use]
     pub fn output(&self, input: [usize; 2]) -> Option<[usize; 2]> {
         let axis = |i: usize| -> Option<usize> {
-            if self.stride[i] == 0 || self.kernel[i] == 0 {
+            let numbers = [self.kernel[i], self.pads[i], self.pads[i + 2]];
+            if self.stride[i] == 0 || self.kernel[i] == 0 || numbers.iter().any(|n| *n > MAX_WINDOW)
+            {
                 return None;
             }
-            let padded = input[i] + self.pads[i] + self.pads[i + 2];
+            let padded = input[i].checked_add(self.pads[i] + self.pads[i + 2])?;
             Some(padded.checked_sub(self.kernel[i])? / self.stride[i] + 1)
         };
         Some([axis(0)?, axis(1)?])
@@ -47,7 +53,7 @@ impl Window {
     /// Height times width of the kernel.
     #[must_use]
     pub fn area(&self) -> usize {
-        self.kernel[0] * self.kernel[1]
+        self.kernel[0].saturating_mul(self.kernel[1])
     }
 }
 

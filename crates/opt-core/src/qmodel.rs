@@ -16,6 +16,7 @@
 use ndarray::ArrayD;
 
 use crate::op::Window;
+use crate::shape::{MAX_ELEMENTS, fits};
 use crate::{CoreError, InputSpec, Result};
 
 /// A weight as integer codes with a scale per output channel.
@@ -354,13 +355,19 @@ impl QModel {
             }
             QOp::Clamp { .. } => x.to_vec(),
         };
-        if shape
-            .iter()
-            .try_fold(1usize, |n, d| n.checked_mul(*d))
-            .is_none_or(|n| n > MAX_ELEMENTS)
-        {
+        if !fits(&shape) {
             return Err(format!(
-                "its shape {shape:?} is over {MAX_ELEMENTS} elements"
+                "its shape is {shape:?}, expected 1 to {MAX_ELEMENTS} elements"
+            ));
+        }
+        let averaged = match &node.op {
+            QOp::AveragePool(window) => window.area(),
+            QOp::GlobalAveragePool => x[1] * x[2],
+            _ => 0,
+        };
+        if averaged > MAX_AVERAGED {
+            return Err(format!(
+                "averages {averaged} values, at most {MAX_AVERAGED} have an exact sum"
             ));
         }
         let logits = matches!(node.op, QOp::Logits { .. });
@@ -376,6 +383,22 @@ impl QModel {
                 let n = edge.zero_points.len();
                 if n != 1 && Some(n) != per_channel {
                     return Err(format!("{n} zero points"));
+                }
+                let input_scale = |i: usize| in_edge(i).map(|e| e.scale / edge.scale);
+                for i in 0..node.inputs.len() {
+                    if !input_scale(i)?.is_finite() {
+                        return Err("its scale is too small beside its input's".to_owned());
+                    }
+                }
+                if let Some((weight, _)) = node.op.weight() {
+                    let x = in_edge(0)?.scale;
+                    if !weight
+                        .scales
+                        .iter()
+                        .all(|s| (x * s / edge.scale).is_finite())
+                    {
+                        return Err("its multipliers are not finite".to_owned());
+                    }
                 }
                 if node.op.keeps_codes() && in_edge(0)? != edge {
                     return Err("its scale and zero point are not its input's".to_owned());
@@ -414,8 +437,8 @@ impl QModel {
     }
 }
 
-/// The largest value that a network from a file may ask for.
-const MAX_ELEMENTS: usize = 1 << 28;
+/// The most values that a mean may cover: their centred sum stays below 2^24, where f32 is exact.
+const MAX_AVERAGED: usize = 1 << 16;
 
 fn check_weight(
     weight: &QWeight,

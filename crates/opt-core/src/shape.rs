@@ -3,6 +3,15 @@
 use crate::op::Op;
 use crate::{CoreError, Model, Node, Result};
 
+/// The most elements that one value of one image may have: larger ones come from broken files.
+pub const MAX_ELEMENTS: usize = 1 << 28;
+
+/// Whether a value of this shape has elements, and not too many.
+pub(crate) fn fits(shape: &[usize]) -> bool {
+    let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+    elements.is_some_and(|n| (1..=MAX_ELEMENTS).contains(&n))
+}
+
 /// The shape of every node's value, in graph order: `[C, H, W]` or `[F]`.
 ///
 /// # Errors
@@ -12,7 +21,14 @@ pub fn infer_shapes(model: &Model) -> Result<Vec<Vec<usize>>> {
     let mut shapes: Vec<Vec<usize>> = Vec::with_capacity(model.graph.nodes.len());
     for node in &model.graph.nodes {
         let inputs: Vec<&[usize]> = node.inputs.iter().map(|&i| shapes[i].as_slice()).collect();
-        shapes.push(infer_node(model, node, &inputs)?);
+        let shape = infer_node(model, node, &inputs)?;
+        if !fits(&shape) {
+            return Err(CoreError::Graph {
+                node: node.name.clone(),
+                problem: format!("its shape is {shape:?}, expected 1 to {MAX_ELEMENTS} elements"),
+            });
+        }
+        shapes.push(shape);
     }
     Ok(shapes)
 }
@@ -123,7 +139,7 @@ fn infer_node(model: &Model, node: &Node, inputs: &[&[usize]]) -> Result<Vec<usi
                 )));
             }
             Ok((0..first.len())
-                .map(|i| begin[i] + first[i] + end[i])
+                .map(|i| begin[i].saturating_add(first[i]).saturating_add(end[i]))
                 .collect())
         }
     }

@@ -75,7 +75,7 @@ pub fn build(name: &str, input: &InputSpec, seed: u64) -> Result<Model> {
                 .strip_prefix("airbench_")
                 .ok_or_else(unknown)?
                 .split('_')
-                .map(|w| w.parse::<usize>().ok().filter(|w| (1..=4096).contains(w)))
+                .map(|w| w.parse::<usize>().ok().filter(|w| (1..=1024).contains(w)))
                 .collect::<Option<_>>()
                 .ok_or_else(unknown)?;
             airbench(input, widths.try_into().map_err(|_| unknown())?, seed)

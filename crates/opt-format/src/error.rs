@@ -3,17 +3,12 @@
 use thiserror::Error;
 
 /// An error of this crate: it says what was found and what was expected.
-#[derive(Debug, Clone, PartialEq, Error)]
+#[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum FormatError {
     /// The bytes are no safetensors container.
-    #[error(
-        "not a safetensors file: {problem}; the file is truncated, damaged or of another format"
-    )]
-    Container {
-        /// What is wrong and what was expected.
-        problem: String,
-    },
+    #[error(transparent)]
+    Container(#[from] opt_artifact::ArtifactError),
     /// The checkpoint is of another network.
     #[error(
         "the checkpoint does not fit the network{}",

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use ndarray::{ArcArray, IxDyn};
+use opt_artifact::container::{Container, Stored, parse, serialize};
 use opt_core::{CoreError, Model, Params};
-use safetensors::tensor::{Metadata, TensorView};
-use safetensors::{Dtype, SafeTensorError, serialize};
+use safetensors::Dtype;
 
 use crate::{FormatError, Result};
 
@@ -53,7 +53,7 @@ pub struct Converted {
 /// [`FormatError::Container`] for other bytes; [`FormatError::Mismatch`] lists what is missing, unexpected, of another
 /// shape or type, or not finite; [`FormatError::Core`] if the result is unsound.
 pub fn import_safetensors(bytes: &[u8], into: &Model) -> Result<(Model, ImportReport)> {
-    let mut tensors = read(bytes)?;
+    let mut tensors = parse(bytes)?.tensors;
     let mut report = ImportReport {
         stripped_module: !tensors.is_empty() && tensors.keys().all(|n| n.starts_with(MODULE)),
         ..ImportReport::default()
@@ -112,89 +112,21 @@ pub fn import_safetensors(bytes: &[u8], into: &Model) -> Result<(Model, ImportRe
 /// [`FormatError::Core`] for an unsound model.
 pub fn export_safetensors(model: &Model, metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
     model.validate()?;
-    let data: Vec<(&String, &[usize], Vec<u8>)> = model
-        .params
-        .iter()
-        .map(|(name, t)| {
-            let bytes = t.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (name, t.shape(), bytes)
-        })
-        .collect();
-    let views = data
-        .iter()
-        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
-        .collect::<std::result::Result<Vec<_>, SafeTensorError>>();
-    let plain = views
-        .and_then(|views| serialize(views, None))
-        .map_err(container)?;
-    if metadata.is_empty() {
-        return Ok(plain);
-    }
-    // The library takes metadata as a hash map, whose order differs from run to run, so they are put in here.
-    let (header, data) = split(&plain)?;
-    let metadata = serde_json::to_string(metadata).map_err(container)?;
-    let tensors = std::str::from_utf8(&header[1..])
-        .map_err(container)?
-        .trim_end();
-    let comma = if model.params.is_empty() { "" } else { "," };
-    let mut header = format!("{{\"__metadata__\":{metadata}{comma}{tensors}");
-    header.extend(std::iter::repeat_n(
-        ' ',
-        header.len().next_multiple_of(8) - header.len(),
-    ));
-    let length = (header.len() as u64).to_le_bytes();
-    Ok([&length, header.as_bytes(), data].concat())
+    let tensors = model.params.iter().map(|(name, t)| {
+        let stored = Stored {
+            dtype: Dtype::F32,
+            shape: t.shape().to_vec(),
+            bytes: t.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        };
+        (name.clone(), stored)
+    });
+    Ok(serialize(&Container {
+        metadata: metadata.clone(),
+        tensors: tensors.collect(),
+    })?)
 }
 
 const MODULE: &str = "module.";
-
-struct Stored<'a> {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: &'a [u8],
-}
-
-fn container(e: impl std::fmt::Display) -> FormatError {
-    FormatError::Container {
-        problem: e.to_string(),
-    }
-}
-
-fn read(bytes: &[u8]) -> Result<BTreeMap<String, Stored<'_>>> {
-    let (header, data) = split(bytes)?;
-    // Not `SafeTensors::deserialize`: it adds offsets from the file without a check for overflow.
-    let parsed: Metadata =
-        serde_json::from_slice(header).map_err(|e| container(format!("its header: {e}")))?;
-    if parsed.data_len() != data.len() {
-        let (found, expected) = (data.len(), parsed.data_len());
-        return Err(container(format!(
-            "{found} bytes of tensors, expected {expected}"
-        )));
-    }
-    let stored = parsed.tensors().into_iter().map(|(name, info)| {
-        let stored = Stored {
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-            bytes: &data[info.data_offsets.0..info.data_offsets.1],
-        };
-        (name, stored)
-    });
-    Ok(stored.collect())
-}
-
-/// Header and tensor data.
-fn split(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
-    let parts = bytes.split_first_chunk().and_then(|(length, rest)| {
-        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-        rest.split_at_checked(length)
-    });
-    parts.ok_or_else(|| {
-        let found = bytes.len();
-        container(format!(
-            "{found} bytes, expected a length of 8 bytes and a header of that length"
-        ))
-    })
-}
 
 fn to_f32(stored: &Stored<'_>, expected: &[usize]) -> std::result::Result<Vec<f32>, String> {
     let Stored {

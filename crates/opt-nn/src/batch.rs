@@ -48,7 +48,6 @@ impl Batch {
     }
 
     /// The labels as a tensor.
-    #[must_use]
     pub fn labels(&self, device: Device) -> Tensor {
         Tensor::from_slice(&self.labels).to_device(device)
     }
@@ -61,7 +60,6 @@ pub(crate) fn channels_last(x: &Tensor) -> Tensor {
 }
 
 /// `(byte/255 - mean)/std` in f32, computed as `(byte - 255·mean)·(1/(255·std))`.
-#[must_use]
 pub fn normalize(bytes: &Tensor, input: &InputSpec) -> Tensor {
     let row = |f: &dyn Fn(usize) -> f32| {
         let values: Vec<f32> = (0..input.shape[0]).map(f).collect();

@@ -81,7 +81,8 @@ pub fn set_threads(threads: usize) {
     tch::set_num_threads(i32::try_from(threads.max(1)).unwrap_or(i32::MAX));
 }
 
-/// Fixes libtorch's own random numbers (nothing of this workspace draws any) and picks deterministic convolutions.
+/// Fixes libtorch's own random numbers (nothing of this workspace draws any) and stops cuDNN from choosing its algorithms
+/// by timing, which differs from run to run.
 pub fn seed(seed: u64) {
     tch::manual_seed(i64::from_le_bytes(seed.to_le_bytes()));
     Cuda::cudnn_set_benchmark(false);

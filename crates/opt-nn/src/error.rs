@@ -37,6 +37,15 @@ pub enum NnError {
         /// The name that was asked for.
         node: String,
     },
+    /// A tap names a node whose value is inside an integer operation.
+    #[error(
+        "node `{node}` is fused into a later one and has no value of its own under fake quantization; tap the activation \
+         after it"
+    )]
+    FusedTap {
+        /// The node.
+        node: String,
+    },
     /// Training gave a loss that is not a number.
     #[error(
         "the loss is {loss} in epoch {epoch}, batch {batch}: training diverged; lower the learning rate"

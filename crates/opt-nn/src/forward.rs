@@ -195,8 +195,11 @@ pub(crate) fn layout(op: &Op, x: &Tensor) -> Tensor {
             padded.max_pool2d(dims(w.kernel), dims(w.stride), [0, 0], [1, 1], false)
         }
         Op::AveragePool(w) => {
-            let symmetric = w.pads[0] == w.pads[2] && w.pads[1] == w.pads[3];
-            if symmetric {
+            // libtorch's own padding is symmetric and at most half the kernel.
+            let its_own = w.pads[0] == w.pads[2]
+                && w.pads[1] == w.pads[3]
+                && (0..2).all(|i| 2 * w.pads[i] <= w.kernel[i]);
+            if its_own {
                 let pads = dims([w.pads[0], w.pads[1]]);
                 x.avg_pool2d(
                     dims(w.kernel),

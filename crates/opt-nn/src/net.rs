@@ -80,7 +80,6 @@ impl Net {
     }
 
     /// A parameter's tensor. The graph was validated, so each name that it holds is there.
-    #[must_use]
     pub fn tensor(&self, name: &str) -> &Tensor {
         &self.tensors[name]
     }

@@ -55,52 +55,48 @@ pub struct Sgd {
 }
 
 impl Sgd {
-    /// Moves the parameters of `net` into one buffer and makes its tensors views of it that collect gradients.
+    /// Moves the parameters of `net`, and after them those of an objective's connectors, into one buffer and makes all of
+    /// them views of it that collect gradients. Connectors are not decayed.
     ///
     /// # Errors
     ///
     /// [`opt_core::CoreError::Mask`] for a mask that fits no trainable parameter.
-    pub fn new(net: &mut Net, options: SgdOptions, masks: &Masks) -> Result<Self> {
+    pub fn new(
+        net: &mut Net,
+        connectors: Vec<&mut Tensor>,
+        options: SgdOptions,
+        masks: &Masks,
+    ) -> Result<Self> {
         let mut params = net.trainable();
         params.sort_by_key(|(_, role)| *role != ParamRole::Weight);
-        check_masks(net, &params, masks)?;
         let _no_grad = tch::no_grad_guard();
-        let flat = |f: &dyn Fn(&str) -> Tensor| {
-            let parts: Vec<Tensor> = params.iter().map(|(n, _)| f(n).reshape([-1])).collect();
-            Tensor::cat(&parts, 0)
-        };
-        let weights = flat(&|name| net.tensor(name).detach());
-        let mask = (!masks.is_empty()).then(|| {
-            flat(&|name| {
-                let ones = net.tensor(name).ones_like();
-                match masks.get(name) {
-                    None => ones,
-                    Some(mask) => {
-                        let keep: Vec<f32> = mask
-                            .keep()
-                            .iter()
-                            .map(|k| f32::from(u8::from(*k)))
-                            .collect();
-                        Tensor::from_slice(&keep).to_device(net.device())
-                    }
-                }
-            })
-        });
+        let mut parts: Vec<Tensor> = params
+            .iter()
+            .map(|(name, _)| net.tensor(name).detach().reshape([-1]))
+            .collect();
+        parts.extend(
+            connectors
+                .iter()
+                .map(|c| c.detach().to_device(net.device()).reshape([-1])),
+        );
+        let weights = Tensor::cat(&parts, 0);
         let mut offset = 0;
         let mut decayed = 0;
-        for (name, role) in &params {
-            let size = net.tensor(name).size();
-            let len: i64 = size.iter().product();
-            let view = weights
-                .narrow(0, offset, len)
-                .view(size.as_slice())
-                .detach();
-            let view = view.set_requires_grad(true);
-            net.replace(name, view);
+        let mut view = |like: &Tensor| {
+            let len = i64::try_from(like.numel()).unwrap_or(i64::MAX);
+            let view = weights.narrow(0, offset, len).view(like.size().as_slice());
             offset += len;
+            (view.detach().set_requires_grad(true), offset)
+        };
+        for (name, role) in &params {
+            let (tensor, end) = view(net.tensor(name));
+            net.replace(name, tensor);
             if *role == ParamRole::Weight {
-                decayed = offset;
+                decayed = end;
             }
+        }
+        for connector in connectors {
+            *connector = view(connector).0;
         }
         let mut sgd = Self {
             options,
@@ -108,19 +104,59 @@ impl Sgd {
             momentum: weights.zeros_like(),
             weights,
             decayed,
-            mask,
+            mask: None,
         };
-        sgd.hold_mask();
+        sgd.set_masks(net, masks)?;
         Ok(sgd)
     }
 
-    /// The parameters' names, in the order of the buffer and of the gradients that [`Self::step`] takes.
+    /// Holds these masks from now on, in place of earlier ones: what they remove becomes zero, and so does its momentum.
+    ///
+    /// # Errors
+    ///
+    /// [`opt_core::CoreError::Mask`] for a mask that fits no trainable parameter; then nothing changes.
+    pub fn set_masks(&mut self, net: &Net, masks: &Masks) -> Result<()> {
+        check_masks(net, &self.names, masks)?;
+        let _no_grad = tch::no_grad_guard();
+        self.mask = None;
+        if masks.is_empty() {
+            return Ok(());
+        }
+        let mask = self.weights.ones_like();
+        let mut offset = 0;
+        for name in &self.names {
+            let len = i64::try_from(net.tensor(name).numel()).unwrap_or(i64::MAX);
+            if let Some(held) = masks.get(name) {
+                let keep: Vec<f32> = held
+                    .keep()
+                    .iter()
+                    .map(|k| f32::from(u8::from(*k)))
+                    .collect();
+                let keep = Tensor::from_slice(&keep).to_device(net.device());
+                let mut part = mask.narrow(0, offset, len);
+                part.copy_(&keep);
+            }
+            offset += len;
+        }
+        let _ = self.momentum.g_mul_(&mask);
+        self.mask = Some(mask);
+        self.hold_mask();
+        Ok(())
+    }
+
+    /// The momentum v, flat, in the order of [`Self::names`] and then of the connectors.
+    pub fn momentum(&self) -> &Tensor {
+        &self.momentum
+    }
+
+    /// The network's parameters by name, in the order of the buffer and of the gradients that [`Self::step`] takes;
+    /// connectors come after them.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
-    /// One update. `gradients` are in the order of [`Self::names`].
+    /// One update. `gradients` are in the order of [`Self::names`], then those of the connectors.
     pub fn step(&mut self, lr: f64, gradients: &[Tensor]) {
         let _no_grad = tch::no_grad_guard();
         let parts: Vec<Tensor> = gradients
@@ -159,11 +195,10 @@ impl Sgd {
     }
 }
 
-fn check_masks(net: &Net, params: &[(String, ParamRole)], masks: &Masks) -> Result<()> {
+fn check_masks(net: &Net, names: &[String], masks: &Masks) -> Result<()> {
     for (name, mask) in masks {
         let found: Vec<i64> = mask.keep().shape().iter().map(|d| *d as i64).collect();
-        let known = params.iter().any(|(n, _)| n == name);
-        if !known || net.tensor(name).size() != found {
+        if !names.contains(name) || net.tensor(name).size() != found {
             return Err(opt_core::CoreError::Mask {
                 param: name.clone(),
                 problem: format!("no trainable parameter of shape {found:?} has this name"),

@@ -6,8 +6,8 @@
 //! acc = conv(q_x - z_x, q_w)            f = acc·m + (r - z_r)·(s_r/s_y)            q - z = clamp(round_half_even(f), lo - z, hi - z)
 //! ```
 //!
-//! [`FakeQuant`] lets gradients through the rounding (straight-through, zero where it clamps) and does not round
-//! biases; [`Simulation`] takes the codes that were chosen, rounds biases, accumulates without error and agrees with
+//! [`FakeQuant`] lets gradients through the rounding (straight-through, zero where it clamps) and may sum in bfloat16;
+//! [`Simulation`] takes the codes that were chosen, accumulates without error and agrees with
 //! [`opt_core::interpret_integer`] on every code.
 //!
 //! # References

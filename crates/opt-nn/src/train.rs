@@ -1,8 +1,7 @@
-//! The one training loop, open at an objective and at four hooks.
+//! The one training loop, open at an [`Objective`] and at [`Hooks`], and at no other place.
 
 use std::time::Instant;
 
-use opt_core::NodeId;
 use opt_core::mask::Masks;
 use tch::{Kind, Tensor};
 
@@ -31,6 +30,10 @@ pub struct BatchInfo<'a> {
     pub indices: &'a [u32],
     /// Epoch, from 0.
     pub epoch: usize,
+    /// Batch within the epoch, from 0.
+    pub index: usize,
+    /// The network that is trained, for losses that read its parameters.
+    pub net: &'a Net,
 }
 
 /// What is minimised.
@@ -38,6 +41,12 @@ pub trait Objective {
     /// The nodes of student and teacher whose values [`Self::loss`] reads.
     fn taps(&self) -> Taps {
         Taps::default()
+    }
+
+    /// Tensors of its own that are trained with the network (connectors between features of different width). The loop
+    /// replaces each by a view of its buffer and updates it; they are no part of the network.
+    fn parameters(&mut self) -> Vec<&mut Tensor> {
+        Vec::new()
     }
 
     /// The parts of the loss of one batch.
@@ -119,22 +128,34 @@ pub struct Progress {
     pub batches: usize,
     /// Images per second in this epoch so far.
     pub images_per_second: f64,
+    /// Accuracy on the augmented training images of this epoch so far, in percent.
+    pub train_top1: f64,
+}
+
+/// What a schedule changes before an epoch. `None` leaves it as it is.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Masks to hold from now on.
+    pub masks: Option<Masks>,
+    /// Rounding from now on.
+    pub fake_quant: Option<FakeQuant>,
 }
 
 /// Places where a method or an observer joins the loop. Every one does nothing by default.
 pub trait Hooks {
-    /// Before an epoch: schedules of sparsity, bits, temperature.
+    /// Before an epoch: schedules of sparsity and bits (an objective has its own of temperature: it sees the epoch).
     ///
     /// # Errors
     ///
     /// Ends the training.
-    fn on_epoch(&mut self, _epoch: usize) -> Result<()> {
-        Ok(())
+    fn on_epoch(&mut self, _epoch: usize, _net: &Net) -> Result<Changes> {
+        Ok(Changes::default())
     }
-    /// Between backward and update: penalties, movement.
-    fn after_backward(&mut self, _names: &[String], _gradients: &mut [Tensor]) {}
-    /// After an update.
-    fn after_step(&mut self, _net: &Net, _progress: Progress) {}
+    /// Between backward and update: penalties, movement. Gradients are in the order of `names`, then of the objective's
+    /// own parameters.
+    fn after_backward(&mut self, _net: &Net, _names: &[String], _gradients: &mut [Tensor]) {}
+    /// After an update; masks are held by the loop itself.
+    fn after_step(&mut self, _net: &Net, _sgd: &mut Sgd, _progress: Progress) {}
     /// After an epoch.
     ///
     /// # Errors
@@ -190,7 +211,13 @@ pub fn train(
     hooks: &mut dyn Hooks,
 ) -> Result<Vec<EpochReport>> {
     let no_masks = Masks::new();
-    let mut sgd = Sgd::new(net, options.sgd, constraints.masks.unwrap_or(&no_masks))?;
+    let mut sgd = Sgd::new(
+        net,
+        objective.parameters(),
+        options.sgd,
+        constraints.masks.unwrap_or(&no_masks),
+    )?;
+    let mut fake_quant = constraints.fake_quant.cloned();
     let taps = objective.taps();
     let student_taps = resolve_taps(net, &taps.student)?;
     let teacher_taps = match constraints.teacher {
@@ -199,9 +226,13 @@ pub fn train(
     };
     let batches = data.batches_per_epoch();
     let total = (options.epochs * batches).max(1) as f64;
-    let mut reports = Vec::with_capacity(options.epochs);
+    let mut reports = Vec::new();
     for epoch in 0..options.epochs {
-        hooks.on_epoch(epoch)?;
+        let changes = hooks.on_epoch(epoch, net)?;
+        if let Some(masks) = &changes.masks {
+            sgd.set_masks(net, masks)?;
+        }
+        fake_quant = changes.fake_quant.or(fake_quant);
         let started = Instant::now();
         let mut lr = 0.0;
         let mut meter = Meter::default();
@@ -218,11 +249,18 @@ pub fn train(
                     &teacher_taps,
                 )
             });
-            let student = run_student(net, &bytes, options.precision, &constraints, &student_taps);
+            let student = match &fake_quant {
+                Some(fake_quant) => {
+                    fake_quant.forward(net, &bytes, options.precision, &student_taps)?
+                }
+                None => forward(net, &bytes, Mode::Train, options.precision, &student_taps),
+            };
             let info = BatchInfo {
                 labels: &labels,
                 indices: &batch.indices,
                 epoch,
+                index,
+                net,
             };
             let terms = objective
                 .loss(&info, &student, teacher.as_ref())
@@ -239,10 +277,15 @@ pub fn train(
                     batch: index,
                 });
             }
-            let parameters: Vec<&Tensor> = sgd.names().iter().map(|n| net.tensor(n)).collect();
-            let mut gradients = Tensor::f_run_backward(&[&total_loss], &parameters, false, false)
-                .map_err(|e| NnError::torch("computing gradients", &e))?;
-            hooks.after_backward(sgd.names(), &mut gradients);
+            let mut gradients = {
+                let own = objective.parameters();
+                let of_net = sgd.names().iter().map(|n| net.tensor(n));
+                let parameters: Vec<&Tensor> =
+                    of_net.chain(own.iter().map(|tensor| &**tensor)).collect();
+                Tensor::f_run_backward(&[&total_loss], &parameters, false, false)
+                    .map_err(|e| NnError::torch("computing gradients", &e))?
+            };
+            hooks.after_backward(net, sgd.names(), &mut gradients);
             lr = options.lr
                 * options
                     .schedule
@@ -253,8 +296,9 @@ pub fn train(
                 batch: index + 1,
                 batches,
                 images_per_second: meter.images / started.elapsed().as_secs_f64().max(1e-9),
+                train_top1: 100.0 * meter.correct / meter.images.max(1.0),
             };
-            hooks.after_step(net, progress);
+            hooks.after_step(net, &mut sgd, progress);
         }
         let seconds = started.elapsed().as_secs_f64();
         let report = meter.report(epoch, lr, seconds);
@@ -262,19 +306,6 @@ pub fn train(
         reports.push(report);
     }
     Ok(reports)
-}
-
-fn run_student(
-    net: &Net,
-    bytes: &Tensor,
-    precision: Precision,
-    constraints: &Constraints<'_>,
-    taps: &[NodeId],
-) -> Outputs {
-    match constraints.fake_quant {
-        Some(fake_quant) => fake_quant.forward(net, bytes, precision, taps),
-        None => forward(net, bytes, Mode::Train, precision, taps),
-    }
 }
 
 fn sum(terms: &[Term]) -> Tensor {

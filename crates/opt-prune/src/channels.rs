@@ -249,15 +249,25 @@ fn largest(name: &str, scores: &[f64], channels: usize, n_keep: usize) -> Result
     Ok(order)
 }
 
-/// The masks that set everything of the removed channels to zero: weights, biases, and scale, shift and running mean of
-/// the normalisations on the way.
+/// The masks that hold the removed channels at zero while a model that [`mask_channels`] made is trained: weights, biases,
+/// and scale and shift of the normalisations on the way.
 ///
-/// Hold them during fine-tuning, and the masked model stays equal to the shrunk one.
+/// Only trained parameters have a mask. The running means need none: what a removed channel brings to a normalisation is
+/// 0, so a mean that [`mask_channels`] set to 0 stays there, and the masked model stays equal to the shrunk one.
 ///
 /// # Errors
 ///
 /// Those of [`shrink`].
 pub fn channel_masks(model: &Model, plan: &ChannelPlan) -> Result<Masks> {
+    let mut masks = all_masks(model, plan)?;
+    for param in model.param_refs().filter(|p| !p.role.is_trainable()) {
+        masks.remove(param.name);
+    }
+    Ok(masks)
+}
+
+/// The masks of [`channel_masks`] and those of the running means.
+fn all_masks(model: &Model, plan: &ChannelPlan) -> Result<Masks> {
     let wiring = Wiring::new(model)?;
     let mut masks = Masks::new();
     for (name, keep) in &plan.keep {
@@ -278,7 +288,7 @@ pub fn channel_masks(model: &Model, plan: &ChannelPlan) -> Result<Masks> {
 ///
 /// Those of [`shrink`].
 pub fn mask_channels(model: &Model, plan: &ChannelPlan) -> Result<Model> {
-    Ok(apply_masks(model, &channel_masks(model, plan)?)?)
+    Ok(apply_masks(model, &all_masks(model, plan)?)?)
 }
 
 /// Masks under which the channels of `layer` that `keep` refuses are 0 to the end of its chain.

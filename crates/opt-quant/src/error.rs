@@ -1,4 +1,4 @@
-//! What can be wrong with the numbers, the method or the bytes of a quantization.
+//! What can be wrong with the numbers, or the method of a quantization.
 
 use thiserror::Error;
 
@@ -74,40 +74,6 @@ pub enum QuantError {
         found: Vec<usize>,
         /// The shape of the original.
         expected: Vec<usize>,
-    },
-    /// A code does not fit the width that it is to be packed to.
-    #[error("code {code} at index {index} does not fit {bits} bits")]
-    Code {
-        /// Its position.
-        index: usize,
-        /// Its value.
-        code: u8,
-        /// The width.
-        bits: u8,
-    },
-    /// Packed bytes of the wrong length.
-    #[error(
-        "{count} codes of {bits} bits take {expected} bytes, found {found}; the data are truncated or of another width"
-    )]
-    PackedLength {
-        /// The number of codes expected.
-        count: usize,
-        /// Their width.
-        bits: u8,
-        /// The length found.
-        found: usize,
-        /// The length expected.
-        expected: usize,
-    },
-    /// The unused bits after the last code are not zero.
-    #[error(
-        "the bits after the last of {count} codes of {bits} bits are not zero; the data are corrupt or of another width"
-    )]
-    Padding {
-        /// The number of codes expected.
-        count: usize,
-        /// Their width.
-        bits: u8,
     },
     /// Parameters refused by their own type, a model that has no integer form, or a specification that does not fit it.
     #[error(transparent)]

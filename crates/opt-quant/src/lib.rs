@@ -1,4 +1,4 @@
-//! Observers, quantizers and packing of integer codes.
+//! Observers and quantizers: from numbers to integer codes.
 //!
 //! Quantizing a tensor takes four steps, and each is a call of its own:
 //!
@@ -24,7 +24,7 @@
 //!     let quantized = quantize_weight(&weights.view(), &WeightMethod::Affine { bits })?;
 //!     assert_eq!(i32::from(quantized.codes[[0, 0]]), params.quantize(weights[[0, 0]]));
 //!     // 4. Update and validate: here by signal to noise, in earnest by the accuracy of the model that reads the weights.
-//!     let updated = quantized.dequantize();
+//!     let updated = quantized.decode()?;
 //!     if metrics::sqnr_db(&weights.view(), &updated.view())? >= 30.0 {
 //!         accepted = Some(quantized);
 //!         break;
@@ -44,18 +44,16 @@
 pub mod error;
 pub mod metrics;
 pub mod observe;
-pub mod pack;
 pub mod post_training;
 pub mod quantizer;
 pub mod weight;
 
 pub use error::QuantError;
 pub use observe::min_max::MinMax;
-pub use pack::{pack, packed_len, unpack};
 pub use post_training::{WeightBits, min_max_spec};
 pub use quantizer::affine::affine_params;
 pub use quantizer::symmetric::Granularity;
-pub use weight::{Decode, Quantized, WeightMethod, quantize_weight};
+pub use weight::{WeightMethod, quantize_weight};
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, QuantError>;

@@ -58,7 +58,7 @@ impl WeightBits {
 ///
 /// # Errors
 ///
-/// [`QuantError::Core`] for a graph that has no integer form or a value that was not observed; those of the quantizers.
+/// [`QuantError::Core`](crate::QuantError::Core) for a graph that has no integer form or a value that was not observed; those of the quantizers.
 ///
 /// # References
 ///

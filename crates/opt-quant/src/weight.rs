@@ -1,14 +1,13 @@
-//! One entry for all methods: a weight becomes codes and what is needed to decode them.
+//! One entry for all methods: a weight becomes an [`opt_core::CodedTensor`].
 
-use ndarray::{ArrayD, ArrayViewD};
+use ndarray::ArrayViewD;
+use opt_core::{CodedTensor, Decode};
 
 use crate::Result;
 use crate::quantizer::affine::affine;
 use crate::quantizer::codebook::{Codebook, k_means};
-use crate::quantizer::symmetric::{Granularity, QuantizedWeight, symmetric, times_scales};
-use crate::quantizer::uniform_levels::{
-    decode_min_max, uniform_levels, uniform_levels_keeping_zero,
-};
+use crate::quantizer::symmetric::{Granularity, QuantizedWeight, symmetric};
+use crate::quantizer::uniform_levels::{uniform_levels, uniform_levels_keeping_zero};
 
 /// How a weight is quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -44,67 +43,7 @@ pub enum WeightMethod {
     },
 }
 
-/// What the codes of a [`Quantized`] tensor mean.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Decode {
-    /// `ŵ = scale · (code − zero_point)`.
-    Affine {
-        /// One scale, or one per index of axis 0.
-        scales: Vec<f32>,
-        /// The code of zero.
-        zero_point: u8,
-    },
-    /// `ŵ = min + step · code`, with the sum rounded once.
-    MinMax {
-        /// The number that code 0 stands for.
-        min: f32,
-        /// The distance of neighbouring codes; may be 0.
-        step: f32,
-    },
-    /// `ŵ = centroids[code]`.
-    Codebook {
-        /// The values; at most `2^bits`.
-        centroids: Vec<f32>,
-    },
-}
-
-/// A quantized tensor, whatever the method.
-///
-/// Codes are unsigned and below `2^bits`, ready for [`pack`](crate::pack::pack). Signed codes are stored with an offset of `2^(bits−1) − 1`,
-/// which is the zero point; the levels 1…L of the literal formula are stored minus one.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Quantized {
-    /// The codes, in the shape of the tensor.
-    pub codes: ArrayD<u8>,
-    /// The width of a code.
-    pub bits: u8,
-    /// What they mean.
-    pub decode: Decode,
-}
-
-impl Quantized {
-    /// Decodes.
-    ///
-    /// # Panics
-    ///
-    /// If `codes` or `decode` were changed so that they do not fit each other.
-    #[must_use]
-    #[track_caller]
-    pub fn dequantize(&self) -> ArrayD<f32> {
-        match &self.decode {
-            Decode::Affine { scales, zero_point } => {
-                let centred = (self.codes).mapv(|code| f32::from(code) - f32::from(*zero_point));
-                times_scales(centred, scales)
-            }
-            Decode::MinMax { min, step } => {
-                self.codes.mapv(|code| decode_min_max(code, *min, *step))
-            }
-            Decode::Codebook { centroids } => self.codes.mapv(|code| centroids[usize::from(code)]),
-        }
-    }
-}
-
-impl From<QuantizedWeight> for Quantized {
+impl From<QuantizedWeight> for CodedTensor {
     fn from(weight: QuantizedWeight) -> Self {
         let zero_point = (1u8 << (weight.bits - 1)) - 1;
         Self {
@@ -118,26 +57,28 @@ impl From<QuantizedWeight> for Quantized {
     }
 }
 
-impl From<Codebook> for Quantized {
+impl From<Codebook> for CodedTensor {
     fn from(codebook: Codebook) -> Self {
         Self {
             bits: bits_for(codebook.centroids.len()),
             codes: codebook.codes,
-            decode: Decode::Codebook {
-                centroids: codebook.centroids,
-            },
+            decode: Decode::Codebook(codebook.centroids),
         }
     }
 }
 
 /// Quantizes a weight: computes the thresholds that the method needs and the codes.
 ///
+/// Signed codes get an offset of `2^(bits−1) − 1`, which is the zero point; the levels 1…L of the literal formula are
+/// stored minus one.
+///
 /// ```
-/// use opt_quant::{WeightMethod, pack, quantize_weight};
+/// use opt_core::codes::pack;
+/// use opt_quant::{WeightMethod, quantize_weight};
 ///
 /// let weights = ndarray::arr1(&[-1.0, 0.0, 0.5, 2.0]).into_dyn();
 /// let quantized = quantize_weight(&weights.view(), &WeightMethod::Affine { bits: 2 })?;
-/// assert_eq!(quantized.dequantize(), ndarray::arr1(&[-1.0, 0.0, 0.0, 2.0]).into_dyn());
+/// assert_eq!(quantized.decode()?, ndarray::arr1(&[-1.0, 0.0, 0.0, 2.0]).into_dyn());
 /// let codes: Vec<u8> = quantized.codes.iter().copied().collect();
 /// assert_eq!(pack(&codes, quantized.bits)?.len(), 1);
 /// # Ok::<(), opt_quant::QuantError>(())
@@ -146,11 +87,14 @@ impl From<Codebook> for Quantized {
 /// # Errors
 ///
 /// As the method's own function: a width or a number of levels that it does not have, an empty tensor, a NaN or infinity.
-pub fn quantize_weight(weights: &ArrayViewD<'_, f32>, method: &WeightMethod) -> Result<Quantized> {
+pub fn quantize_weight(
+    weights: &ArrayViewD<'_, f32>,
+    method: &WeightMethod,
+) -> Result<CodedTensor> {
     Ok(match *method {
         WeightMethod::UniformLevels { levels } => {
             let quantized = uniform_levels(weights, levels)?;
-            Quantized {
+            CodedTensor {
                 codes: quantized.codes,
                 bits: bits_for(usize::from(levels)),
                 decode: Decode::MinMax {
@@ -170,7 +114,7 @@ pub fn quantize_weight(weights: &ArrayViewD<'_, f32>, method: &WeightMethod) -> 
                 reason = "a zero point lies within its codes, here 0 to 255"
             )]
             let zero_point = quantized.params.zero_point as u8;
-            Quantized {
+            CodedTensor {
                 codes: quantized.codes,
                 bits,
                 decode: Decode::Affine {
@@ -222,14 +166,14 @@ mod tests {
         let quantized = quantize_weight(&weights.view(), &method).unwrap();
         assert_eq!(quantized.codes, arr2(&[[0, 3, 6], [6, 5, 2]]).into_dyn());
         let signed = symmetric(&weights.view(), 3, Granularity::PerChannel).unwrap();
-        assert_eq!(quantized.dequantize(), signed.dequantize());
+        assert_eq!(quantized.decode().unwrap(), signed.dequantize());
     }
 
     #[test]
     fn the_one_entry_decodes_as_the_method_itself() {
         let weights = arr2(&[[-3.0, 0.0, 3.5], [1.0, 0.5, -0.25]]).into_dyn();
         let view = weights.view();
-        let decoded = |method| quantize_weight(&view, &method).unwrap().dequantize();
+        let decoded = |method| quantize_weight(&view, &method).unwrap().decode().unwrap();
         assert_eq!(
             decoded(WeightMethod::Affine { bits: 3 }),
             affine(&view, 3).unwrap().dequantize()

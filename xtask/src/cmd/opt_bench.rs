@@ -1,4 +1,4 @@
-//! `cargo xtask experiment`, `train` and `bench`: set-up, then opt-bench with the same arguments.
+//! `cargo xtask experiment` and `train`: set-up, then opt-bench with the same arguments.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
@@ -24,6 +24,8 @@ pub(crate) fn run(command: &str, arguments: &[OsString]) -> Result<ExitCode> {
     let binary = workspace::target_folder()?.join("release/opt-bench");
     let mut bench = Command::new(binary);
     bench.arg(command).args(arguments).env("OPT_ROOT", &root);
+    // On a GPU, f32 means f32: TF32 would keep 11 bits of the mantissa, also in reported accuracy.
+    bench.env("NVIDIA_TF32_OVERRIDE", "0");
     if std::env::var_os("OMP_NUM_THREADS").is_none() {
         let cores = std::thread::available_parallelism().context("counting the cores")?;
         bench.env("OMP_NUM_THREADS", cores.to_string());

@@ -1,12 +1,11 @@
 //! Distillation: a student with a teacher, beside the same student alone and with label smoothing.
 
 use anyhow::Result;
-use opt_core::zoo;
 use opt_distill::Kd;
 use opt_nn::Net;
 use opt_nn::train::Constraints;
 
-use super::{Base, Bases};
+use super::{Base, Bases, initial_model};
 use crate::distillation::Distill;
 use crate::measure::Shipped;
 use crate::run::{Phase, Run, Variant};
@@ -15,11 +14,20 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
     for plan in &bases.profile.distill {
         // 1. Train the teacher. 2. and 3.: the student learns from its outputs.
         let teacher = bases.get(run, &plan.teacher)?;
-        let alone = bases.get(run, &plan.student)?;
+        let mut alone = bases.get(run, &plan.student)?;
         let recipe = alone.recipe.clone();
+        let precision = recipe.train.options(run.device).precision.name();
+        let label = bases.label("distill", format!("{} alone", recipe.name));
+        let seconds = alone.recorded.line.seconds;
+        let arm = Variant {
+            baseline: None,
+            ..variant(&alone, &label, seconds, "alone", precision)
+        };
+        // Measured again under this experiment, so that the arms stand side by side.
+        let recorded = run.record(arm, Shipped::Float(&alone.recorded.model))?;
+        alone.recorded = recorded;
         let teacher_net = Net::new(&teacher.recorded.model, run.device)?;
-        let start = |seed| zoo::build(&recipe.model, &run.data.input(), seed);
-        let start = start(bases.seed)?;
+        let start = initial_model(run, &recipe, bases.seed)?;
 
         let smoothing = plan.control_smoothing;
         let label = bases.label(
@@ -37,7 +45,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let seconds = run.train(&mut net, &smoothed, phase, Constraints::default())?;
         let model = net.to_model()?;
         run.record(
-            variant(&alone, &label, seconds, "alone"),
+            variant(&alone, &label, seconds, "alone", precision),
             Shipped::Float(&model),
         )?;
 
@@ -69,7 +77,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                 run.train_with(&mut net, &recipe.train, phase, constraints, &mut objective)?;
             let model = net.to_model()?;
             run.record(
-                variant(&alone, &label, seconds, "with a teacher"),
+                variant(&alone, &label, seconds, "with a teacher", precision),
                 Shipped::Float(&model),
             )?;
         }
@@ -82,6 +90,7 @@ fn variant<'a>(
     label: &'a crate::training::Label,
     seconds: f64,
     how: &str,
+    precision: &'static str,
 ) -> Variant<'a> {
     Variant {
         label,
@@ -91,6 +100,8 @@ fn variant<'a>(
         epochs_of: format!("{} {how}", alone.epochs),
         weight_bits: 32,
         activation_bits: 32,
+        policy: String::new(),
+        train_precision: precision,
         seconds,
         baseline: Some(&alone.recorded),
     }

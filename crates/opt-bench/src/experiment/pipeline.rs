@@ -1,20 +1,20 @@
 //! The whole chain on one network: remove channels, fine-tune with the unpruned network as teacher, quantize, write.
 
+use std::time::Instant;
+
 use anyhow::Result;
-use opt_core::lower::{Adds, fold_batch_norms};
 use opt_distill::Kd;
 use opt_nn::Net;
-use opt_nn::quantized::FakeQuant;
 use opt_nn::train::Constraints;
 use opt_prune::channels::{ChannelRequest, ChannelTarget};
 use opt_prune::{Criterion, Norm, plan_channels, score_channels, shrink};
 use opt_quant::WeightBits;
 
-use super::{Base, Bases};
+use super::{Base, Bases, policy, train_aware, train_on};
 use crate::distillation::Distill;
 use crate::measure::Shipped;
-use crate::profile::Pipeline;
 use crate::quantization::calibrate;
+use crate::recipe::Train;
 use crate::run::{Phase, Run, Variant};
 use crate::training::Label;
 
@@ -31,7 +31,17 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
             })
         };
 
+        // What the epochs that follow are worth without compression.
+        let epochs = plan.fine_tune.epochs + plan.aware_train.epochs;
+        let train = Train {
+            epochs,
+            ..plan.fine_tune.clone()
+        };
+        let label = bases.label("pipeline", format!("{} trained on", base.recipe.name));
+        let control = train_on(run, &base, &train, &label)?;
+
         // Remove channels: the network is rebuilt smaller.
+        let started = Instant::now();
         let scores = score_channels(&base.recorded.model, &Criterion::Magnitude(Norm::L2), None)?;
         let request = ChannelRequest {
             multiple_of: plan.multiple_of,
@@ -39,18 +49,14 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         };
         let channels = plan_channels(&base.recorded.model, &scores, &request)?;
         let small = shrink(&base.recorded.model, &channels)?;
-        let percent = 100.0 * plan.keep_channels;
-        let label = bases.label("pipeline", format!("1 {percent:.0} % of channels"));
-        run.record(
-            variant(&base, plan, &label, 0, 0.0, 32),
-            Shipped::Float(&small),
-        )?;
+        let mut seconds = started.elapsed().as_secs_f64();
+        let removed = 100.0 * (1.0 - plan.keep_channels);
+        let label = bases.label("pipeline", format!("1. {removed:.0} % of channels removed"));
+        let pruned = variant(&base, &label, seconds);
+        run.record(pruned, Shipped::Float(&small))?;
 
         // Fine-tune with the unpruned network as teacher.
-        let label = bases.label(
-            "pipeline",
-            "2 fine-tuned, taught by itself unpruned".to_owned(),
-        );
+        let label = bases.label("pipeline", "2. fine-tuned with a teacher".to_owned());
         let mut net = Net::new(&small, run.device)?;
         let constraints = Constraints {
             teacher: Some(&teacher),
@@ -62,7 +68,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
             name: "fine-tune",
             epochs_before: base.epochs,
         };
-        let fine_tuning = run.train_with(
+        seconds += run.train_with(
             &mut net,
             &plan.fine_tune,
             phase,
@@ -71,81 +77,87 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         )?;
         let tuned = net.to_model()?;
         let more = plan.fine_tune.epochs;
-        run.record(
-            variant(&base, plan, &label, more, fine_tuning, 32),
-            Shipped::Float(&tuned),
-        )?;
+        let trained = Variant {
+            epochs: (base.epochs + more) as f64,
+            epochs_of: format!("{} base + {more} fine-tune", base.epochs),
+            train_precision: plan.fine_tune.options(run.device).precision.name(),
+            baseline: Some(&control),
+            ..variant(&base, &label, seconds)
+        };
+        run.record(trained.clone(), Shipped::Float(&tuned))?;
 
         // Quantize after training, then train on with fake quantization.
         let bits = WeightBits::inner(plan.bits);
+        let started = Instant::now();
         let images = run.data.calibration(bases.profile.calibration_images, 250);
         let calibrated = calibrate(&tuned, images, run.device)?;
         let spec = calibrated.spec(bits)?;
-        let label = bases.label("pipeline", format!("3 W{}A8 post-training", plan.bits));
-        run.record(
-            variant(&base, plan, &label, more, fine_tuning, plan.bits),
-            Shipped::Integer {
-                folded: &calibrated.folded,
-                spec: &spec,
-            },
-        )?;
-
-        let label = bases.label("pipeline", format!("4 W{}A8 quantization-aware", plan.bits));
-        let plain = fold_batch_norms(&tuned)?;
-        let fake_quant = FakeQuant::new(&plain, Adds::Fused, &spec.edges, bits.by_name(&plain))?;
-        let mut net = Net::new(&plain, run.device)?;
-        let constraints = Constraints {
-            fake_quant: Some(&fake_quant),
-            ..constraints
+        seconds += started.elapsed().as_secs_f64();
+        let label = bases.label("pipeline", format!("3. W{}A8 post-training", plan.bits));
+        let quantized = Variant {
+            label: &label,
+            weight_bits: u32::from(plan.bits),
+            activation_bits: 8,
+            policy: policy(plan.bits),
+            seconds,
+            ..trained
         };
-        let mut objective = kd(1.0);
+        let shipped = Shipped::Integer {
+            folded: &calibrated.folded,
+            spec: &spec,
+        };
+        run.record(quantized.clone(), shipped)?;
+
+        let label = bases.label(
+            "pipeline",
+            format!("4. W{}A8 quantization-aware", plan.bits),
+        );
         let phase = Phase {
             label: &label,
             name: "quantization-aware",
             epochs_before: base.epochs + more,
         };
-        let aware = run.train_with(
-            &mut net,
+        let (aware, aware_seconds) = train_aware(
+            run,
+            &tuned,
+            &calibrated,
+            bits,
             &plan.aware_train,
             phase,
-            constraints,
-            &mut objective,
+            Some((&teacher, kd(1.0))),
         )?;
-        let trained = calibrated.with_weights(&net.to_model()?)?;
-        let spec = trained.spec(bits)?;
-        let more = more + plan.aware_train.epochs;
-        run.record(
-            variant(&base, plan, &label, more, fine_tuning + aware, plan.bits),
-            Shipped::Integer {
-                folded: &trained.folded,
-                spec: &spec,
-            },
-        )?;
+        let spec = aware.spec(bits)?;
+        let last = Variant {
+            label: &label,
+            epochs: (base.epochs + epochs) as f64,
+            epochs_of: format!(
+                "{} base + {more} fine-tune + {} quantization-aware",
+                base.epochs, plan.aware_train.epochs
+            ),
+            seconds: seconds + aware_seconds,
+            ..quantized
+        };
+        let shipped = Shipped::Integer {
+            folded: &aware.folded,
+            spec: &spec,
+        };
+        run.record(last, shipped)?;
     }
     Ok(())
 }
 
-fn variant<'a>(
-    base: &'a Base,
-    plan: &Pipeline,
-    label: &'a Label,
-    more_epochs: usize,
-    seconds: f64,
-    bits: u8,
-) -> Variant<'a> {
-    let tune = plan.fine_tune.epochs.min(more_epochs);
-    let aware = more_epochs - tune;
+/// A float variant that was not trained after its base.
+fn variant<'a>(base: &'a Base, label: &'a Label, seconds: f64) -> Variant<'a> {
     Variant {
         label,
         network: &base.recipe.model,
         recipe: &base.recipe.name,
-        epochs: (base.epochs + more_epochs) as f64,
-        epochs_of: format!(
-            "{} base + {tune} fine-tune + {aware} quantization-aware",
-            base.epochs
-        ),
-        weight_bits: u32::from(bits),
-        activation_bits: if bits == 32 { 32 } else { 8 },
+        epochs: base.epochs as f64,
+        epochs_of: format!("{} base", base.epochs),
+        weight_bits: 32,
+        activation_bits: 32,
+        policy: String::new(),
+        train_precision: "",
         seconds,
         baseline: Some(&base.recorded),
     }

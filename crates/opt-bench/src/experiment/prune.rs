@@ -13,19 +13,19 @@ use opt_prune::{
     Criterion, Norm, Schedule, SelectRequest, rank_correlation, score, select, sparsities,
 };
 
-use super::{Base, Bases};
+use super::{Base, Bases, train_on};
 use crate::measure::Shipped;
 use crate::profile::{Prune, Scope};
 use crate::recipe::Train;
 use crate::results::write_atomic;
-use crate::run::{Phase, Run, Variant};
+use crate::run::{Phase, Recorded, Run, Variant};
 use crate::training::Label;
 
 pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
     for plan in &bases.profile.prune {
         let base = bases.get(run, &plan.base)?;
         let control = bases.label("prune", format!("{} trained on", base.recipe.name));
-        dense_control(run, &base, plan, &control)?;
+        let control = train_on(run, &base, &plan.fine_tune, &control)?;
         for &scope in &plan.scopes {
             for &sparsity in &plan.sparsities {
                 for schedule in [
@@ -33,7 +33,12 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                     Schedule::Iterative { steps: plan.rounds },
                 ] {
                     let label = bases.label("prune", name(scope, sparsity, schedule));
-                    pruned(run, &base, plan, scope, sparsity, schedule, &label)?;
+                    let plan = Plan {
+                        base: &base,
+                        control: &control,
+                        prune: plan,
+                    };
+                    pruned(run, plan, scope, sparsity, schedule, &label)?;
                 }
             }
         }
@@ -43,6 +48,15 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What every pruned variant of one base shares.
+#[derive(Debug, Clone, Copy)]
+struct Plan<'a> {
+    base: &'a Base,
+    /// The base trained on for the same number of epochs.
+    control: &'a Recorded,
+    prune: &'a Prune,
 }
 
 fn name(scope: Scope, sparsity: f64, schedule: Schedule) -> String {
@@ -58,33 +72,24 @@ fn name(scope: Scope, sparsity: f64, schedule: Schedule) -> String {
     format!("{:.0} % {scope}, {schedule}", 100.0 * sparsity)
 }
 
-/// The network trained on for as many epochs as the pruned ones: what these epochs alone are worth.
-fn dense_control(run: &mut Run, base: &Base, plan: &Prune, label: &Label) -> Result<()> {
-    let mut net = Net::new(&base.recorded.model, run.device)?;
-    let phase = Phase {
-        label,
-        name: "train on",
-        epochs_before: base.epochs,
-    };
-    let seconds = run.train(&mut net, &plan.fine_tune, phase, Constraints::default())?;
-    let variant = variant(base, plan, label, seconds, "more, not pruned");
-    run.record(variant, Shipped::Float(&net.to_model()?))?;
-    Ok(())
-}
-
 /// The three steps of every round: importance of each weight, removal of the least important, update.
 fn pruned(
     run: &mut Run,
-    base: &Base,
-    plan: &Prune,
+    plan: Plan<'_>,
     scope: Scope,
     sparsity: f64,
     schedule: Schedule,
     label: &Label,
 ) -> Result<()> {
+    let Plan {
+        base,
+        control,
+        prune,
+    } = plan;
     let mut model: Model = base.recorded.model.clone();
     let mut masks = Masks::new();
     let mut seconds = 0.0;
+    let mut epochs_before = base.epochs;
     let targets = sparsities(schedule, sparsity)?;
     for (round, target) in targets.iter().enumerate() {
         let scores = score(&model, &Criterion::Magnitude(Norm::L1), None)?;
@@ -95,27 +100,38 @@ fn pruned(
         let request = SelectRequest::sparsity(scope, *target);
         masks = select(&model, &scores, &masks, &request)?.masks;
         let mut net = Net::new(&apply_masks(&model, &masks)?, run.device)?;
-        let share = share_of_epochs(&plan.fine_tune, round, targets.len());
+        let share = Train {
+            epochs: round_epochs(prune.fine_tune.epochs, round, targets.len()),
+            ..prune.fine_tune.clone()
+        };
         let phase = Phase {
             label,
             name: &format!("fine-tune {}/{}", round + 1, targets.len()),
-            epochs_before: base.epochs
-                + (0..round)
-                    .map(|r| epochs(plan, r, targets.len()))
-                    .sum::<usize>(),
+            epochs_before,
         };
         let constraints = Constraints {
             masks: Some(&masks),
             ..Constraints::default()
         };
         seconds += run.train(&mut net, &share, phase, constraints)?;
+        epochs_before += share.epochs;
         model = net.to_model()?;
     }
-    let how = format!("fine-tuning in {} rounds", targets.len());
-    let recorded = run.record(
-        variant(base, plan, label, seconds, &how),
-        Shipped::Float(&model),
-    )?;
+    let more = prune.fine_tune.epochs;
+    let variant = Variant {
+        label,
+        network: &base.recipe.model,
+        recipe: &base.recipe.name,
+        epochs: (base.epochs + more) as f64,
+        epochs_of: format!("{} base + {more} in {} rounds", base.epochs, targets.len()),
+        weight_bits: 32,
+        activation_bits: 32,
+        policy: String::new(),
+        train_precision: prune.fine_tune.options(run.device).precision.name(),
+        seconds,
+        baseline: Some(control),
+    };
+    let recorded = run.record(variant, Shipped::Float(&model))?;
     // What was asked for is what ships, to the last weight.
     let shipped = cost::cost(&recorded.model)?;
     let kept: usize = masks.values().map(opt_core::Mask::n_kept).sum();
@@ -127,44 +143,13 @@ fn pruned(
     Ok(())
 }
 
-/// The epochs of round `round` of `rounds`: together those of the plan, the last round has the rest.
-fn epochs(plan: &Prune, round: usize, rounds: usize) -> usize {
-    let total = plan.fine_tune.epochs;
+/// The epochs of round `round` of `rounds`: together `total`, the last round has the rest.
+fn round_epochs(total: usize, round: usize, rounds: usize) -> usize {
+    let each = total / rounds;
     if round + 1 == rounds {
-        total - total / rounds * (rounds - 1)
-    } else {
-        total / rounds
-    }
-}
-
-fn share_of_epochs(train: &Train, round: usize, rounds: usize) -> Train {
-    let mut share = train.clone();
-    let each = train.epochs / rounds;
-    share.epochs = if round + 1 == rounds {
-        train.epochs - each * (rounds - 1)
+        total - each * (rounds - 1)
     } else {
         each
-    };
-    share
-}
-
-fn variant<'a>(
-    base: &'a Base,
-    plan: &Prune,
-    label: &'a Label,
-    seconds: f64,
-    how: &str,
-) -> Variant<'a> {
-    Variant {
-        label,
-        network: &base.recipe.model,
-        recipe: &base.recipe.name,
-        epochs: (base.epochs + plan.fine_tune.epochs) as f64,
-        epochs_of: format!("{} base + {} {how}", base.epochs, plan.fine_tune.epochs),
-        weight_bits: 32,
-        activation_bits: 32,
-        seconds,
-        baseline: Some(&base.recorded),
     }
 }
 
@@ -238,6 +223,13 @@ fn likelihood(run: &mut Run, base: &Base, n_weights: usize) -> Result<()> {
         base.recipe.name,
         shown.join(", ")
     );
+    run.info.notes.push(format!(
+        "Importance by likelihood: {} single weights of {} were removed one by one; the rank correlation with the measured \
+         change of log-likelihood on {images} training images is {} (1 would be the same order).",
+        units.len(),
+        base.recipe.name,
+        shown.join(", ")
+    ));
     let json = serde_json::json!({
         "model": base.recipe.model,
         "recipe": base.recipe.name,
@@ -253,4 +245,23 @@ fn likelihood(run: &mut Run, base: &Base, n_weights: usize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(&json)?;
     text.push('\n');
     write_atomic(&run.out.join(name), text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_share_the_epochs() {
+        for (total, rounds, expect) in [
+            (4, 2, vec![2, 2]),
+            (5, 2, vec![2, 3]),
+            (1, 3, vec![0, 0, 1]),
+        ] {
+            let shares: Vec<usize> = (0..rounds)
+                .map(|r| round_epochs(total, r, rounds))
+                .collect();
+            assert_eq!(shares, expect);
+        }
+    }
 }

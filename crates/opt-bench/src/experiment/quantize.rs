@@ -3,13 +3,9 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use opt_core::lower::{Adds, fold_batch_norms};
-use opt_nn::Net;
-use opt_nn::quantized::FakeQuant;
-use opt_nn::train::Constraints;
 use opt_quant::{Granularity, WeightBits, WeightMethod};
 
-use super::{Base, Bases};
+use super::{Base, Bases, policy, train_aware, train_on};
 use crate::measure::Shipped;
 use crate::quantization::{Calibrated, calibrate, code_weights};
 use crate::run::{Phase, Run, Variant};
@@ -26,33 +22,45 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                 weights_only(run, &base, method, bits, &label)?;
             }
         }
+        let started = Instant::now();
         let images = run.data.calibration(bases.profile.calibration_images, 250);
         let calibrated = calibrate(&base.recorded.model, images, run.device)?;
+        let calibrating = started.elapsed().as_secs_f64();
         for &bits in &plan.post_training {
             let label = bases.label("quantize", format!("W{bits}A8 post-training"));
-            integer(run, &base, &calibrated, bits, 0, 0.0, &label)?;
+            let variant = variant(&base, &label, bits, calibrating);
+            integer(run, variant, &calibrated, bits)?;
         }
+        if plan.aware.is_empty() {
+            continue;
+        }
+        let label = bases.label("quantize", format!("{} trained on", base.recipe.name));
+        let control = train_on(run, &base, &plan.aware_train, &label)?;
         for &bits in &plan.aware {
             let label = bases.label("quantize", format!("W{bits}A8 quantization-aware"));
-            let widths = WeightBits::inner(bits);
-            let plain = fold_batch_norms(&base.recorded.model)?;
-            let spec = calibrated.spec(widths)?;
-            let fake_quant =
-                FakeQuant::new(&plain, Adds::Fused, &spec.edges, widths.by_name(&plain))?;
-            let mut net = Net::new(&plain, run.device)?;
             let phase = Phase {
                 label: &label,
                 name: "quantization-aware",
                 epochs_before: base.epochs,
             };
-            let constraints = Constraints {
-                fake_quant: Some(&fake_quant),
-                ..Constraints::default()
-            };
-            let seconds = run.train(&mut net, &plan.aware_train, phase, constraints)?;
-            let trained = calibrated.with_weights(&net.to_model()?)?;
+            let (trained, seconds) = train_aware(
+                run,
+                &base.recorded.model,
+                &calibrated,
+                WeightBits::inner(bits),
+                &plan.aware_train,
+                phase,
+                None,
+            )?;
             let more = plan.aware_train.epochs;
-            integer(run, &base, &trained, bits, more, seconds, &label)?;
+            let variant = Variant {
+                epochs: (base.epochs + more) as f64,
+                epochs_of: format!("{} base + {more} quantization-aware", base.epochs),
+                train_precision: plan.aware_train.options(run.device).precision.name(),
+                baseline: Some(&control),
+                ..variant(&base, &label, bits, calibrating + seconds)
+            };
+            integer(run, variant, &trained, bits)?;
         }
     }
     Ok(())
@@ -100,49 +108,35 @@ fn weights_only(
     let seconds = started.elapsed().as_secs_f64();
     let variant = Variant {
         activation_bits: 32,
-        ..variant(base, label, bits, 0, seconds)
+        policy: String::new(),
+        ..variant(base, label, bits, seconds)
     };
     run.record(variant, Shipped::Coded(&coded))?;
     Ok(())
 }
 
-fn integer(
-    run: &mut Run,
-    base: &Base,
-    calibrated: &Calibrated,
-    bits: u8,
-    more_epochs: usize,
-    seconds: f64,
-    label: &Label,
-) -> Result<()> {
+fn integer(run: &mut Run, variant: Variant<'_>, calibrated: &Calibrated, bits: u8) -> Result<()> {
     let spec = calibrated.spec(WeightBits::inner(bits))?;
     let shipped = Shipped::Integer {
         folded: &calibrated.folded,
         spec: &spec,
     };
-    run.record(variant(base, label, bits, more_epochs, seconds), shipped)?;
+    run.record(variant, shipped)?;
     Ok(())
 }
 
-fn variant<'a>(
-    base: &'a Base,
-    label: &'a Label,
-    bits: u8,
-    more_epochs: usize,
-    seconds: f64,
-) -> Variant<'a> {
-    let more = match more_epochs {
-        0 => String::new(),
-        n => format!(" + {n} quantization-aware"),
-    };
+/// A variant that was not trained after its base.
+fn variant<'a>(base: &'a Base, label: &'a Label, bits: u8, seconds: f64) -> Variant<'a> {
     Variant {
         label,
         network: &base.recipe.model,
         recipe: &base.recipe.name,
-        epochs: (base.epochs + more_epochs) as f64,
-        epochs_of: format!("{} base{more}", base.epochs),
+        epochs: base.epochs as f64,
+        epochs_of: format!("{} base", base.epochs),
         weight_bits: u32::from(bits),
         activation_bits: 8,
+        policy: policy(bits),
+        train_precision: "",
         seconds,
         baseline: Some(&base.recorded),
     }

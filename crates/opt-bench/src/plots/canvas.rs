@@ -14,8 +14,8 @@ pub(super) const WIDTH: i32 = 640;
 
 const LEFT: i32 = 72;
 const RIGHT: i32 = WIDTH - 20;
-const TOP: i32 = 40;
-const BOTTOM: i32 = 420;
+const TOP: i32 = 60;
+const BOTTOM: i32 = 440;
 const TEXT: i32 = 17;
 const LEGEND_TOP: i32 = BOTTOM + 72;
 const LEGEND_ROW: i32 = 28;
@@ -69,13 +69,24 @@ impl Covered {
         Self(x - 9, y - 9, x + 9, y + 9)
     }
 
+    /// What a horizontal or vertical line covers.
+    pub(super) fn line(from: (i32, i32), to: (i32, i32)) -> Self {
+        Self(
+            from.0.min(to.0) - 1,
+            from.1.min(to.1) - 1,
+            from.0.max(to.0) + 1,
+            from.1.max(to.1) + 1,
+        )
+    }
+
     fn meets(self, other: Self) -> bool {
         self.0 < other.2 && other.0 < self.2 && self.1 < other.3 && other.1 < self.3
     }
 }
 
-/// Draws a plot: `draw` gets the area and the legend is put below.
+/// Draws a plot: `draw` gets the area, `subtitle` stands above it below the title and the legend at the bottom.
 pub(super) fn page(
+    subtitle: &str,
     entries: &[Entry],
     draw: impl FnOnce(&Area<'_>) -> Result<()>,
 ) -> Result<String> {
@@ -95,6 +106,14 @@ pub(super) fn page(
         let size = (WIDTH.unsigned_abs(), height.unsigned_abs());
         let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         area.fill(&WHITE).map_err(failed)?;
+        let under_title = (LEFT - 62, TOP - 22);
+        text(
+            &area,
+            &shortened(subtitle, 64),
+            under_title,
+            HPos::Left,
+            TEXT,
+        )?;
         draw(&area)?;
         for (entry, &(x, y)) in entries.iter().zip(&rows) {
             match entry {
@@ -142,14 +161,15 @@ pub(super) fn axes(
         line(area, &[(column, TOP), (column, BOTTOM)], grid)?;
         let half = text_width(words, TEXT) / 2;
         if column - half > free {
-            text(area, words, (column, BOTTOM + 16), HPos::Center, TEXT)?;
+            let inside = column.min(WIDTH - half);
+            text(area, words, (inside, BOTTOM + 16), HPos::Center, TEXT)?;
             free = column + half + 8;
         }
     }
     let ink = INK.stroke_width(1);
     line(area, &[(LEFT, TOP), (LEFT, BOTTOM), (RIGHT, BOTTOM)], ink)?;
     text(area, x_title, (RIGHT, BOTTOM + 42), HPos::Right, TEXT)?;
-    text(area, y_title, (LEFT - 62, TOP - 24), HPos::Left, TEXT)
+    text(area, y_title, (LEFT - 62, TOP - 44), HPos::Left, TEXT)
 }
 
 /// The pixel of a value; values beyond the axes lie on their edge.
@@ -255,18 +275,18 @@ pub(super) fn marker(area: &Area<'_>, kind: Kind, (x, y): (i32, i32)) -> Result<
         .map_err(failed)
 }
 
-/// Writes `words` beside a marker at the first free place, if there is one.
+/// Writes `words` beside a marker at the first free place, shortened if that finds one; lies across `lines` only where no
+/// place is free of them.
 ///
 /// The places towards the upper left come first: there the front leaves room.
 pub(super) fn label(
     area: &Area<'_>,
     words: &str,
     (x, y): (i32, i32),
+    lines: &[Covered],
     covered: &mut Vec<Covered>,
 ) -> Result<()> {
-    let size = TEXT - 2;
-    let (width, half) = (text_width(words, size), size / 2 + 2);
-    for (dx, dy, side) in [
+    const PLACES: [(i32, i32, HPos); 8] = [
         (-6, -18, HPos::Right),
         (0, -20, HPos::Center),
         (-13, 0, HPos::Right),
@@ -275,21 +295,38 @@ pub(super) fn label(
         (8, 18, HPos::Left),
         (0, 20, HPos::Center),
         (-8, 18, HPos::Right),
-    ] {
-        let (x, y) = (x + dx, y + dy);
-        let left = match side {
-            HPos::Left => x,
-            HPos::Center => x - width / 2,
-            HPos::Right => x - width,
-        };
-        let cover = Covered(left, y - half, left + width, y + half);
-        let inside = left > LEFT && left + width < RIGHT && y - half > TOP - 8 && y + half < BOTTOM;
-        if inside && !covered.iter().any(|&other| cover.meets(other)) {
-            covered.push(cover);
-            return text(area, words, (x, y), side, size);
+    ];
+    let size = TEXT - 2;
+    let half = size / 2 + 2;
+    let mut across: Option<(Covered, String, (i32, i32), HPos)> = None;
+    for limit in [36, 24, 16] {
+        let words = shortened(words, limit);
+        let width = text_width(&words, size);
+        for (dx, dy, side) in PLACES {
+            let (x, y) = (x + dx, y + dy);
+            let left = match side {
+                HPos::Left => x,
+                HPos::Center => x - width / 2,
+                HPos::Right => x - width,
+            };
+            let cover = Covered(left, y - half, left + width, y + half);
+            let inside =
+                left > LEFT && left + width < RIGHT && y - half > TOP - 6 && y + half < BOTTOM;
+            if !inside || covered.iter().any(|&other| cover.meets(other)) {
+                continue;
+            }
+            if !lines.iter().any(|&line| cover.meets(line)) {
+                covered.push(cover);
+                return text(area, &words, (x, y), side, size);
+            }
+            across = across.or_else(|| Some((cover, words.clone(), (x, y), side)));
         }
     }
-    Ok(())
+    let Some((cover, words, at, side)) = across else {
+        return Ok(());
+    };
+    covered.push(cover);
+    text(area, &words, at, side, size)
 }
 
 /// Writes words in the middle of an empty plot.
@@ -440,11 +477,36 @@ mod tests {
     }
 
     #[test]
+    fn labels_lie_across_lines_only_if_they_must() {
+        let placed = |lines: &[Covered], covered: &[Covered]| {
+            let mut covered = covered.to_vec();
+            page("data", &[], |area| {
+                label(area, "word", (300, 200), lines, &mut covered)
+            })
+            .unwrap();
+            covered.pop().unwrap()
+        };
+        let free = placed(&[], &[]);
+        let line = Covered::line((200, 182), (290, 182));
+        assert!(free.meets(line));
+        assert!(!placed(&[line], &[]).meets(line));
+        // Only a short form fits between the axis and what is taken on the right.
+        let mut taken = vec![Covered(LEFT + 180, 0, WIDTH, 999)];
+        page("data", &[], |area| {
+            label(area, &"long ".repeat(8), (LEFT + 170, 200), &[], &mut taken)
+        })
+        .unwrap();
+        assert_eq!(taken.len(), 2);
+        // Lines everywhere: the first place again.
+        assert_eq!(placed(&[Covered(0, 0, WIDTH, 999)], &[]), free);
+    }
+
+    #[test]
     fn labels_avoid_each_other_and_give_up_when_all_is_full() {
         let mut covered = Vec::new();
-        let svg = page(&[], |area| {
+        let svg = page("data", &[], |area| {
             for _ in 0..12 {
-                label(area, "word", (300, 200), &mut covered)?;
+                label(area, "word", (300, 200), &[], &mut covered)?;
             }
             Ok(())
         })

@@ -12,10 +12,12 @@ const LIMIT: usize = 7;
 ///
 /// Shows accuracy on held-out images if every epoch drawn has it, and otherwise on the augmented training images.
 ///
+/// `data` names the data set below the title.
+///
 /// # Errors
 ///
 /// Drawing fails.
-pub fn training_curves(points: &[CurvePoint], experiment: &str) -> Result<String> {
+pub fn training_curves(points: &[CurvePoint], experiment: &str, data: &str) -> Result<String> {
     let mut curves: Vec<Vec<&CurvePoint>> = Vec::new();
     for point in points.iter().filter(|point| point.experiment == experiment) {
         match curves
@@ -48,17 +50,21 @@ pub fn training_curves(points: &[CurvePoint], experiment: &str) -> Result<String
     }
     let all: Vec<&CurvePoint> = curves.iter().flatten().copied().collect();
     if all.is_empty() {
-        return page(&[], |area| nothing(area, "no training curves"));
+        return page(data, &[], |area| nothing(area, "no training curves"));
     }
     let low = |value: fn(f64, f64) -> f64, from: f64, of: &dyn Fn(&CurvePoint) -> f64| {
         all.iter().map(|point| of(point)).fold(from, value)
     };
     let epoch = |point: &CurvePoint| point.epoch;
-    let x = linear_axis(
-        low(f64::min, 1.0, &epoch),
-        low(f64::max, 1.0, &epoch),
-        short,
+    let (first, last) = (
+        low(f64::min, f64::INFINITY, &epoch),
+        low(f64::max, f64::NEG_INFINITY, &epoch),
     );
+    let room = if last - first < 1.0 { 0.5 } else { 0.0 };
+    let mut x = linear_axis(first - room, last + room, short);
+    if x.ticks.iter().any(|(epoch, _)| is_whole(*epoch)) {
+        x.ticks.retain(|(epoch, _)| is_whole(*epoch));
+    }
     let y = linear_axis(
         low(f64::min, f64::INFINITY, &accuracy),
         low(f64::max, 0.0, &accuracy),
@@ -78,7 +84,7 @@ pub fn training_curves(points: &[CurvePoint], experiment: &str) -> Result<String
     } else {
         "top-1 accuracy on augmented training images (%)"
     };
-    page(&legend, |area| {
+    page(data, &legend, |area| {
         axes(area, &x, &y, "epochs since random initialisation", title)?;
         for (kind, points) in curves.iter().enumerate() {
             let at: Vec<(i32, i32)> = points
@@ -94,6 +100,10 @@ pub fn training_curves(points: &[CurvePoint], experiment: &str) -> Result<String
     })
 }
 
+fn is_whole(value: f64) -> bool {
+    (value - value.round()).abs() < 1e-6
+}
+
 fn short(value: f64) -> String {
     let words = format!("{value:.2}");
     words.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -106,10 +116,13 @@ mod tests {
 
     #[test]
     fn a_curve_per_variant_of_the_experiment() {
-        let svg = training_curves(&sample_curves(), "baseline").unwrap();
+        let svg = training_curves(&sample_curves(), "baseline", "data: made").unwrap();
         assert!(svg.contains("\nresnet20\n") && svg.contains("augmented training images"));
         assert!(!svg.contains("iterative"));
-        assert_eq!(svg, training_curves(&sample_curves(), "baseline").unwrap());
+        assert_eq!(
+            svg,
+            training_curves(&sample_curves(), "baseline", "data: made").unwrap()
+        );
     }
 
     #[test]
@@ -119,17 +132,30 @@ mod tests {
             point.test_top1 = Some(50.0);
         }
         assert!(
-            training_curves(&points, "prune")
+            training_curves(&points, "prune", "data: made")
                 .unwrap()
                 .contains("held-out")
         );
         points[0].test_top1 = None;
         points[0].experiment = "prune".to_owned();
         assert!(
-            training_curves(&points, "prune")
+            training_curves(&points, "prune", "data: made")
                 .unwrap()
                 .contains("augmented")
         );
+    }
+
+    #[test]
+    fn the_axis_of_epochs_begins_where_training_begins_and_has_whole_ticks() {
+        let mut points = sample_curves();
+        points.retain(|point| point.experiment == "prune" && point.epoch >= 9.0);
+        let svg = training_curves(&points, "prune", "data: made").unwrap();
+        assert!(svg.contains("\n9\n") && svg.contains("\n10\n"), "{svg}");
+        assert!(!svg.contains("\n5\n") && !svg.contains("\n9.2\n"));
+        // One epoch alone.
+        points.retain(|point| point.epoch == 9.0);
+        let svg = training_curves(&points, "prune", "data: made").unwrap();
+        assert!(svg.contains("\n9\n"), "{svg}");
     }
 
     #[test]
@@ -138,12 +164,12 @@ mod tests {
         points.truncate(1);
         points[0].train_top1 = f64::NAN;
         assert!(
-            training_curves(&points, "baseline")
+            training_curves(&points, "baseline", "data: made")
                 .unwrap()
                 .contains("no training curves")
         );
         assert!(
-            training_curves(&[], "none")
+            training_curves(&[], "none", "data: made")
                 .unwrap()
                 .contains("no training curves")
         );

@@ -15,12 +15,15 @@ const DEPTH: f64 = 12.0;
 
 /// Draws accuracy against the size of the model file.
 ///
+/// `data` names the data set below the title.
+///
 /// # Errors
 ///
 /// Drawing fails.
-pub fn accuracy_against_bytes(rows: &[SummaryRow]) -> Result<String> {
+pub fn accuracy_against_bytes(rows: &[SummaryRow], data: &str) -> Result<String> {
     scatter(
         rows,
+        data,
         |row| row.bytes,
         "size of the model file, log scale (1 MB = 1,000 kB)",
         |bytes| match bytes {
@@ -32,12 +35,15 @@ pub fn accuracy_against_bytes(rows: &[SummaryRow]) -> Result<String> {
 
 /// Draws accuracy against multiply-accumulates for one image.
 ///
+/// `data` names the data set below the title.
+///
 /// # Errors
 ///
 /// Drawing fails.
-pub fn accuracy_against_macs(rows: &[SummaryRow]) -> Result<String> {
+pub fn accuracy_against_macs(rows: &[SummaryRow], data: &str) -> Result<String> {
     scatter(
         rows,
+        data,
         |row| row.macs,
         "multiply-accumulates per image, log scale (M = million)",
         |macs| match macs {
@@ -67,6 +73,7 @@ fn kinds<'a>(rows: &[&'a SummaryRow]) -> Vec<(&'a str, Kind)> {
 
 fn scatter(
     rows: &[SummaryRow],
+    data: &str,
     cost: fn(&SummaryRow) -> u64,
     cost_title: &str,
     cost_words: fn(f64) -> String,
@@ -76,7 +83,7 @@ fn scatter(
         .filter(|row| cost(row) > 0 && row.top1.mean.is_finite())
         .collect();
     if rows.is_empty() {
-        return page(&[], |area| nothing(area, "no results yet"));
+        return page(data, &[], |area| nothing(area, "no results yet"));
     }
     let points: Vec<(f64, f64)> = rows
         .iter()
@@ -112,7 +119,7 @@ fn scatter(
         )));
     }
 
-    page(&legend, |area| {
+    page(data, &legend, |area| {
         axes(
             area,
             &x,
@@ -143,8 +150,12 @@ fn scatter(
             marker(area, kind_of(&kinds, row), at)?;
         }
         let mut covered: Vec<Covered> = at.iter().map(|&at| Covered::marker(at)).collect();
+        let lines: Vec<Covered> = corners
+            .windows(2)
+            .map(|pair| Covered::line(pair[0], pair[1]))
+            .collect();
         for &i in &front {
-            label(area, &shortened(&rows[i].variant, 28), at[i], &mut covered)?;
+            label(area, &rows[i].variant, at[i], &lines, &mut covered)?;
         }
         Ok(())
     })
@@ -173,14 +184,14 @@ mod tests {
     fn equal_input_gives_equal_bytes() {
         let rows = summarize(&sample_lines()).rows;
         assert_eq!(
-            accuracy_against_bytes(&rows).unwrap(),
-            accuracy_against_bytes(&rows.clone()).unwrap()
+            accuracy_against_bytes(&rows, "data: made").unwrap(),
+            accuracy_against_bytes(&rows.clone(), "data: made").unwrap()
         );
     }
 
     #[test]
     fn the_plot_names_its_axes_its_kinds_and_its_best_points() {
-        let svg = accuracy_against_bytes(&summarize(&sample_lines()).rows).unwrap();
+        let svg = accuracy_against_bytes(&summarize(&sample_lines()).rows, "data: made").unwrap();
         for words in [
             "size of the model file",
             "200 kB",
@@ -192,7 +203,7 @@ mod tests {
         }
         // Beaten by others, so it has a marker and no label.
         assert!(!svg.contains("one-shot 90 %"));
-        let svg = accuracy_against_macs(&summarize(&sample_lines()).rows).unwrap();
+        let svg = accuracy_against_macs(&summarize(&sample_lines()).rows, "data: made").unwrap();
         assert!(svg.contains("20 M"));
     }
 
@@ -203,7 +214,7 @@ mod tests {
             row.variant = "<b>&".to_owned();
             row.experiment = "<i>".to_owned();
         }
-        let svg = accuracy_against_bytes(&rows).unwrap();
+        let svg = accuracy_against_bytes(&rows, "data: made").unwrap();
         assert!(!svg.contains("<b>") && !svg.contains("<i>"));
         assert!(svg.contains("&lt;b&gt;&amp;"));
     }
@@ -211,17 +222,21 @@ mod tests {
     #[test]
     fn plots_of_nothing_and_of_one_point() {
         assert!(
-            accuracy_against_bytes(&[])
+            accuracy_against_bytes(&[], "data: made")
                 .unwrap()
                 .contains("no results yet")
         );
         let rows = summarize(&sample_lines()[..1]).rows;
-        assert!(accuracy_against_macs(&rows).unwrap().contains("baseline"));
+        assert!(
+            accuracy_against_macs(&rows, "data: made")
+                .unwrap()
+                .contains("baseline")
+        );
         // A model that was not written has no size.
         let mut rows = rows;
         rows[0].bytes = 0;
         assert!(
-            accuracy_against_bytes(&rows)
+            accuracy_against_bytes(&rows, "data: made")
                 .unwrap()
                 .contains("no results yet")
         );
@@ -231,7 +246,7 @@ mod tests {
     fn a_collapsed_model_is_drawn_at_the_edge_and_said_so() {
         let mut rows = summarize(&sample_lines()).rows;
         rows[1].top1.mean = 10.0;
-        let svg = accuracy_against_bytes(&rows).unwrap();
+        let svg = accuracy_against_bytes(&rows, "data: made").unwrap();
         assert!(svg.contains("at the lower edge: below"), "{svg}");
     }
 }

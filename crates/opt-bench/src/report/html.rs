@@ -4,13 +4,12 @@ use anyhow::{Context, Result};
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use super::Plot;
-use super::terminal::whole;
 use super::words::{
     accuracy, bits, conditions, difference, headline, how_picked, in_millions, in_thousands,
-    moment, plain, thousands, times,
+    left_out, legend, moment, plain, policies, seconds, times,
 };
 use crate::plots::{ink, pareto_front};
-use crate::results::{DataSource, ResultLine, RunInfo, SummaryRow, grouped, summarize};
+use crate::results::{ResultLine, RunInfo, SummaryRow, grouped, notice, summarize};
 
 const TEMPLATE: &str = include_str!("../../templates/report.html");
 
@@ -46,10 +45,11 @@ pub fn html(run: &RunInfo, lines: &[ResultLine], plots: &[Plot]) -> Result<Strin
         })
         .collect();
     let front = pareto_front(&points);
+    let policies = policies(&rows);
     let main: Vec<Vec<Cell>> = rows
         .iter()
         .enumerate()
-        .map(|(i, row)| main_row(row, front.contains(&i)))
+        .map(|(i, row)| main_row(row, front.contains(&i), &policies))
         .collect();
     let runs: Vec<Vec<Cell>> = grouped(lines).into_iter().flatten().map(run_row).collect();
     let headlines: Vec<_> = headline(&rows)
@@ -60,22 +60,11 @@ pub fn html(run: &RunInfo, lines: &[ResultLine], plots: &[Plot]) -> Result<Strin
         .iter()
         .map(|plot| context! { caption => &plot.caption, svg => inline(&plot.svg, &plot.caption) })
         .collect();
-    let kind = match run.dataset.source {
-        DataSource::Official => "Note on the data",
-        DataSource::Unofficial => "Not the official data",
-        DataSource::Synthetic => "Synthetic data",
-    };
     let recipes: Vec<_> = run
         .recipes
         .iter()
         .map(|recipe| context! { name => &recipe.name, text => &recipe.text })
         .collect();
-    let not_run: Vec<_> = run
-        .not_run
-        .iter()
-        .map(|absent| context! { what => &absent.what, why => &absent.why })
-        .collect();
-
     let conditions: Vec<_> = conditions(run)
         .into_iter()
         .map(|(term, value)| context! { term, value })
@@ -94,15 +83,16 @@ pub fn html(run: &RunInfo, lines: &[ResultLine], plots: &[Plot]) -> Result<Strin
                 profile => &run.profile,
                 started => moment(&run.started),
                 finished => run.finished.is_some(),
-                notice_kind => kind,
-                notice => notice(run),
+                notice => notice(&run.dataset),
                 headlines,
                 how_picked => how_picked(&rows),
+                legend => legend(&rows),
+                findings => &run.notes,
                 columns => heads(&COLUMNS),
                 rows => values(main),
                 plots,
                 conditions,
-                not_run,
+                left_out => left_out(run),
                 recipes,
                 run_columns => heads(&RUN_COLUMNS),
                 runs => values(runs),
@@ -127,20 +117,6 @@ fn values(rows: Vec<Vec<Cell>>) -> Vec<Vec<Value>> {
         .collect()
 }
 
-fn notice(run: &RunInfo) -> Option<String> {
-    match (&run.dataset.notice, run.dataset.source) {
-        (Some(notice), _) => Some(notice.clone()),
-        (None, DataSource::Synthetic) => Some(
-            "images made by this program: the numbers show that everything works, and nothing about real images"
-                .to_owned(),
-        ),
-        (None, DataSource::Unofficial) => Some(
-            "the images differ from the published files: accuracies cannot be compared with published ones".to_owned(),
-        ),
-        (None, DataSource::Official) => None,
-    }
-}
-
 const COLUMNS: [Column; 14] = [
     column("Experiment", "", ""),
     column("Variant", "", ""),
@@ -158,7 +134,7 @@ const COLUMNS: [Column; 14] = [
     column("Time", "s", "n"),
 ];
 
-const RUN_COLUMNS: [Column; 10] = [
+const RUN_COLUMNS: [Column; 11] = [
     column("Experiment", "", ""),
     column("Variant", "", ""),
     column("Seed", "", "n"),
@@ -167,6 +143,7 @@ const RUN_COLUMNS: [Column; 10] = [
     column("Agreement", "%", "n"),
     column("Time", "s", "n"),
     column("Epochs", "", ""),
+    column("Trained in", "", ""),
     column("Accuracy computed in", "", ""),
     column("File", "", ""),
 ];
@@ -193,10 +170,10 @@ fn number(text: String, key: f64) -> Cell {
     }
 }
 
-fn main_row(row: &SummaryRow, on_front: bool) -> Vec<Cell> {
+fn main_row(row: &SummaryRow, on_front: bool, policies: &[&str]) -> Vec<Cell> {
     let mut variant = words(&row.variant);
     if on_front {
-        variant.text.push_str(" ◆");
+        variant.text.push_str("\u{a0}◆");
         variant.hint = "no other variant is both smaller and more accurate".to_owned();
     }
     let mut top1 = number(accuracy(row), row.top1.mean);
@@ -212,14 +189,22 @@ fn main_row(row: &SummaryRow, on_front: bool) -> Vec<Cell> {
     };
     if let Some(baseline) = &row.baseline {
         let (top1, error) = (row.top1_baseline, row.delta_error);
-        delta.hint =
-            format!("against {baseline} with {top1:.2} %; standard error {error:.2} points");
+        let judged = match row.threshold {
+            Some(least) => format!("standard error {error:.2}; judged from {least:.2} points on"),
+            None => format!(
+                "the test images alone give a standard error of {error:.2}; too few seeds for that of training"
+            ),
+        };
+        delta.hint = format!("against {baseline} with {top1:.2} %; {judged}");
     }
     let mut width = number(
-        bits(row),
+        bits(row, policies),
         f64::from(row.weight_bits) * 100.0 + f64::from(row.activation_bits),
     );
-    width.hint.clone_from(&row.precision);
+    width.hint = match row.policy.as_str() {
+        "" => row.precision.clone(),
+        policy => format!("{policy}; accuracy in {}", row.precision),
+    };
     let mut epochs = number(plain(row.epochs), row.epochs);
     epochs.hint.clone_from(&row.epochs_of);
     vec![
@@ -236,7 +221,7 @@ fn main_row(row: &SummaryRow, on_front: bool) -> Vec<Cell> {
         number(row.layers.to_string(), f64::from(row.layers)),
         words(&row.model),
         epochs,
-        number(thousands(whole(row.seconds)), row.seconds),
+        number(seconds(row.seconds), row.seconds),
     ]
 }
 
@@ -250,10 +235,14 @@ fn run_row(line: &ResultLine) -> Vec<Cell> {
         percent(line.top1_baseline),
         line.agreement
             .map_or_else(|| number("–".to_owned(), 0.0), percent),
-        number(thousands(whole(line.seconds)), line.seconds),
+        number(seconds(line.seconds), line.seconds),
         words(&match line.epochs_of.as_str() {
             "" => plain(line.epochs),
             of => format!("{} = {of}", plain(line.epochs)),
+        }),
+        words(match line.train_precision.as_str() {
+            "" => "–",
+            precision => precision,
         }),
         words(&line.precision),
         words(&line.file),
@@ -289,9 +278,11 @@ mod tests {
     use super::*;
     use crate::report::plots;
     use crate::report::sample::{sample_curves, sample_lines, sample_run};
+    use crate::results::DataSource;
 
     fn page(run: &RunInfo, lines: &[ResultLine]) -> String {
-        html(run, lines, &plots(lines, &sample_curves()).unwrap()).unwrap()
+        let plots = plots(&run.dataset, lines, &sample_curves()).unwrap();
+        html(run, lines, &plots).unwrap()
     }
 
     #[test]
@@ -302,12 +293,18 @@ mod tests {
         assert_eq!(table.matches("<tr>").count(), 12 + 1);
         for words in [
             "6.17× smaller",
-            "channels + W8A8 ◆",
+            "channels + W8A8\u{a0}◆",
             "91.70 ± 0.14",
-            "−6.80 ▼",
+            "−6.80 ~",
+            "−17.70 ▼",
             "40.55",
             "8 &#x2f; 8",
-            "Not the official data",
+            "4* &#x2f; 8",
+            "* after bits: first and last layer 8 bits",
+            "unofficial data",
+            "~ one seed",
+            "<h2>Findings</h2>",
+            "magnitude ranks weights worse",
             "re-encoded as JPEG",
             "with uncommitted changes",
             "source_net, 10 epochs a phase",
@@ -345,7 +342,7 @@ mod tests {
         run.dataset.source = DataSource::Synthetic;
         run.dataset.notice = None;
         let html = page(&run, &sample_lines());
-        assert!(html.contains("Synthetic data") && html.contains("nothing about real images"));
+        assert!(html.contains("synthetic data") && html.contains("nothing about real images"));
         run.dataset.source = DataSource::Official;
         assert!(!page(&run, &sample_lines()).contains("class=\"notice\""));
     }

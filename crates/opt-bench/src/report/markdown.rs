@@ -2,16 +2,19 @@
 
 use super::Plot;
 use super::words::{
-    accuracy, bits, conditions, difference, headline, how_picked, in_millions, in_thousands, plain,
-    times,
+    accuracy, bits, conditions, difference, headline, how_picked, in_millions, in_thousands,
+    left_out, legend, plain, policies, times,
 };
-use crate::results::{RunInfo, Summary};
+use crate::results::{RunInfo, Summary, notice};
 
 /// Writes the report as Markdown.
 pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
     let mut text = String::from("# What was compressed how far, at what loss\n\n");
-    if let Some(notice) = &run.dataset.notice {
-        text += &format!("> **Note on the data:** {}\n\n", escaped(notice));
+    if let Some(notice) = notice(&run.dataset) {
+        text += &format!("> **⚠ Notice:** {}\n\n", escaped(&notice));
+    }
+    if run.finished.is_none() {
+        text += "> This run is not finished; what follows is what it has so far.\n\n";
     }
     for line in headline(&summary.rows) {
         let detail = escaped(&line.detail);
@@ -19,6 +22,7 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
     }
     text += &format!("\n{}\n\n", how_picked(&summary.rows));
 
+    let policies = policies(&summary.rows);
     let mut table: Vec<Vec<String>> = vec![
         [
             "experiment",
@@ -49,23 +53,31 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
             in_thousands(row.params),
             in_thousands(row.nonzero),
             in_millions(row.macs),
-            bits(row),
+            escaped(&bits(row, &policies)),
             plain(row.epochs),
         ]);
     }
     text += &aligned(&table, 3);
-    text += "\n▲ ▼: better or worse than the baseline of the row by at least two standard errors; ≈: not resolved. \
-             MMACs: millions of multiply-accumulates per image, zeros included; k: thousands.\n\n";
+    text.push('\n');
+    for line in legend(&summary.rows) {
+        text += &format!("- {}\n", escaped(&line));
+    }
+    text += "- MMACs: millions of multiply-accumulates per image, zeros included; k: thousands; 1 kB = 1,000 bytes.\n\n";
     for plot in plots.iter().take(2) {
         text += &format!("![{}](plots/{}.svg)\n", plot.caption, plot.name);
+    }
+    if !run.notes.is_empty() {
+        text += "\n## Findings\n\n";
+    }
+    for note in &run.notes {
+        text += &format!("- {}\n", escaped(note));
     }
     text += "\n## Conditions\n\n";
     for (term, value) in conditions(run) {
         text += &format!("- {term}: {}\n", escaped(&value));
     }
-    for absent in &run.not_run {
-        let (what, why) = (escaped(&absent.what), escaped(&absent.why));
-        text += &format!("- Did not run: {what} ({why})\n");
+    for entry in left_out(run) {
+        text += &format!("- Did not run: {}\n", escaped(&entry));
     }
     text
 }
@@ -132,7 +144,7 @@ mod tests {
         let mut lines = sample_lines();
         lines[4].variant = "a|b <b>".to_owned();
         let text = markdown(&sample_run(), &summarize(&lines), &[]);
-        assert!(text.contains("> **Note on the data:** real CIFAR-10"));
+        assert!(text.contains("> **⚠ Notice:** unofficial data (cifar10): real CIFAR-10"));
         assert!(text.contains("a\\|b \\<b>"));
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
         assert_eq!(rows.len(), 14);
@@ -144,5 +156,8 @@ mod tests {
         assert!(text.contains(
             "- Did not run: source_net, 10 epochs a phase (belongs to the profile full)"
         ));
+        assert!(text.contains("## Findings\n\n- resnet20: magnitude"));
+        assert!(text.contains(" 4\\* / 8 |") && text.contains("- \\* after bits: first and last"));
+        assert!(text.contains("- ~ one seed"));
     }
 }

@@ -28,8 +28,10 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         bytes: 1_100_000,
         layers: 20,
         weight_bits: 32,
+        policy: String::new(),
         activation_bits: 32,
         precision: "f32".to_owned(),
+        train_precision: "bf16".to_owned(),
         seconds: 412.4,
         recipe: "resnet20-quick".to_owned(),
         file: "models/baseline-resnet20-0.safetensors".to_owned(),
@@ -53,7 +55,14 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
     let quantized = |name: &str, top1: f64, weight_bits: u32, bytes: u64| ResultLine {
         weight_bits,
         activation_bits: 8,
+        policy: match weight_bits {
+            8 => String::new(),
+            _ => "first and last layer 8 bits".to_owned(),
+        },
+        epochs: 8.0,
+        epochs_of: "8 base".to_owned(),
         precision: "integer-exact simulation".to_owned(),
+        train_precision: String::new(),
         ..variant("quantize", name, top1, 269_722, bytes)
     };
     let pipeline = |name: &str, top1: f64, weight_bits: u32, bytes: u64| ResultLine {
@@ -61,6 +70,10 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         activation_bits: 8,
         params: 172_000,
         macs: 26_000_000,
+        policy: match weight_bits {
+            8 => String::new(),
+            _ => "first and last layer 8 bits".to_owned(),
+        },
         precision: "integer-exact simulation".to_owned(),
         ..variant("pipeline", name, top1, 172_000, bytes)
     };
@@ -96,7 +109,12 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         variant("prune", "one-shot 90 %", 84.9, 29_000, 190_000),
         variant("prune", "iterative 80 %", 90.4, 56_000, 330_000),
         quantized("post-training W8A8", 91.65, 8, 285_000),
-        quantized("aware W4A8", 90.1, 4, 152_000),
+        ResultLine {
+            epochs: 9.0,
+            epochs_of: "8 base + 1 quantization-aware".to_owned(),
+            train_precision: "f32".to_owned(),
+            ..quantized("aware W4A8", 90.1, 4, 152_000)
+        },
         quantized("L-level formula, L = 16", 74.0, 4, 152_000),
         ResultLine {
             baseline: None,
@@ -198,5 +216,6 @@ pub(crate) fn sample_run() -> RunInfo {
             what: "source_net, 10 epochs a phase".to_owned(),
             why: "belongs to the profile full".to_owned(),
         }],
+        notes: vec!["resnet20: magnitude ranks weights worse than the second-order score".to_owned()],
     }
 }

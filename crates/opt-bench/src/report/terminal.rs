@@ -3,11 +3,11 @@
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::words::{
-    accuracy, bits, difference, in_millions, in_thousands, plain, thousands, times,
+    accuracy, bits, difference, in_millions, in_thousands, legend, plain, policies, seconds, times,
 };
 use crate::results::Summary;
 
-/// Lays the summary out as a table; `width` is the number of columns of the terminal, `None` for no limit.
+/// Lays the summary out as a table with the meaning of its marks below; `width` is the number of columns of the terminal, `None` for no limit.
 pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
     let rule = LineStyle::none().fill('─').junction('─');
     let style = TableStyle::new().header_separator(rule);
@@ -34,6 +34,7 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
     } else {
         table.set_content_arrangement(ContentArrangement::Disabled);
     }
+    let policies = policies(&summary.rows);
     for row in &summary.rows {
         table.add_row([
             row.experiment.clone(),
@@ -45,25 +46,40 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
             times(row.bytes_ratio),
             in_thousands(row.params),
             in_millions(row.macs),
-            bits(row),
+            bits(row, &policies),
             plain(row.epochs),
-            thousands(whole(row.seconds)),
+            seconds(row.seconds),
         ]);
     }
     for column in table.column_iter_mut().skip(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
-    table.to_string()
+    let mut text = format!("{table}\n");
+    for line in legend(&summary.rows) {
+        text += &wrapped(&line, width.map_or(100, usize::from));
+    }
+    text
 }
 
-/// A time in whole seconds.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "saturates, and no run lasts that long"
-)]
-pub(super) fn whole(seconds: f64) -> u64 {
-    seconds.max(0.0).round() as u64
+/// A line broken at spaces so that none is wider than `width`, unless a single word is.
+fn wrapped(line: &str, width: usize) -> String {
+    let mut text = String::new();
+    let mut used = 0;
+    for word in line.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > width {
+            text.push('\n');
+            used = 0;
+        }
+        if used > 0 {
+            text.push(' ');
+            used += 1;
+        }
+        text += word;
+        used += length;
+    }
+    text.push('\n');
+    text
 }
 
 #[cfg(test)]
@@ -76,10 +92,20 @@ mod tests {
     fn a_row_per_variant_in_the_width_given() {
         let summary = summarize(&sample_lines());
         let table = terminal_table(&summary, None);
-        for words in ["91.70 ± 0.14", "−6.80 ▼", "1,100.0", "6.17×", "8 / 8"] {
+        for words in [
+            "91.70 ± 0.14",
+            "−17.70 ▼",
+            "1,100.0",
+            "6.17×",
+            "8 / 8",
+            "4* / 8",
+            "\n* after bits: first and last",
+            "\n~ one seed",
+        ] {
             assert!(table.contains(words), "{words}\n{table}");
         }
-        assert_eq!(table.lines().count(), 12 + 2);
+        let rows = table.lines().take_while(|line| !line.starts_with('Δ'));
+        assert_eq!(rows.count(), 12 + 2);
         let narrow = terminal_table(&summary, Some(100));
         assert!(
             narrow.lines().all(|line| line.chars().count() <= 100),

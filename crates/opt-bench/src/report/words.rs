@@ -1,6 +1,6 @@
 //! Numbers and sentences as a reader sees them: units, thousands separators, true minus signs.
 
-use crate::results::{RunInfo, SummaryRow, best_within};
+use crate::results::{DataSource, DatasetInfo, RunInfo, SummaryRow, best_within};
 
 /// An integer with a comma between thousands.
 pub(super) fn thousands(value: u64) -> String {
@@ -25,6 +25,19 @@ pub(super) fn in_thousands(value: u64) -> String {
 pub(super) fn in_millions(value: u64) -> String {
     let hundredths = value / 10_000 + u64::from(value % 10_000 >= 5_000);
     format!("{}.{:02}", thousands(hundredths / 100), hundredths % 100)
+}
+
+/// A time in whole seconds.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "saturates, and no run lasts that long"
+)]
+pub(super) fn seconds(value: f64) -> String {
+    match value.round() as u64 {
+        0 => "< 1".to_owned(),
+        whole => thousands(whole),
+    }
 }
 
 /// A difference with its sign.
@@ -60,15 +73,17 @@ pub(super) fn accuracy(row: &SummaryRow) -> String {
     }
 }
 
-/// The difference to the baseline: an arrow where it is resolved, `≈` where it is within two standard errors.
+/// The difference to the baseline: an arrow where it is resolved, `≈` where it may be chance, `~` where too few seeds were
+/// trained to tell.
 pub(super) fn difference(row: &SummaryRow) -> String {
     if row.baseline.is_none() {
         return "baseline".to_owned();
     }
-    let mark = match row.resolved {
-        false => '≈',
-        true if row.delta.mean < 0.0 => '▼',
-        true => '▲',
+    let mark = match (row.threshold, row.resolved) {
+        (None, _) => '~',
+        (_, false) => '≈',
+        (_, true) if row.delta.mean < 0.0 => '▼',
+        (_, true) => '▲',
     };
     format!("{} {mark}", signed(row.delta.mean))
 }
@@ -83,16 +98,71 @@ pub(super) fn moment(time: &str) -> String {
     }
 }
 
-/// Bits of weights and activations.
-pub(super) fn bits(row: &SummaryRow) -> String {
+/// The policies of the rows in the order of their first rows: the place of a policy decides its mark.
+pub(super) fn policies(rows: &[SummaryRow]) -> Vec<&str> {
+    let mut policies: Vec<&str> = Vec::new();
+    for row in rows {
+        if !row.policy.is_empty() && !policies.contains(&row.policy.as_str()) {
+            policies.push(&row.policy);
+        }
+    }
+    policies
+}
+
+/// Bits of weights and activations; a mark where a policy says which weights have them.
+pub(super) fn bits(row: &SummaryRow, policies: &[&str]) -> String {
     let word = |bits: u32| match bits {
         32 => "f32".to_owned(),
         _ => bits.to_string(),
     };
+    let mark = policies
+        .iter()
+        .position(|policy| *policy == row.policy)
+        .map(policy_mark)
+        .unwrap_or_default();
     match (row.weight_bits, row.activation_bits) {
-        (32, 32) => "f32".to_owned(),
-        (weights, activations) => format!("{} / {}", word(weights), word(activations)),
+        (32, 32) => format!("f32{mark}"),
+        (weights, activations) => format!("{}{mark} / {}", word(weights), word(activations)),
     }
+}
+
+fn policy_mark(place: usize) -> String {
+    let mark = ["*", "†", "‡", "§"][place % 4];
+    mark.repeat(place / 4 + 1)
+}
+
+/// What the marks in the table mean, a sentence or two each; only of marks that can occur in these rows.
+pub(super) fn legend(rows: &[SummaryRow]) -> Vec<String> {
+    let mut lines = vec![
+        "Δ: top-1 minus that of the row's baseline. ▲ better, ▼ worse: chance alone brings that much in at most 5 of 100 \
+         cases, judged by the number of test images and, where there are three or more seeds, by their spread; ≈ may be \
+         chance."
+            .to_owned(),
+    ];
+    let unjudged = rows
+        .iter()
+        .filter(|row| row.baseline.is_some() && row.threshold.is_none());
+    if let Some(n) = unjudged.map(|row| row.n).max() {
+        let seeds = if n == 1 { "one seed" } else { "two seeds" };
+        lines.push(format!(
+            "~ {seeds}: the variant was trained, and training it with another seed would change the difference by an \
+             amount that this run does not know; three seeds are needed to call it better or worse."
+        ));
+    }
+    for (place, policy) in policies(rows).iter().enumerate() {
+        lines.push(format!("{} after bits: {policy}.", policy_mark(place)));
+    }
+    lines
+}
+
+/// The data as a plot names it.
+pub(super) fn data_words(dataset: &DatasetInfo) -> String {
+    let kind = match dataset.source {
+        DataSource::Official => "",
+        DataSource::Unofficial => " (unofficial data)",
+        DataSource::Synthetic => " (synthetic images)",
+    };
+    format!("data: {}{kind}", dataset.name)
 }
 
 /// The answer to "how far, at what loss" for one allowed loss.
@@ -136,11 +206,16 @@ fn headline_for(loss: &str, row: Option<&SummaryRow>) -> Headline {
         }
         _ => String::new(),
     };
+    let seeds = match (row.threshold, row.n) {
+        (None, 1) => " (one seed)",
+        (None, _) => " (two seeds)",
+        _ => "",
+    };
     Headline {
         loss: loss.to_owned(),
         gain: format!("{} smaller", times(row.bytes_ratio)),
         detail: format!(
-            "{}: {} ({}). {} kB{instead}{macs}; {} % top-1, {} points against {}.",
+            "{}: {} ({}). {} kB{instead}{macs}; {} % top-1, {} points against {}{seeds}.",
             row.experiment,
             row.variant,
             row.model,
@@ -155,12 +230,40 @@ fn headline_for(loss: &str, row: Option<&SummaryRow>) -> Headline {
 /// How the headline was picked, so that nobody takes it for a prediction.
 pub(super) fn how_picked(rows: &[SummaryRow]) -> String {
     let n = rows.iter().filter(|row| row.baseline.is_some()).count();
-    let errors = rows.iter().map(|row| row.delta_error);
-    let error = errors.fold(0.0, f64::max);
+    let errors = rows.iter().filter(|row| row.baseline.is_some());
+    let error = errors.map(|row| row.delta_error).fold(0.0, f64::max);
+    let unjudged = rows
+        .iter()
+        .any(|row| row.baseline.is_some() && row.threshold.is_none());
+    let chance = match unjudged {
+        true => {
+            " from the test images alone, and fewer than three seeds do not show how much training adds"
+        }
+        false => "",
+    };
     format!(
-        "The smallest files among {n} variants, picked after the run by test accuracy; a difference between two models \
-         has a standard error of up to {error:.2} points."
+        "The smallest files among {n} variants, picked after the run by test accuracy, so the best is flattered a \
+         little. A difference between two models has a standard error of up to {error:.2} points{chance}."
     )
+}
+
+/// What did not run, an entry each; that is never said to be nothing before the run has ended.
+pub(super) fn left_out(run: &RunInfo) -> Vec<String> {
+    let mut entries: Vec<String> = run
+        .not_run
+        .iter()
+        .map(|absent| format!("{} ({})", absent.what, absent.why))
+        .collect();
+    if run.finished.is_none() {
+        entries.insert(
+            0,
+            "this run did not finish: what is not listed here may be missing all the same"
+                .to_owned(),
+        );
+    } else if entries.is_empty() {
+        entries.push("nothing was left out".to_owned());
+    }
+    entries
 }
 
 /// The conditions of a run as pairs of a term and its value.
@@ -183,7 +286,10 @@ pub(super) fn conditions(run: &RunInfo) -> Vec<(&'static str, String)> {
     let versions: Vec<String> = versions
         .iter()
         .filter(|(_, version)| !version.is_empty())
-        .map(|(name, version)| format!("{name} {version}"))
+        .map(|(name, version)| {
+            let number = version.strip_prefix(name).unwrap_or(version).trim_start();
+            format!("{name} {number}")
+        })
         .collect();
     let seeds: Vec<String> = run.seeds.iter().map(u64::to_string).collect();
     let machine = format!(
@@ -230,7 +336,7 @@ pub(super) fn conditions(run: &RunInfo) -> Vec<(&'static str, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample_lines;
+    use crate::report::{sample_lines, sample_run};
     use crate::results::summarize;
 
     #[test]
@@ -243,6 +349,8 @@ mod tests {
         assert_eq!(in_thousands(1_079_950), "1,080.0");
         assert_eq!(in_millions(40_551_040), "40.55");
         assert_eq!(in_millions(5_000), "0.01");
+        assert_eq!(seconds(0.003), "< 1");
+        assert_eq!(seconds(1234.5), "1,235");
         assert_eq!(signed(-0.8), "−0.80");
         assert_eq!(signed(0.31), "+0.31");
         assert_eq!(signed(-0.001), "0.00");
@@ -263,7 +371,7 @@ mod tests {
         assert_eq!(
             headlines[0].detail,
             "pipeline: channels + W8A8 (resnet20). 178.3 kB instead of 1,100.0 kB, 1.56× fewer multiply-accumulates; \
-             90.85 % top-1, −0.85 points against resnet20."
+             90.85 % top-1, −0.85 points against resnet20 (one seed)."
         );
         assert_eq!(headlines[1].gain, "11.2× smaller");
     }
@@ -281,13 +389,77 @@ mod tests {
     #[test]
     fn differences_say_their_direction_without_colour() {
         let mut row = summarize(&sample_lines()).rows[3].clone();
-        let mut difference_of = |mean, resolved| {
+        let mut difference_of = |mean, threshold, resolved| {
             row.delta.mean = mean;
+            row.threshold = threshold;
             row.resolved = resolved;
             difference(&row)
         };
-        assert_eq!(difference_of(-3.0, true), "−3.00 ▼");
-        assert_eq!(difference_of(3.0, true), "+3.00 ▲");
-        assert_eq!(difference_of(0.1, false), "+0.10 ≈");
+        assert_eq!(difference_of(-3.0, Some(1.0), true), "−3.00 ▼");
+        assert_eq!(difference_of(3.0, Some(1.0), true), "+3.00 ▲");
+        assert_eq!(difference_of(0.1, Some(1.0), false), "+0.10 ≈");
+        assert_eq!(difference_of(-9.0, None, false), "−9.00 ~");
+    }
+
+    #[test]
+    fn policies_are_marked_and_explained() {
+        let mut rows = summarize(&sample_lines()).rows;
+        let with = |policy: &str, weight_bits, activation_bits| SummaryRow {
+            policy: policy.to_owned(),
+            weight_bits,
+            activation_bits,
+            ..rows[0].clone()
+        };
+        let cases = [
+            (with("", 8, 8), "8 / 8"),
+            (with("ends 8 bits", 4, 8), "4* / 8"),
+            (with("all weights", 4, 32), "4† / f32"),
+            // A policy that was seen before keeps its mark.
+            (with("ends 8 bits", 3, 8), "3* / 8"),
+            (with("a", 2, 2), "2‡ / 2"),
+            (with("b", 2, 2), "2§ / 2"),
+            (with("c", 2, 2), "2** / 2"),
+        ];
+        rows = cases.iter().map(|(row, _)| row.clone()).collect();
+        let policies = policies(&rows);
+        for (row, words) in &cases {
+            assert_eq!(bits(row, &policies), *words);
+        }
+        let legend = legend(&rows);
+        assert!(legend.contains(&"* after bits: ends 8 bits.".to_owned()));
+        assert!(legend.contains(&"† after bits: all weights.".to_owned()));
+    }
+
+    #[test]
+    fn the_legend_explains_the_marks_that_occur() {
+        let rows = summarize(&sample_lines()).rows;
+        assert!(
+            legend(&rows)
+                .iter()
+                .any(|line| line.starts_with("~ one seed"))
+        );
+        let judged: Vec<_> = rows
+            .into_iter()
+            .filter(|row| row.threshold.is_some())
+            .collect();
+        assert!(!judged.is_empty());
+        assert!(!legend(&judged).iter().any(|line| line.starts_with('~')));
+    }
+
+    #[test]
+    fn what_was_left_out_of_ended_and_broken_off_runs() {
+        let mut run = sample_run();
+        assert_eq!(
+            left_out(&run),
+            ["source_net, 10 epochs a phase (belongs to the profile full)"]
+        );
+        run.finished = None;
+        let entries = left_out(&run);
+        assert_eq!(entries.len(), 2);
+        assert!(entries[0].starts_with("this run did not finish"));
+        run.not_run.clear();
+        assert_eq!(left_out(&run).len(), 1);
+        run.finished = Some(run.started.clone());
+        assert_eq!(left_out(&run), ["nothing was left out"]);
     }
 }

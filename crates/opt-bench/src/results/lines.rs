@@ -1,6 +1,5 @@
 //! Files that survive a crash: JSON lines that are appended durably, and whole files that appear at once.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -101,28 +100,15 @@ pub fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Lines<T>> {
     Ok(Lines { values, torn })
 }
 
-/// Writes a whole file under a temporary name beside `path` and renames it, so that no reader ever sees half of it.
-///
-/// Creates the folder if it is missing.
+/// Writes a whole file at once, as [`opt_artifact::save`], and creates its folder if it is missing.
 ///
 /// # Errors
 ///
 /// The file cannot be written or renamed.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     let folder = folder_of(path);
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or(path.as_os_str()));
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = folder.join(name);
-    let write = || -> std::io::Result<()> {
-        fs::create_dir_all(folder)?;
-        let mut file = File::create(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(folder)?.sync_all()
-    };
-    write().with_context(|| format!("writing {}", path.display()))
+    fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+    Ok(opt_artifact::save(path, bytes)?)
 }
 
 fn folder_of(path: &Path) -> &Path {

@@ -50,6 +50,9 @@ pub struct RunInfo {
     /// What was asked for or would belong here, and did not run.
     #[serde(default)]
     pub not_run: Vec<NotRun>,
+    /// What the experiments found beyond their result lines, in a sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// A recipe as it was run.
@@ -120,10 +123,33 @@ pub struct DatasetInfo {
 pub enum DataSource {
     /// The published files, verified by their checksum.
     Official,
-    /// Real images that differ from the published files.
+    /// Real images that are not verified to be the published files.
     Unofficial,
     /// Images made by this program.
     Synthetic,
+}
+
+/// Says what a reader must know before comparing accuracies on the data with others; `None` for the published files
+/// without a remark.
+///
+/// Every report prints it where it cannot be overlooked.
+pub fn notice(dataset: &DatasetInfo) -> Option<String> {
+    let (kind, otherwise) = match dataset.source {
+        DataSource::Synthetic => (
+            "synthetic data",
+            Some(
+                "the images were made by this program; accuracies show that everything works and say nothing about \
+                 real images",
+            ),
+        ),
+        DataSource::Unofficial => (
+            "unofficial data",
+            Some("the images are not verified to be the published files"),
+        ),
+        DataSource::Official => ("note on the data", None),
+    };
+    let text = dataset.notice.as_deref().or(otherwise)?;
+    Some(format!("{kind} ({}): {text}", dataset.name))
 }
 
 /// Names the processor and those of its features that decide the arithmetic used.
@@ -197,6 +223,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::report::sample_run;
 
     #[test]
     fn times_at_the_edges_of_the_calendar() {
@@ -215,6 +242,46 @@ mod tests {
         for (seconds, text) in cases {
             assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn data_that_is_not_the_published_files_is_said_with_and_without_a_text() {
+        let said = |source, text: Option<&str>| {
+            notice(&DatasetInfo {
+                source,
+                notice: text.map(str::to_owned),
+                ..sample_run().dataset
+            })
+        };
+        let cases = [
+            (DataSource::Official, None, None),
+            (
+                DataSource::Official,
+                Some("a remark"),
+                Some("note on the data (cifar10): a remark"),
+            ),
+            // Not verified is all that is known: they may be the published images.
+            (
+                DataSource::Unofficial,
+                None,
+                Some(
+                    "unofficial data (cifar10): the images are not verified to be the published files",
+                ),
+            ),
+            (
+                DataSource::Synthetic,
+                Some("shapes"),
+                Some("synthetic data (cifar10): shapes"),
+            ),
+        ];
+        for (source, text, expected) in cases {
+            assert_eq!(said(source, text).as_deref(), expected);
+        }
+        assert!(
+            said(DataSource::Synthetic, None)
+                .unwrap()
+                .contains("nothing about real images")
+        );
     }
 
     #[test]

@@ -53,7 +53,11 @@ pub struct SummaryRow {
     pub delta: Spread,
     /// The standard error of the mean difference, in points.
     pub delta_error: f64,
-    /// Whether the mean difference is at least two standard errors from zero.
+    /// The mean difference from which on, up or down, chance is no explanation (95 %), in points; `None` for a baseline,
+    /// and for a variant that was trained with fewer than three seeds, whose chance in training is not known.
+    #[serde(default)]
+    pub threshold: Option<f64>,
+    /// Whether the mean difference reaches `threshold`.
     pub resolved: bool,
     /// Test images predicted as the baseline predicts them, in percent.
     pub agreement: Option<f64>,
@@ -77,10 +81,16 @@ pub struct SummaryRow {
     pub layers: u32,
     /// Bits of a stored weight.
     pub weight_bits: u32,
+    /// Which weights have these bits; empty if there is nothing to say.
+    #[serde(default)]
+    pub policy: String,
     /// Bits of an activation.
     pub activation_bits: u32,
     /// How the accuracy was computed.
     pub precision: String,
+    /// The arithmetic of the training after the baseline; empty if there was none.
+    #[serde(default)]
+    pub train_precision: String,
     /// Epochs from random initialisation.
     pub epochs: f64,
     /// What these epochs were.
@@ -93,19 +103,25 @@ pub struct SummaryRow {
 
 /// Summarizes lines by experiment, variant, model and data set.
 ///
-/// Of several lines with the same seed the last counts. Differences are paired: each seed against its own baseline.
-/// Their standard error comes from the seeds if there are at least three, and otherwise from the number of test images,
-/// as if the two models had been tested on different ones (which errs on the careful side):
+/// A line that repeats the seed of an earlier one replaces it. Differences are paired by seed. Their error has two
+/// sources: chance in training, seen in the spread over at least three seeds, and the choice of test images, estimated
+/// as if the two models had been tested on different ones. With fewer seeds only the second is known, so that a variant
+/// that was trained is not judged at all:
 ///
 /// ```text
-/// n ≥ 3:  s / √n        n < 3:  √((p(1 − p) + q(1 − q)) / n_test),   p, q the two accuracies
+/// e = √((p(100 − p) + q(100 − q)) / n_test)             p, q the two accuracies in percent
+/// n ≥ 3:              resolved if |mean Δ| ≥ max(t(n − 1) s / √n, 1.96 e / √n)
+/// n < 3, not trained: resolved if |mean Δ| ≥ 1.96 e / √n
+/// n < 3, trained:     never resolved
 /// ```
+///
+/// where t is the two-sided 95 % quantile of Student's distribution and s the standard deviation of Δ over the seeds.
 pub fn summarize(lines: &[ResultLine]) -> Summary {
     Summary {
         schema: SCHEMA,
         rows: grouped(lines)
             .iter()
-            .map(|group| summarize_group(group))
+            .map(|group| summarize_group(group, is_trained(group[0], lines)))
             .collect(),
     }
 }
@@ -157,7 +173,23 @@ fn key(line: &ResultLine) -> Key<'_> {
     (&line.experiment, &line.variant, &line.model, &line.dataset)
 }
 
-fn summarize_group(group: &[&ResultLine]) -> SummaryRow {
+/// Whether training lies between a line and its baseline: said by the line, or by epochs that are not the baseline's.
+///
+/// A baseline that is not among the lines leaves it open, which counts as training.
+fn is_trained(line: &ResultLine, lines: &[ResultLine]) -> bool {
+    let Some(baseline) = &line.baseline else {
+        return true;
+    };
+    let mut baselines = lines
+        .iter()
+        .filter(|other| other.variant == *baseline && other.dataset == line.dataset)
+        .peekable();
+    !line.train_precision.is_empty()
+        || baselines.peek().is_none()
+        || baselines.any(|other| other.epochs != line.epochs)
+}
+
+fn summarize_group(group: &[&ResultLine], trained: bool) -> SummaryRow {
     let first = group[0];
     let values: Vec<f64> = group.iter().map(|line| line.top1).collect();
     let baselines: Vec<f64> = group.iter().map(|line| line.top1_baseline).collect();
@@ -166,7 +198,9 @@ fn summarize_group(group: &[&ResultLine]) -> SummaryRow {
         .map(|line| line.top1 - line.top1_baseline)
         .collect();
     let (top1, baseline, delta) = (spread(&values), spread(&baselines), spread(&deltas));
-    let delta_error = standard_error(&delta, values.len(), top1.mean, baseline.mean, first.n_test);
+    let sampling = sampling_error(top1.mean, baseline.mean, first.n_test);
+    let (delta_error, threshold) = judge(&delta, values.len(), sampling, trained);
+    let threshold = threshold.filter(|_| first.baseline.is_some());
     let agreements: Vec<f64> = group.iter().filter_map(|line| line.agreement).collect();
     let (macs, bytes) = (
         mean(group, |line| line.macs),
@@ -184,7 +218,8 @@ fn summarize_group(group: &[&ResultLine]) -> SummaryRow {
         top1_baseline: baseline.mean,
         delta,
         delta_error,
-        resolved: delta.mean.abs() >= 2.0 * delta_error && delta.mean != 0.0,
+        threshold,
+        resolved: threshold.is_some_and(|least| delta.mean != 0.0 && delta.mean.abs() >= least),
         agreement: (agreements.len() == group.len()).then(|| spread(&agreements).mean),
         n_test: first.n_test,
         params: mean(group, |line| line.params),
@@ -200,7 +235,9 @@ fn summarize_group(group: &[&ResultLine]) -> SummaryRow {
         layers: first.layers,
         weight_bits: first.weight_bits,
         activation_bits: first.activation_bits,
+        policy: first.policy.clone(),
         precision: first.precision.clone(),
+        train_precision: first.train_precision.clone(),
         epochs: first.epochs,
         epochs_of: first.epochs_of.clone(),
         seconds: group.iter().map(|line| line.seconds).sum::<f64>() / values.len() as f64,
@@ -221,13 +258,43 @@ fn spread(values: &[f64]) -> Spread {
     }
 }
 
-fn standard_error(delta: &Spread, n: usize, top1: f64, baseline: f64, n_test: u64) -> f64 {
+/// The standard error of the mean difference, and the difference that counts as resolved, if any does.
+fn judge(delta: &Spread, n: usize, sampling: f64, trained: bool) -> (f64, Option<f64>) {
+    let root = (n as f64).sqrt();
+    let floor = sampling / root;
     match delta.std {
-        Some(std) if n >= 3 => std / (n as f64).sqrt(),
-        _ => {
-            let variance = |percent: f64| percent * (100.0 - percent);
-            ((variance(top1) + variance(baseline)) / n_test.max(1) as f64).sqrt()
+        Some(std) if n >= 3 => {
+            let over_seeds = std / root;
+            let threshold = (t_quantile(n - 1) * over_seeds).max(NORMAL * floor);
+            (over_seeds.max(floor), Some(threshold))
         }
+        _ => (floor, (!trained).then_some(NORMAL * floor)),
+    }
+}
+
+/// The error of a difference that comes from which images the test set has, in points.
+fn sampling_error(top1: f64, baseline: f64, n_test: u64) -> f64 {
+    let variance = |percent: f64| percent * (100.0 - percent);
+    ((variance(top1) + variance(baseline)) / n_test.max(1) as f64).sqrt()
+}
+
+/// The two-sided 95 % quantile of the normal distribution.
+const NORMAL: f64 = 1.96;
+
+/// The two-sided 95 % quantile of Student's t; that of the normal distribution beyond 30 degrees of freedom.
+///
+/// # References
+///
+/// Student, *The Probable Error of a Mean*, Biometrika 6, 1908.
+fn t_quantile(degrees: usize) -> f64 {
+    const TABLE: [f64; 30] = [
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
+        2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
+        2.052, 2.048, 2.045, 2.042,
+    ];
+    match degrees {
+        0 => f64::INFINITY,
+        _ => TABLE.get(degrees - 1).copied().unwrap_or(NORMAL),
     }
 }
 
@@ -289,18 +356,133 @@ mod tests {
         let row = &summarize(&lines).rows[0];
         assert_eq!((row.n, row.top1.std), (3, Some(5.0)));
         assert_eq!((row.delta.mean, row.delta.std), (-1.0, Some(0.0)));
-        assert_eq!((row.delta_error, row.resolved), (0.0, true));
+    }
+
+    /// A line and the baseline it names, both with 8 epochs.
+    fn untrained(seed: u64, top1: f64, top1_baseline: f64) -> [ResultLine; 2] {
+        let line = ResultLine {
+            train_precision: String::new(),
+            epochs: 8.0,
+            ..line(seed, top1, top1_baseline)
+        };
+        [sample_lines()[0].clone(), line]
     }
 
     #[test]
-    fn the_error_of_one_seed_is_that_of_the_test_set() {
-        // √((90·10 + 90·10) / 10 000) = √0.18 points.
-        let row = &summarize(&[line(0, 90.0, 90.0)]).rows[0];
+    fn a_few_seeds_judge_a_variant_only_if_nothing_was_trained() {
+        // e = √((90·10 + 90·10) / 10 000) = √0.18 = 0.424 points; 1.96 e = 0.832.
+        let row = &summarize(&untrained(0, 90.0, 90.0)).rows[1];
         assert!((row.delta_error - 0.18_f64.sqrt()).abs() < 1e-12);
+        assert!((row.threshold.unwrap() - 0.8316).abs() < 1e-4);
         assert!(!row.resolved);
-        // 0.8 points are fewer than two errors of 0.43, and 2 points are more.
-        assert!(!summarize(&[line(0, 89.6, 90.4)]).rows[0].resolved);
-        assert!(summarize(&[line(0, 89.0, 91.0)]).rows[0].resolved);
+        assert!(!summarize(&untrained(0, 89.6, 90.4)).rows[1].resolved);
+        assert!(summarize(&untrained(0, 89.5, 90.4)).rows[1].resolved);
+
+        // The same, but something was trained: nothing is known about chance in training.
+        let trained = |change: fn(&mut ResultLine)| {
+            let mut lines = untrained(0, 60.0, 90.0);
+            change(&mut lines[1]);
+            let row = summarize(&lines).rows[1].clone();
+            assert!(row.delta_error > 0.0);
+            (row.threshold, row.resolved)
+        };
+        assert!(trained(|_| {}).1);
+        let cases: [fn(&mut ResultLine); 4] = [
+            |line| line.train_precision = "bf16".to_owned(),
+            // Lines without the field: more epochs, and fewer, than the baseline.
+            |line| line.epochs = 10.0,
+            |line| line.epochs = 2.0,
+            // A baseline that is not there.
+            |line| line.baseline = Some("elsewhere".to_owned()),
+        ];
+        for (number, change) in cases.into_iter().enumerate() {
+            assert_eq!(trained(change), (None, false), "case {number}");
+        }
+        // Two seeds are too few as well.
+        let rows = summarize(&[line(0, 60.0, 90.0), line(1, 61.0, 90.0)]).rows;
+        assert_eq!((rows[0].threshold, rows[0].resolved), (None, false));
+        // A baseline is never compared with itself.
+        assert_eq!(summarize(&sample_lines()).rows[0].threshold, None);
+    }
+
+    #[test]
+    fn three_seeds_judge_by_student_and_by_the_test_images() {
+        struct Case {
+            deltas: [f64; 3],
+            n_test: u64,
+            error: f64,
+            threshold: f64,
+            resolved: bool,
+        }
+        let cases = [
+            // s = 1: 1 / √3 = 0.57735, times 4.303 = 2.48434. Two standard errors would have called 2 points resolved.
+            Case {
+                deltas: [-1.0, -2.0, -3.0],
+                n_test: u64::MAX,
+                error: 0.57735,
+                threshold: 2.48434,
+                resolved: false,
+            },
+            Case {
+                deltas: [-2.0, -3.0, -4.0],
+                n_test: u64::MAX,
+                error: 0.57735,
+                threshold: 2.48434,
+                resolved: true,
+            },
+            // Three equal differences: the test images remain. p = 50, q = 51: √((2500 + 2499) / 10 000) / √3 = 0.40821.
+            Case {
+                deltas: [-1.0; 3],
+                n_test: 10_000,
+                error: 0.40821,
+                threshold: 0.80009,
+                resolved: true,
+            },
+            // The same on a hundredth of the images.
+            Case {
+                deltas: [-1.0; 3],
+                n_test: 100,
+                error: 4.08207,
+                threshold: 8.00087,
+                resolved: false,
+            },
+            // No difference is none, however small the error.
+            Case {
+                deltas: [0.0; 3],
+                n_test: u64::MAX,
+                error: 0.0,
+                threshold: 0.0,
+                resolved: false,
+            },
+        ];
+        for case in cases {
+            let lines: Vec<_> = case
+                .deltas
+                .iter()
+                .zip(0..)
+                .map(|(delta, seed)| ResultLine {
+                    n_test: case.n_test,
+                    ..line(seed, 50.0, 50.0 - delta)
+                })
+                .collect();
+            let row = &summarize(&lines).rows[0];
+            // Hand values are rounded to five decimals.
+            assert!((row.delta_error - case.error).abs() < 1e-5, "{row:?}");
+            let threshold = row.threshold.unwrap();
+            assert!((threshold - case.threshold).abs() < 1e-5, "{threshold}");
+            assert_eq!(row.resolved, case.resolved, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn quantiles_of_student() {
+        assert_eq!(t_quantile(0), f64::INFINITY);
+        assert_eq!(t_quantile(1), 12.706);
+        assert_eq!(t_quantile(2), 4.303);
+        assert_eq!(t_quantile(9), 2.262);
+        assert_eq!(t_quantile(30), 2.042);
+        assert_eq!(t_quantile(31), 1.96);
+        assert!((1..31).all(|n| t_quantile(n) > t_quantile(n + 1)));
     }
 
     #[test]
@@ -350,6 +532,8 @@ mod tests {
         map.insert("from_the_future".to_owned(), 1.into());
         map.remove("agreement");
         map.remove("bytes_baseline");
+        map.remove("policy");
+        map.remove("train_precision");
         let read: ResultLine = serde_json::from_value(value).unwrap();
         assert_eq!((read.agreement, read.bytes_baseline), (None, None));
     }

@@ -220,6 +220,38 @@ fn networks_that_could_panic_or_overflow_are_refused() {
             break_it: |m| m.input.labels.push("other".to_owned()),
             expect: "the last node must be Logits of 2 classes",
         },
+        // A mean over more values than a sum can hold.
+        Case {
+            break_it: |m| {
+                m.input.shape = [1, 300, 300];
+                m.nodes[1].op = QOp::GlobalAveragePool;
+            },
+            expect: "averages 90000 values",
+        },
+        // A window whose numbers overflow.
+        Case {
+            break_it: |m| match &mut m.nodes[1].op {
+                QOp::Conv { window, .. } => window.pads = [usize::MAX; 4],
+                _ => panic!("node 1 is a Conv"),
+            },
+            expect: "does not fit",
+        },
+        // A scale beside which the multiplier is infinite.
+        Case {
+            break_it: |m| match &mut m.nodes[1].op {
+                QOp::Conv { weight, .. } => {
+                    weight.scales[0] = 1e38;
+                    m.nodes[1].edge.as_mut().unwrap().scale = 1e-30;
+                }
+                _ => panic!("node 1 is a Conv"),
+            },
+            expect: "not finite",
+        },
+        // An image without pixels.
+        Case {
+            break_it: |m| m.input.shape = [1, 0, 1],
+            expect: "node `input`: Input: its shape is [1, 0, 1]",
+        },
         // Padding that asks for the whole memory.
         Case {
             break_it: |m| {

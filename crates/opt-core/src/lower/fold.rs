@@ -64,6 +64,7 @@ fn byte_input(input: &InputSpec) -> bool {
 /// Those of [`fold()`] about BatchNormalization.
 pub fn fold_batch_norms(model: &Model) -> Result<Model> {
     model.validate()?;
+    refuse_shared_params(model)?;
     let old = &model.graph;
     let consumers = old.consumers();
     let alone = |id: NodeId| consumers[id].len() == 1 && id != old.output;
@@ -122,6 +123,41 @@ pub fn fold_batch_norms(model: &Model) -> Result<Model> {
     }
     new.graph.output = place[old.output];
     Ok(new)
+}
+
+/// Folding rewrites parameters in place, which is right only if one node reads each of them, and gives biases to nodes
+/// that have none, under names that must be free.
+fn refuse_shared_params(model: &Model) -> Result<()> {
+    let mut readers = std::collections::BTreeMap::new();
+    for param in model.param_refs() {
+        let first = *readers.entry(param.name).or_insert(param.node);
+        let node = &model.graph.nodes[param.node];
+        if first != param.node {
+            return Err(CoreError::Unsupported {
+                node: node.name.clone(),
+                op: node.op.name(),
+                why: format!(
+                    "it shares parameter `{}` with node `{}`; give each a copy",
+                    param.name, model.graph.nodes[first].name
+                ),
+            });
+        }
+    }
+    for node in &model.graph.nodes {
+        if let Op::Conv { bias: None, .. } | Op::Gemm { bias: None, .. } = &node.op {
+            let name = format!("{}.bias", node.name);
+            if model.params.contains_key(&name) {
+                return Err(CoreError::Unsupported {
+                    node: node.name.clone(),
+                    op: node.op.name(),
+                    why: format!(
+                        "its new bias would be `{name}`, which exists; rename that parameter"
+                    ),
+                });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Folds the BatchNormalization `norm` of `model` into node `conv` of `new`.

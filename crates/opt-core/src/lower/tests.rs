@@ -282,6 +282,25 @@ fn graphs_without_an_integer_form_are_refused() {
         .into_shared();
     model.params.insert("gamma".to_owned(), gamma);
     assert!(message(&model).contains("not positive"));
+    // Two nodes that read one weight, and a name that is taken.
+    let mut model = net("resnet20");
+    let first = model.graph.find("layer1.0.conv1").unwrap();
+    let second = model.graph.find("layer1.0.conv2").unwrap();
+    model.graph.nodes[second].op = model.graph.nodes[first].op.clone();
+    model.params.remove("layer1.0.conv2.weight");
+    assert!(
+        message(&model)
+            .contains("shares parameter `layer1.0.conv1.weight` with node `layer1.0.conv1`")
+    );
+    let mut model = net("resnet20");
+    let norm = model.graph.find("bn1").unwrap();
+    let Op::BatchNormalization { bias, .. } = &mut model.graph.nodes[norm].op else {
+        panic!("bn1 is a BatchNormalization");
+    };
+    *bias = "conv1.bias".to_owned();
+    let beta = model.params.remove("bn1.bias").unwrap();
+    model.params.insert("conv1.bias".to_owned(), beta);
+    assert!(message(&model).contains("`conv1.bias`, which exists"));
     // Not folded.
     let model = net("resnet20");
     let error = lower(&model, &QuantSpec::default()).unwrap_err();

@@ -1,6 +1,7 @@
 //! Checkpoints made here, in every type and with everything that can be wrong.
 
 use super::*;
+use ::safetensors::tensor::TensorView;
 use opt_core::{InputSpec, zoo};
 use proptest::prelude::*;
 
@@ -23,7 +24,7 @@ fn to_bytes(file: &File) -> Vec<u8> {
     let views = file.iter().map(|(name, dtype, shape, bytes)| {
         (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap())
     });
-    serialize(views, None).unwrap()
+    ::safetensors::serialize(views, None).unwrap()
 }
 
 fn convert(file: &mut File, to: Dtype, number: fn(f32) -> Vec<u8>) {
@@ -224,7 +225,7 @@ fn other_bytes_are_refused() {
             .unwrap_err()
             .to_string();
         assert!(
-            message.contains("not a safetensors file"),
+            message.contains("not a safetensors container"),
             "{cut}: {message}"
         );
     }

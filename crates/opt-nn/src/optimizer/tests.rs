@@ -54,7 +54,7 @@ fn steps_equal_pytorchs() {
             nesterov: case.nesterov,
             weight_decay: case.weight_decay,
         };
-        let mut sgd = Sgd::new(&mut net, options, &Masks::new()).unwrap();
+        let mut sgd = Sgd::new(&mut net, Vec::new(), options, &Masks::new()).unwrap();
         let conv = "blocks.2.conv2.weight";
         let start: Vec<f32> = (0..9).map(|i| i as f32 * 0.25 - 1.0).collect();
         {
@@ -92,7 +92,7 @@ fn biases_and_normalisation_are_not_decayed() {
         weight_decay: 0.5,
         ..SgdOptions::default()
     };
-    let mut sgd = Sgd::new(&mut net, options, &Masks::new()).unwrap();
+    let mut sgd = Sgd::new(&mut net, Vec::new(), options, &Masks::new()).unwrap();
     let before = net.to_model().unwrap();
     let zeros: Vec<Tensor> = sgd
         .names()
@@ -114,7 +114,7 @@ fn masked_elements_stay_exactly_zero() {
     let size = net.to_model().unwrap().params[name].shape().to_vec();
     let keep = ndarray::ArrayD::from_shape_fn(size, |i| i[0] % 3 == 0);
     let masks = Masks::from([(name.to_owned(), Mask::new(keep.clone()))]);
-    let mut sgd = Sgd::new(&mut net, SgdOptions::default(), &masks).unwrap();
+    let mut sgd = Sgd::new(&mut net, Vec::new(), SgdOptions::default(), &masks).unwrap();
     for step in 0..100 {
         let gradients: Vec<Tensor> = sgd
             .names()
@@ -135,7 +135,7 @@ fn a_mask_for_something_else_is_an_error() {
     let mut net = net();
     let mask = Mask::new(ndarray::ArrayD::from_elem(vec![3], true));
     let masks = Masks::from([("head.weight".to_owned(), mask)]);
-    let error = Sgd::new(&mut net, SgdOptions::default(), &masks).unwrap_err();
+    let error = Sgd::new(&mut net, Vec::new(), SgdOptions::default(), &masks).unwrap_err();
     assert!(
         error.to_string().contains("mask for `head.weight`"),
         "{error}"

@@ -10,7 +10,7 @@ use tch::{Kind, Tensor};
 
 use super::Plan;
 use crate::forward::{Outputs, Precision, conv2d, layout};
-use crate::{Net, Result};
+use crate::{Net, NnError, Result};
 
 /// Where and how a network is rounded during training.
 ///
@@ -75,13 +75,15 @@ impl FakeQuant {
         bytes: &Tensor,
         precision: Precision,
         taps: &[NodeId],
-    ) -> Outputs {
+    ) -> Result<Outputs> {
         let plan = &self.plan;
-        let tapped: Vec<Option<usize>> = taps
-            .iter()
-            .map(|t| plan.steps.iter().position(|s| s.value == *t))
-            .collect();
-        let kept: Vec<usize> = tapped.iter().flatten().copied().collect();
+        let find = |tap: &NodeId| {
+            let step = plan.steps.iter().position(|s| s.value == *tap);
+            step.ok_or_else(|| NnError::FusedTap {
+                node: plan.nodes[*tap].name.clone(),
+            })
+        };
+        let kept: Vec<usize> = taps.iter().map(find).collect::<Result<_>>()?;
         let last = plan.last_readers(&kept);
         let mut values: Vec<Option<Tensor>> = Vec::with_capacity(plan.steps.len());
         let mut logits = Tensor::new();
@@ -137,16 +139,14 @@ impl FakeQuant {
                 }
             }
         }
-        let tap = |step: &Option<usize>| match step {
-            Some(id) => values[*id]
-                .as_ref()
-                .map_or_else(Tensor::new, |v| v * f64::from(plan.scale(*id))),
-            None => Tensor::new(),
+        let tap = |id: &usize| {
+            let value = values[*id].as_ref();
+            value.map_or_else(Tensor::new, |v| v * f64::from(plan.scale(*id)))
         };
-        Outputs {
+        Ok(Outputs {
             logits,
-            taps: tapped.iter().map(tap).collect(),
-        }
+            taps: kept.iter().map(tap).collect(),
+        })
     }
 
     /// Conv or Gemm on centred codes. Returns the accumulator with the bias in it, and the scale of its unit per output
@@ -172,7 +172,8 @@ impl FakeQuant {
             let offsets = per_channel(self.byte_offsets.iter().copied(), net);
             let shift = (&master * offsets).sum_dim_intlist([1i64, 2, 3].as_slice(), false, None);
             bias = Some(bias.map_or_else(|| shift.shallow_clone(), |b| b + &shift));
-            master = master * per_channel(self.byte_factors.iter().copied(), net);
+            // Not in place: the master is a leaf of the gradient's graph.
+            master = &master * per_channel(self.byte_factors.iter().copied(), net);
         }
         let limit = f64::from(QWeight::code_limit(self.weight_bits[weight]));
         let rank = master.dim();
@@ -183,7 +184,9 @@ impl FakeQuant {
             // A filter of zeros has codes of zero at any scale.
             largest.where_self(&largest.gt(0.0), &largest.full_like(limit)) / limit
         };
-        let codes = straight_through(&(&master / &w_scale), -limit, limit);
+        // The largest weight over its own scale can pass the limit by a rounding error; it must keep its gradient, and what
+        // lies within half a code of the limit rounds to it.
+        let codes = straight_through(&(&master / &w_scale), -limit - 0.25, limit + 0.25);
         let kind = precision.kind();
         let (x, codes) = (x.to_kind(kind), codes.to_kind(kind));
         let scale = w_scale.detach().reshape([1, -1]) * f64::from(x_scale);
@@ -198,7 +201,10 @@ impl FakeQuant {
             ),
         };
         let acc = match bias {
-            Some(bias) => acc + bias.reshape(scale.size().as_slice()) / &scale,
+            Some(bias) => {
+                let whole = bias.reshape(scale.size().as_slice()) / &scale;
+                acc + straight_through(&whole, -BIAS_LIMIT, BIAS_LIMIT)
+            }
             None => acc,
         };
         (acc, scale)
@@ -210,6 +216,9 @@ impl FakeQuant {
     }
 }
 
+/// Where a bias has no code.
+const BIAS_LIMIT: f64 = 1_073_741_824.0;
+
 /// `[1, C, 1, 1]`, to be combined with images or with the first layer's weights.
 fn per_channel(values: impl Iterator<Item = f32>, net: &Net) -> Tensor {
     let values: Vec<f32> = values.collect();
@@ -218,7 +227,7 @@ fn per_channel(values: impl Iterator<Item = f32>, net: &Net) -> Tensor {
         .to_device(net.device())
 }
 
-/// `clamp(round_half_even(x), lo, hi)` for whole `lo` and `hi`, whose gradient is 1 inside and 0 outside.
+/// `round_half_even(clamp(x, lo, hi))`, which for whole `lo` and `hi` is `clamp(round_half_even(x), lo, hi)`, whose gradient is 1 inside and 0 outside.
 pub(super) fn straight_through(x: &Tensor, lo: f64, hi: f64) -> Tensor {
     let inside = x.clamp(lo, hi);
     let residue = {

@@ -74,7 +74,8 @@ fn run(
 ) -> (Net, Vec<EpochReport>) {
     let mut options = options(precision);
     if constraints.fake_quant.is_some() {
-        options.lr = 0.002;
+        options.lr = 0.001;
+        options.epochs = 8;
     }
     let mut net = Net::new(model, Device::Cpu).unwrap();
     let mut objective = CrossEntropy {
@@ -215,6 +216,75 @@ fn the_teacher_keeps_every_byte_and_the_student_follows() {
     );
 }
 
+/// A connector: logits through a matrix of the objective's own.
+struct Connected(Tensor);
+impl Objective for Connected {
+    fn parameters(&mut self) -> Vec<&mut Tensor> {
+        vec![&mut self.0]
+    }
+    fn loss(
+        &mut self,
+        batch: &BatchInfo<'_>,
+        student: &Outputs,
+        _teacher: Option<&Outputs>,
+    ) -> std::result::Result<Vec<Term>, Box<dyn std::error::Error + Send + Sync>> {
+        let value = student
+            .logits
+            .matmul(&self.0)
+            .cross_entropy_for_logits(batch.labels);
+        Ok(vec![Term { name: "ce", value }])
+    }
+}
+
+/// Prunes half of the linear layer before the second epoch, and counts what it sees.
+#[derive(Default)]
+struct Scheduled {
+    steps: usize,
+    gradients: usize,
+}
+impl Hooks for Scheduled {
+    fn on_epoch(&mut self, epoch: usize, net: &Net) -> Result<Changes> {
+        let shape = net.to_model()?.params["head.weight"].shape().to_vec();
+        let keep = ndarray::ArrayD::from_shape_fn(shape, |i| i[1] % 2 == 0);
+        let masks = Masks::from([("head.weight".to_owned(), Mask::new(keep))]);
+        Ok(Changes {
+            masks: (epoch == 1).then_some(masks),
+            fake_quant: None,
+        })
+    }
+    fn after_backward(&mut self, _net: &Net, names: &[String], gradients: &mut [Tensor]) {
+        self.gradients = gradients.len() - names.len();
+    }
+    fn after_step(&mut self, net: &Net, sgd: &mut Sgd, progress: Progress) {
+        self.steps += 1;
+        assert!(sgd.momentum().numel() > net.tensor("head.weight").numel());
+        assert!(progress.train_top1 <= 100.0);
+    }
+}
+
+#[test]
+fn connectors_are_trained_and_schedules_take_effect() {
+    let mut net = Net::new(&model(), Device::Cpu).unwrap();
+    let start = Tensor::eye(2, (Kind::Float, Device::Cpu));
+    let mut objective = Connected(start.copy());
+    let mut hooks = Scheduled::default();
+    let options = options(Precision::F32);
+    train(
+        &mut net,
+        &Bars,
+        &mut objective,
+        &options,
+        Constraints::default(),
+        &mut hooks,
+    )
+    .unwrap();
+    assert!((&objective.0 - start).abs().max().double_value(&[]) > 1e-4);
+    assert_eq!((hooks.steps, hooks.gradients), (12, 1));
+    for (i, w) in net.to_model().unwrap().params["head.weight"].indexed_iter() {
+        assert_eq!(*w != 0.0, i[1] % 2 == 0, "{i:?}");
+    }
+}
+
 #[test]
 fn divergence_is_reported_where_it_happens() {
     let mut net = Net::new(&model(), Device::Cpu).unwrap();
@@ -266,7 +336,7 @@ fn fake_quantization_trains_a_folded_network() {
         ..Constraints::default()
     };
     let (trained, reports) = run(&plain, Precision::F32, constraints);
-    assert!(reports[2].train_top1 > 90.0, "{reports:?}");
+    assert!(reports[7].train_top1 > 90.0, "{reports:?}");
     // Every layer was reached by a gradient.
     let after = trained.to_model().unwrap();
     for name in plain.weight_names() {

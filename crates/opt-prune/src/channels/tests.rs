@@ -201,6 +201,31 @@ proptest! {
 }
 
 #[test]
+fn only_trained_parameters_have_masks_and_removed_means_are_zero() {
+    let plan = plan(&[("a", &[0, 2, 4]), ("b", &[1]), ("c", &[0, 2])]);
+    let model = long_chain();
+    let masks = channel_masks(&model, &plan).unwrap();
+    let trained: Vec<&str> = model
+        .param_refs()
+        .filter(|p| p.role.is_trainable())
+        .map(|p| p.name)
+        .collect();
+    assert!(
+        masks.keys().all(|name| trained.contains(&name.as_str())),
+        "{:?}",
+        masks.keys()
+    );
+    for name in ["b.weight", "b.norm.bias", "c.norm.bias", "c.norm2.bias"] {
+        assert!(masks.contains_key(name), "{name}");
+    }
+    let masked = mask_channels(&model, &plan).unwrap();
+    let (old, new) = (&model.params["b.norm.mean"], &masked.params["b.norm.mean"]);
+    assert_eq!(new.as_slice().unwrap(), [0.0, old[1], 0.0, 0.0]);
+    // The masks alone change nothing more: they are what holds the masked model.
+    assert_eq!(apply_masks(&masked, &masks).unwrap(), masked);
+}
+
+#[test]
 fn removal_changes_the_result_and_full_lists_do_not() {
     let model = long_chain();
     let before = output(&model);

@@ -2,7 +2,9 @@
 
 use ndarray::{ArrayD, ArrayViewD};
 
-use super::uniform_levels::{check_levels, decode_min_max, step_of};
+use opt_core::codes::decode_min_max;
+
+use super::uniform_levels::{check_levels, step_of};
 use crate::{MinMax, Result};
 
 /// Far more than tensors of convolutional networks need; a bound, so that the time is bounded too.

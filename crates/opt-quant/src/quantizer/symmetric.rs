@@ -47,7 +47,7 @@ impl QuantizedWeight {
 
 /// Multiplies by one scale, or by one per index of axis 0.
 #[track_caller]
-pub(crate) fn times_scales(mut values: ArrayD<f32>, scales: &[f32]) -> ArrayD<f32> {
+fn times_scales(mut values: ArrayD<f32>, scales: &[f32]) -> ArrayD<f32> {
     if let [scale] = scales {
         return values * *scale;
     }

@@ -1,6 +1,7 @@
 //! The formula with L levels between the smallest and the largest weight, taken literally.
 
 use ndarray::{ArrayD, ArrayViewD};
+use opt_core::codes::decode_min_max;
 
 use super::affine::WIDEST_RANGE;
 use super::codebook::Codebook;
@@ -63,15 +64,6 @@ impl UniformLevels {
     pub fn dequantize(&self) -> ArrayD<f32> {
         (self.codes).mapv(|code| decode_min_max(code, self.min, self.step))
     }
-}
-
-pub(crate) fn decode_min_max(code: u8, min: f32, step: f32) -> f32 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "rounded once, after the sum"
-    )]
-    let value = (f64::from(min) + f64::from(step) * f64::from(code)) as f32;
-    value
 }
 
 /// Quantizes a tensor with the L-level formula; see [`level`].

@@ -13,14 +13,13 @@ mod generators;
 
 use generators::{ties, values, weight};
 use ndarray::{Array1, ArrayD, Axis};
-use opt_core::QParams;
+use opt_core::codes::{pack, unpack};
+use opt_core::{Decode, QParams};
 use opt_quant::quantizer::affine::{affine, unsigned_codes};
 use opt_quant::quantizer::codebook::k_means;
 use opt_quant::quantizer::symmetric::{Granularity, symmetric};
 use opt_quant::quantizer::uniform_levels::{level, uniform_levels, uniform_levels_keeping_zero};
-use opt_quant::{
-    Decode, MinMax, QuantError, WeightMethod, affine_params, metrics, pack, quantize_weight, unpack,
-};
+use opt_quant::{MinMax, QuantError, WeightMethod, affine_params, metrics, quantize_weight};
 use proptest::prelude::*;
 
 const EPS: f64 = f32::EPSILON as f64;
@@ -269,7 +268,7 @@ proptest! {
         let c = m * 10f32.powi(e);
         let weights = tensor(&[c, c, c]);
         for method in methods(bits) {
-            let decoded = quantize_weight(&weights.view(), &method).unwrap().dequantize();
+            let decoded = quantize_weight(&weights.view(), &method).unwrap().decode().unwrap();
             for &y in &decoded {
                 let error = (f64::from(y) - f64::from(c)).abs();
                 prop_assert!(error <= f64::from(c).abs() * 2.0 * EPS, "{method:?}: {c} became {y}");
@@ -421,9 +420,9 @@ proptest! {
             let codes: Vec<u8> = quantized.codes.iter().copied().collect();
             let bytes = pack(&codes, quantized.bits).unwrap();
             prop_assert_eq!(&unpack(&bytes, quantized.bits, codes.len()).unwrap(), &codes);
-            let decoded = quantized.dequantize();
+            let decoded = quantized.decode().unwrap();
             prop_assert!(decoded.iter().all(|w| w.is_finite()));
-            if let Decode::Codebook { centroids } = &quantized.decode {
+            if let Decode::Codebook(centroids) = &quantized.decode {
                 prop_assert!(centroids.len() <= 1 << quantized.bits);
             }
         }
@@ -495,7 +494,7 @@ fn zeros_stay_zeros() {
         for method in methods(bits) {
             let quantized = quantize_weight(&zeros.view(), &method).unwrap();
             assert!(
-                quantized.dequantize().iter().all(|w| w.to_bits() == 0),
+                (quantized.decode().unwrap().iter()).all(|w| w.to_bits() == 0),
                 "{method:?}"
             );
         }
@@ -560,7 +559,8 @@ fn own_scales_and_more_bits_lower_the_error() {
         let error = |method: &WeightMethod| {
             let decoded = quantize_weight(&weights.view(), method)
                 .unwrap()
-                .dequantize();
+                .decode()
+                .unwrap();
             metrics::mse(&weights.view(), &decoded.view()).unwrap()
         };
         for bits in 2..=8 {

@@ -1,7 +1,11 @@
 //! The simulation and the integer interpreter agree on every code, whatever the scales.
 
+use super::super::FakeQuant;
 use super::*;
-use opt_core::lower::{Adds, fold, fuse, lower};
+use crate::forward::Precision;
+use crate::net::Net;
+use crate::observe::observe;
+use opt_core::lower::{Adds, fold, fold_batch_norms, fuse, lower, step_edges};
 use opt_core::qmodel::QWeight;
 use opt_core::{InputSpec, QParams, interpret_integer, zoo};
 
@@ -131,4 +135,72 @@ fn a_missing_weight_is_an_error() {
         error.to_string().contains("`linear.weight`: no codes"),
         "{error}"
     );
+}
+
+/// Scales that fit the values, in place of odd ones: twenty layers of odd scales would amplify a single code.
+fn calibrate(folded: &Model, batch: &Batch, spec: &mut QuantSpec) {
+    let net = Net::new(folded, Device::Cpu).unwrap();
+    let steps = fuse(folded, spec.adds).unwrap();
+    let nodes: Vec<NodeId> = steps
+        .iter()
+        .filter(|s| s.requantizes(folded))
+        .map(|s| s.value)
+        .collect();
+    observe(
+        &net,
+        std::iter::once(batch.clone()),
+        &nodes,
+        |node, values| {
+            let (lo, hi) = values
+                .iter()
+                .fold((0f32, 0f32), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
+            let scale = (hi - lo) / 255.0;
+            let zero = opt_core::qparams::round_clamp(-lo / scale, 0, 0, 255);
+            let name = folded.graph.nodes[node].name.clone();
+            spec.edges.insert(name, QParams::new(scale, zero, 0, 255)?);
+            Ok(())
+        },
+    )
+    .unwrap();
+}
+
+#[test]
+fn fake_quantization_rounds_to_the_codes_that_ship() {
+    for name in ["resnet20", "airbench_5_9_17"] {
+        let plain = fold_batch_norms(&zoo::build(name, &input(), 11).unwrap()).unwrap();
+        let folded = fold(&plain).unwrap();
+        let batch = images(2, 5);
+        let mut spec = odd_spec(&folded, Adds::Fused, 8, 3);
+        calibrate(&folded, &batch, &mut spec);
+        let bits = spec.weights.keys().map(|n| (n.clone(), 8)).collect();
+        let fake = FakeQuant::new(&plain, Adds::Fused, &spec.edges, bits).unwrap();
+        let net = Net::new(&plain, Device::Cpu).unwrap();
+        let trace = Simulation::new(&folded, &spec, Device::Cpu)
+            .unwrap()
+            .trace(&batch)
+            .unwrap();
+        let steps = fuse(&folded, Adds::Fused).unwrap();
+        let taps: Vec<NodeId> = steps[1..steps.len() - 1].iter().map(|s| s.value).collect();
+        let _no_grad = tch::no_grad_guard();
+        let bytes = batch.bytes(&plain.input, Device::Cpu).unwrap();
+        let outputs = fake.forward(&net, &bytes, Precision::F32, &taps).unwrap();
+        let (mut equal, mut close, mut total) = (0, 0, 0);
+        let edges = step_edges(&folded, &steps, &spec.edges).unwrap();
+        for (i, tap) in outputs.taps.iter().enumerate() {
+            let edge = edges[i + 1].as_ref().unwrap();
+            for (value, code) in to_vec(tap).unwrap().iter().zip(&trace.codes[i + 1]) {
+                let found = value / edge.scale + edge.zero(0) as f32;
+                let difference = (found - f32::from(*code)).abs();
+                equal += usize::from(difference < 0.5);
+                close += usize::from(difference < 1.5);
+                total += 1;
+            }
+        }
+        // Scales are rounded to f32 in another order, so a value beside a tie may get the neighbouring code.
+        let share = |n: usize| n as f64 / total as f64;
+        assert!(
+            share(equal) > 0.98 && share(close) > 0.999,
+            "{name}: {equal} equal and {close} close of {total}"
+        );
+    }
 }

@@ -1,0 +1,249 @@
+//! The program as a person starts it: the smoke profile end to end, plans, and mistakes.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use opt_bench::results::{ResultLine, RunInfo, read_lines};
+
+fn opt_bench(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_opt-bench"))
+        .args(args)
+        .env_remove("OPT_DATA_DIR")
+        .output()
+        .unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn smoke_leaves_everything_that_was_promised() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let out_text = out.to_str().unwrap();
+    let args = [
+        "experiment",
+        "all",
+        "--profile",
+        "smoke",
+        "--data",
+        "synthetic",
+        "--device",
+        "cpu",
+        "--out",
+        out_text,
+    ];
+    let output = opt_bench(&args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("NOTICE: synthetic data"),
+        "{}",
+        stderr(&output)
+    );
+
+    let info: RunInfo =
+        serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
+    assert!(info.finished.is_some() && info.dataset.hash.starts_with("sha256:"));
+    let lines = read_lines::<ResultLine>(&out.join("results.jsonl"))
+        .unwrap()
+        .values;
+    for experiment in ["baseline", "prune", "quantize", "distill", "pipeline"] {
+        let variants = lines.iter().filter(|l| l.experiment == experiment).count();
+        assert!(variants >= 3, "{experiment}: {variants}");
+    }
+    for line in &lines {
+        // The size is that of the file, and the numbers are possible ones.
+        let file = std::fs::metadata(out.join(&line.file)).unwrap();
+        assert_eq!(file.len(), line.bytes, "{}", line.variant);
+        assert!(
+            (0.0..=100.0).contains(&line.top1) && line.nonzero <= line.params,
+            "{line:?}"
+        );
+        assert_eq!(line.dataset, "synthetic");
+    }
+    let find = |variant: &str| lines.iter().find(|l| l.variant == variant).unwrap();
+    // Pruning keeps the exact count: 70 % of the weights of convolutions and the linear layer are gone.
+    let pruned = find("70 % global, one-shot");
+    let weights = pruned.params - pruned.nonzero;
+    let rest = find("70 % global, 2 rounds");
+    assert_eq!(weights, rest.params - rest.nonzero);
+    // The shipped pipeline is four times smaller at least, and integers.
+    let last = find("4. W8A8 quantization-aware");
+    assert!(last.bytes * 4 <= last.bytes_baseline.unwrap());
+    opt_artifact::load_qmodel(&out.join(&last.file)).unwrap();
+    for file in [
+        "summary.json",
+        "report.html",
+        "report.md",
+        "curves.jsonl",
+        "plots/accuracy-bytes.svg",
+    ] {
+        assert!(
+            std::fs::metadata(out.join(file)).unwrap().len() > 100,
+            "{file}"
+        );
+    }
+
+    // The same folder again: refused, and nothing is lost.
+    let before = std::fs::read(out.join("results.jsonl")).unwrap();
+    let again = opt_bench(&args);
+    assert!(!again.status.success());
+    assert!(stderr(&again).contains("already holds results; name another folder with --out"));
+    assert_eq!(std::fs::read(out.join("results.jsonl")).unwrap(), before);
+}
+
+#[test]
+fn a_dry_run_prints_the_plan_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let output = opt_bench(&[
+        "experiment",
+        "prune",
+        "--dry-run",
+        "--data",
+        "synthetic",
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stderr(&output);
+    // Only what `prune` needs: its base and itself.
+    assert!(
+        text.contains("airbench-m: 14 epochs") && text.contains("5 variants of 2 epochs"),
+        "{text}"
+    );
+    assert!(
+        !text.contains("distill") && text.contains("expected in all: about"),
+        "{text}"
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn mistakes_say_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let unknown_key = file(
+        "key.toml",
+        "name = \"a\"\nmodel = \"resnet20\"\n[train]\nepoch = 1\nlr = 0.1\n",
+    );
+    let sound = file(
+        "sound.toml",
+        "name = \"a\"\nmodel = \"resnet20\"\n[train]\nepochs = 0\nlr = 0.1\n",
+    );
+    let noise = file("noise.safetensors", "not a checkpoint");
+    let missing = dir.path().join("nowhere").to_str().unwrap().to_owned();
+    let out = dir.path().join("out").to_str().unwrap().to_owned();
+    let cases: &[(&[&str], &str)] = &[
+        // Names that do not exist, with those that do.
+        (
+            &["experiment", "prun", "--data", "synthetic"],
+            "there are baseline, prune, quantize",
+        ),
+        (
+            &[
+                "experiment",
+                "all",
+                "--profile",
+                "fast",
+                "--data",
+                "synthetic",
+            ],
+            "there are smoke, quick, full",
+        ),
+        (
+            &[
+                "experiment",
+                "all",
+                "--device",
+                "gpu",
+                "--data",
+                "synthetic",
+            ],
+            "expected auto, cpu, cuda or cuda:N",
+        ),
+        (
+            &["experiment", "all", "--seeds", "0", "--data", "synthetic"],
+            "--seeds is 0",
+        ),
+        // A folder that is not there is an error, never another data set.
+        (
+            &["experiment", "all", "--data", &missing],
+            "name a folder with --data DIR",
+        ),
+        // Recipes and checkpoints, with the file's name.
+        (
+            &["train", &missing, "--data", "synthetic"],
+            "reading the recipe",
+        ),
+        (
+            &["train", &unknown_key, "--data", "synthetic"],
+            "unknown field `epoch`",
+        ),
+        (
+            &[
+                "train",
+                &sound,
+                "--data",
+                "synthetic",
+                "--weights",
+                &noise,
+                "--out",
+                &out,
+            ],
+            "noise.safetensors into the network `resnet20`",
+        ),
+    ];
+    for (args, expect) in cases {
+        let output = opt_bench(args);
+        let text = stderr(&output);
+        assert!(
+            !output.status.success() && text.contains(expect),
+            "{args:?}: {text}"
+        );
+        assert!(!text.contains("panicked"), "{text}");
+    }
+}
+
+#[test]
+fn a_recipe_leaves_a_checkpoint_and_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("run");
+    let recipe = dir.path().join("tiny.toml");
+    let text =
+        "name = \"tiny\"\nmodel = \"airbench_2_2_2\"\n[train]\nepochs = 1\nbatch = 500\nlr = 0.1\n";
+    std::fs::write(&recipe, text).unwrap();
+    let output = opt_bench(&[
+        "train",
+        recipe.to_str().unwrap(),
+        "--data",
+        "synthetic",
+        "--holdout",
+        "--out",
+        out.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let lines = read_lines::<ResultLine>(&out.join("results.jsonl"))
+        .unwrap()
+        .values;
+    assert_eq!((lines.len(), lines[0].n_test), (1, 1000));
+    // The file is a plain checkpoint too: it imports by names, and training can go on from it.
+    let file = out.join(&lines[0].file);
+    let again = opt_bench(&[
+        "train",
+        recipe.to_str().unwrap(),
+        "--data",
+        "synthetic",
+        "--weights",
+        file.to_str().unwrap(),
+        "--out",
+        Path::new(&out).with_extension("2").to_str().unwrap(),
+    ]);
+    assert!(again.status.success(), "{}", stderr(&again));
+}
