@@ -139,6 +139,23 @@ pub fn train_recipe(run: &mut Run, recipe: &Recipe, label: &Label) -> Result<Rec
     )
 }
 
+/// A float variant that was not trained after its base: what differs from that, the experiments say.
+fn variant<'a>(base: &'a Base, label: &'a Label, seconds: f64) -> Variant<'a> {
+    Variant {
+        label,
+        network: &base.recipe.model,
+        recipe: &base.recipe.name,
+        epochs: base.epochs as f64,
+        epochs_of: format!("{} base", base.epochs),
+        weight_bits: 32,
+        activation_bits: 32,
+        policy: String::new(),
+        train_precision: "",
+        seconds,
+        baseline: Some(&base.recorded),
+    }
+}
+
 /// Trains a baseline on as it is, for as many epochs as a variant gets: what these epochs alone are worth. Variants that are
 /// trained after their baseline are compared with this.
 fn train_on(run: &mut Run, base: &Base, train: &Train, label: &Label) -> Result<Recorded> {
@@ -151,20 +168,10 @@ fn train_on(run: &mut Run, base: &Base, train: &Train, label: &Label) -> Result<
     let seconds = run.train(&mut net, train, phase, Constraints::default())?;
     let model = net.to_model()?;
     let variant = Variant {
-        label,
-        network: &base.recipe.model,
-        recipe: &base.recipe.name,
         epochs: (base.epochs + train.epochs) as f64,
-        epochs_of: format!(
-            "{} base + {} more, not compressed",
-            base.epochs, train.epochs
-        ),
-        weight_bits: 32,
-        activation_bits: 32,
-        policy: String::new(),
+        epochs_of: format!("{} base + {} without compression", base.epochs, train.epochs),
         train_precision: train.options(run.device).precision.name(),
-        seconds,
-        baseline: Some(&base.recorded),
+        ..variant(base, label, seconds)
     };
     run.record(variant, crate::measure::Shipped::Float(&model))
 }

@@ -5,10 +5,11 @@ use opt_distill::Kd;
 use opt_nn::Net;
 use opt_nn::train::Constraints;
 
-use super::{Base, Bases, initial_model};
+use super::{Base, Bases, initial_model, variant};
 use crate::distillation::Distill;
 use crate::measure::Shipped;
 use crate::run::{Phase, Run, Variant};
+use crate::training::Label;
 
 pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
     for plan in &bases.profile.distill {
@@ -19,12 +20,12 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let precision = recipe.train.options(run.device).precision.name();
         let label = bases.label("distill", format!("{} alone", recipe.name));
         let seconds = alone.recorded.line.seconds;
-        let arm = Variant {
+        let side_by_side = Variant {
             baseline: None,
-            ..variant(&alone, &label, seconds, "alone", precision)
+            ..arm(&alone, &label, seconds, "alone", precision)
         };
         // Measured again under this experiment, so that the arms stand side by side.
-        let recorded = run.record(arm, Shipped::Float(&alone.recorded.model))?;
+        let recorded = run.record(side_by_side, Shipped::Float(&alone.recorded.model))?;
         alone.recorded = recorded;
         let teacher_net = Net::new(&teacher.recorded.model, run.device)?;
         let start = initial_model(run, &recipe, bases.seed)?;
@@ -45,7 +46,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let seconds = run.train(&mut net, &smoothed, phase, Constraints::default())?;
         let model = net.to_model()?;
         run.record(
-            variant(&alone, &label, seconds, "alone", precision),
+            arm(&alone, &label, seconds, "alone", precision),
             Shipped::Float(&model),
         )?;
 
@@ -77,7 +78,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                 run.train_with(&mut net, &recipe.train, phase, constraints, &mut objective)?;
             let model = net.to_model()?;
             run.record(
-                variant(&alone, &label, seconds, "with a teacher", precision),
+                arm(&alone, &label, seconds, "with a teacher", precision),
                 Shipped::Float(&model),
             )?;
         }
@@ -85,24 +86,17 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
     Ok(())
 }
 
-fn variant<'a>(
+/// A student that had as many epochs as the student alone.
+fn arm<'a>(
     alone: &'a Base,
-    label: &'a crate::training::Label,
+    label: &'a Label,
     seconds: f64,
     how: &str,
     precision: &'static str,
 ) -> Variant<'a> {
     Variant {
-        label,
-        network: &alone.recipe.model,
-        recipe: &alone.recipe.name,
-        epochs: alone.epochs as f64,
         epochs_of: format!("{} {how}", alone.epochs),
-        weight_bits: 32,
-        activation_bits: 32,
-        policy: String::new(),
         train_precision: precision,
-        seconds,
-        baseline: Some(&alone.recorded),
+        ..variant(alone, label, seconds)
     }
 }

@@ -10,13 +10,12 @@ use opt_prune::channels::{ChannelRequest, ChannelTarget};
 use opt_prune::{Criterion, Norm, plan_channels, score_channels, shrink};
 use opt_quant::WeightBits;
 
-use super::{Base, Bases, policy, train_aware, train_on};
+use super::{Bases, policy, train_aware, train_on, variant};
 use crate::distillation::Distill;
 use crate::measure::Shipped;
 use crate::quantization::calibrate;
 use crate::recipe::Train;
 use crate::run::{Phase, Run, Variant};
-use crate::training::Label;
 
 pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
     for plan in &bases.profile.pipeline {
@@ -144,21 +143,4 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         run.record(last, shipped)?;
     }
     Ok(())
-}
-
-/// A float variant that was not trained after its base.
-fn variant<'a>(base: &'a Base, label: &'a Label, seconds: f64) -> Variant<'a> {
-    Variant {
-        label,
-        network: &base.recipe.model,
-        recipe: &base.recipe.name,
-        epochs: base.epochs as f64,
-        epochs_of: format!("{} base", base.epochs),
-        weight_bits: 32,
-        activation_bits: 32,
-        policy: String::new(),
-        train_precision: "",
-        seconds,
-        baseline: Some(&base.recorded),
-    }
 }

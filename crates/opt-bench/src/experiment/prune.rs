@@ -13,7 +13,7 @@ use opt_prune::{
     Criterion, Norm, Schedule, SelectRequest, rank_correlation, score, select, sparsities,
 };
 
-use super::{Base, Bases, train_on};
+use super::{Base, Bases, train_on, variant};
 use crate::measure::Shipped;
 use crate::profile::{Prune, Scope};
 use crate::recipe::Train;
@@ -119,17 +119,11 @@ fn pruned(
     }
     let more = prune.fine_tune.epochs;
     let variant = Variant {
-        label,
-        network: &base.recipe.model,
-        recipe: &base.recipe.name,
         epochs: (base.epochs + more) as f64,
         epochs_of: format!("{} base + {more} in {} rounds", base.epochs, targets.len()),
-        weight_bits: 32,
-        activation_bits: 32,
-        policy: String::new(),
         train_precision: prune.fine_tune.options(run.device).precision.name(),
-        seconds,
         baseline: Some(control),
+        ..variant(base, label, seconds)
     };
     let recorded = run.record(variant, Shipped::Float(&model))?;
     // What was asked for is what ships, to the last weight.

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use opt_quant::{Granularity, WeightBits, WeightMethod};
 
-use super::{Base, Bases, policy, train_aware, train_on};
+use super::{Base, Bases, policy, train_aware, train_on, variant};
 use crate::measure::Shipped;
 use crate::quantization::{Calibrated, calibrate, code_weights};
 use crate::run::{Phase, Run, Variant};
@@ -28,7 +28,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let calibrating = started.elapsed().as_secs_f64();
         for &bits in &plan.post_training {
             let label = bases.label("quantize", format!("W{bits}A8 post-training"));
-            let variant = variant(&base, &label, bits, calibrating);
+            let variant = quantized(&base, &label, bits, calibrating);
             integer(run, variant, &calibrated, bits)?;
         }
         if plan.aware.is_empty() {
@@ -58,7 +58,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                 epochs_of: format!("{} base + {more} quantization-aware", base.epochs),
                 train_precision: plan.aware_train.options(run.device).precision.name(),
                 baseline: Some(&control),
-                ..variant(&base, &label, bits, calibrating + seconds)
+                ..quantized(&base, &label, bits, calibrating + seconds)
             };
             integer(run, variant, &trained, bits)?;
         }
@@ -107,9 +107,8 @@ fn weights_only(
     let coded = code_weights(&base.recorded.model, method)?;
     let seconds = started.elapsed().as_secs_f64();
     let variant = Variant {
-        activation_bits: 32,
-        policy: String::new(),
-        ..variant(base, label, bits, seconds)
+        weight_bits: u32::from(bits),
+        ..variant(base, label, seconds)
     };
     run.record(variant, Shipped::Coded(&coded))?;
     Ok(())
@@ -125,19 +124,12 @@ fn integer(run: &mut Run, variant: Variant<'_>, calibrated: &Calibrated, bits: u
     Ok(())
 }
 
-/// A variant that was not trained after its base.
-fn variant<'a>(base: &'a Base, label: &'a Label, bits: u8, seconds: f64) -> Variant<'a> {
+/// A quantized variant that was not trained after its base.
+fn quantized<'a>(base: &'a Base, label: &'a Label, bits: u8, seconds: f64) -> Variant<'a> {
     Variant {
-        label,
-        network: &base.recipe.model,
-        recipe: &base.recipe.name,
-        epochs: base.epochs as f64,
-        epochs_of: format!("{} base", base.epochs),
         weight_bits: u32::from(bits),
         activation_bits: 8,
         policy: policy(bits),
-        train_precision: "",
-        seconds,
-        baseline: Some(&base.recorded),
+        ..variant(base, label, seconds)
     }
 }
