@@ -228,7 +228,7 @@ fn train(args: TrainArgs) -> Result<()> {
         experiments: vec!["train".to_owned()],
         recipes: vec![RecipeText {
             name: recipe.name.clone(),
-            text: toml::to_string(&recipe)?,
+            text: toml::to_string(&passed_on(&recipe))?,
         }],
         seeds: vec![args.seed],
         root: root(),
@@ -305,6 +305,15 @@ fn notice(data: &Data) -> Option<String> {
     Some(format!("{rule}\n!! NOTICE: {text}\n{rule}"))
 }
 
+/// A recipe for `run.json`, which names the checkpoint but not the folder that only this machine has.
+fn passed_on(recipe: &Recipe) -> Recipe {
+    let name = |path: &PathBuf| path.file_name().map(PathBuf::from);
+    Recipe {
+        weights: recipe.weights.as_ref().and_then(name),
+        ..recipe.clone()
+    }
+}
+
 /// The repository: where `data/` and the commit are.
 fn root() -> PathBuf {
     match std::env::var_os("OPT_ROOT") {
@@ -334,7 +343,10 @@ mod tests {
     #[test]
     fn the_recipe_in_the_help_is_one() {
         let text = TRAIN_HELP.split_once('\n').unwrap().1;
-        let recipe: Recipe = toml::from_str(text).unwrap();
+        let mut recipe: Recipe = toml::from_str(text).unwrap();
         recipe.check().unwrap();
+        recipe.weights = Some("/somewhere/else/start.safetensors".into());
+        let weights = passed_on(&recipe).weights.unwrap();
+        assert_eq!(weights, Path::new("start.safetensors"));
     }
 }

@@ -169,7 +169,10 @@ fn train_on(run: &mut Run, base: &Base, train: &Train, label: &Label) -> Result<
     let model = net.to_model()?;
     let variant = Variant {
         epochs: (base.epochs + train.epochs) as f64,
-        epochs_of: format!("{} base + {} without compression", base.epochs, train.epochs),
+        epochs_of: format!(
+            "{} base + {} without compression",
+            base.epochs, train.epochs
+        ),
         train_precision: train.options(run.device).precision.name(),
         ..variant(base, label, seconds)
     };
