@@ -15,7 +15,7 @@ use crate::data::{Data, Limits, would_download};
 use crate::experiment::{run_all, train_recipe};
 use crate::plan::{Counts, Plan, plan};
 use crate::profile::{EXPERIMENTS, PROFILES, Profile};
-use crate::recipe::Recipe;
+use crate::recipe::{Recipe, Train};
 use crate::report::terminal_table;
 use crate::results::{self, RecipeText, rfc3339, summarize};
 use crate::run::{Request, Run, threads};
@@ -188,17 +188,21 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
     if args.dry_run {
         return Ok(());
     }
+    let mut shown = profile.clone();
+    shown.baseline = profile.baseline.iter().map(passed_on).collect();
+    let profile_name = file_name(Path::new(&args.profile));
     let request = Request {
         out: args
             .common
             .out
             .unwrap_or_else(|| default_out(Path::new(&args.profile))),
-        profile: args.profile.clone(),
+        profile: profile_name.clone(),
         experiments: experiments.clone(),
         recipes: vec![RecipeText {
-            name: args.profile,
-            text: toml::to_string(&profile)?,
+            name: profile_name,
+            text: toml::to_string(&shown)?,
         }],
+        precision: precision(&profile.trains(), device),
         seeds: (0..n_seeds).collect(),
         root: root(),
     };
@@ -230,6 +234,7 @@ fn train(args: TrainArgs) -> Result<()> {
             name: recipe.name.clone(),
             text: toml::to_string(&passed_on(&recipe))?,
         }],
+        precision: precision(&[&recipe.train], device),
         seeds: vec![args.seed],
         root: root(),
     };
@@ -305,6 +310,25 @@ fn notice(data: &Data) -> Option<String> {
     Some(format!("{rule}\n!! NOTICE: {text}\n{rule}"))
 }
 
+/// The arithmetic of all phases of training.
+fn precision(trains: &[&Train], device: tch::Device) -> String {
+    let mut names: Vec<&str> = trains.iter().map(|t| t.precision_name(device)).collect();
+    names.retain(|n| !n.is_empty());
+    names.sort_unstable();
+    names.dedup();
+    match names.as_slice() {
+        [] => "nothing is trained".to_owned(),
+        names => format!("{} NHWC", names.join(" and ")),
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// A recipe for `run.json`, which names the checkpoint but not the folder that only this machine has.
 fn passed_on(recipe: &Recipe) -> Recipe {
     let name = |path: &PathBuf| path.file_name().map(PathBuf::from);
@@ -323,7 +347,7 @@ fn root() -> PathBuf {
 }
 
 fn default_out(name: &Path) -> PathBuf {
-    let name = name.file_name().unwrap_or_default().to_string_lossy();
+    let name = file_name(name);
     let name = name.trim_end_matches(".toml");
     let time = rfc3339(SystemTime::now()).replace([':', 'Z'], "");
     Path::new("experiments").join(format!("{name}-{time}"))

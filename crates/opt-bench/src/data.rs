@@ -73,27 +73,30 @@ impl Data {
         let mut train = resolved.splits.train;
         let mut test = resolved.splits.test;
         let hash = format!("sha256:{}+{}", train.sha256(), test.sha256());
-        let mut split =
-            "all training images; test images looked at once for each variant, after its last epoch".to_owned();
         if limits.holdout {
             let first = train.len() / 10 * 9;
             (train, test) = train.split(first, 0)?;
-            split = format!(
-                "{first} of the training images; accuracy on the other {}; test images not used",
-                test.len()
-            );
         }
-        let cut = |set: &mut Dataset, limit: Option<usize>| -> bool {
-            let short = limit.filter(|n| *n < set.len());
-            if let Some(n) = short {
+        let cut = |set: &mut Dataset, limit: Option<usize>| {
+            if let Some(n) = limit.filter(|n| *n < set.len()) {
                 *set = set.subset(&(0..n).collect::<Vec<_>>());
             }
-            short.is_some()
         };
-        let shortened = [cut(&mut train, limits.train), cut(&mut test, limits.test)];
-        if shortened.contains(&true) {
-            split = format!("the first {} of {split}", train.len());
-        }
+        cut(&mut train, limits.train);
+        cut(&mut test, limits.test);
+        let split = if limits.holdout {
+            format!(
+                "{} training images; accuracy on {} others of the training images, test images not used",
+                train.len(),
+                test.len()
+            )
+        } else {
+            format!(
+                "{} training images; {} test images, looked at once for each variant, after its last epoch",
+                train.len(),
+                test.len()
+            )
+        };
         ensure!(!train.is_empty() && !test.is_empty(), "there are no images");
         let info = DatasetInfo {
             name: train.name.clone(),

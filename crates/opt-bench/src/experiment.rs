@@ -131,7 +131,7 @@ pub fn train_recipe(run: &mut Run, recipe: &Recipe, label: &Label) -> Result<Rec
             weight_bits: 32,
             activation_bits: 32,
             policy: String::new(),
-            train_precision: recipe.train.options(run.device).precision.name(),
+            train_precision: recipe.train.precision_name(run.device),
             seconds,
             baseline: None,
         },
@@ -173,7 +173,7 @@ fn train_on(run: &mut Run, base: &Base, train: &Train, label: &Label) -> Result<
             "{} base + {} without compression",
             base.epochs, train.epochs
         ),
-        train_precision: train.options(run.device).precision.name(),
+        train_precision: train.precision_name(run.device),
         ..variant(base, label, seconds)
     };
     run.record(variant, crate::measure::Shipped::Float(&model))

@@ -201,7 +201,7 @@ impl Planner<'_> {
             Precision::Bf16 => BF16_TRAINING,
             Precision::F32 => F32_TRAINING,
         };
-        let images = (train.epochs * self.counts.train) as f64;
+        let images = train.epochs as f64 * self.counts.train as f64;
         Ok(images * self.macs(base)? / self.speed(per_thread))
     }
 

@@ -1,5 +1,7 @@
 //! Profiles: which experiments are run with which recipes, as TOML inside the program.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -160,15 +162,16 @@ impl Prune {
     fn check(&self) -> Result<()> {
         self.fine_tune.check().context("fine_tune")?;
         ensure!(
-            (1..=self.fine_tune.epochs).contains(&self.rounds),
-            "rounds is {}, expected 1 to the {} epochs of fine_tune, so that each round has one",
+            (2..=self.fine_tune.epochs).contains(&self.rounds),
+            "rounds is {}, expected 2 to the {} epochs of fine_tune, so that each round has one",
             self.rounds,
             self.fine_tune.epochs
         );
-        let wrong = self.sparsities.iter().find(|s| !(0.0..1.0).contains(*s));
+        let outside = |s: &&f64| !(**s > 0.0 && **s < 1.0);
+        let wrong = self.sparsities.iter().find(outside);
         ensure!(
             wrong.is_none(),
-            "sparsities has {wrong:?}, expected 0 to less than 1"
+            "sparsities has {wrong:?}, expected more than 0 and less than 1"
         );
         Ok(())
     }
@@ -199,8 +202,8 @@ impl Pipeline {
         check_teaching(self.temperature, self.w_kd, self.w_ce)?;
         let keep = self.keep_channels;
         ensure!(
-            keep > 0.0 && keep <= 1.0,
-            "keep_channels is {keep}, expected more than 0 and at most 1"
+            keep > 0.0 && keep < 1.0,
+            "keep_channels is {keep}, expected more than 0 and less than 1"
         );
         ensure!(
             self.multiple_of > 0,
@@ -239,7 +242,13 @@ impl Profile {
         }
         let text = std::fs::read_to_string(name_or_file)
             .with_context(|| format!("reading the profile {name_or_file}"))?;
-        Self::parse(&text).with_context(|| format!("the profile {name_or_file} is not valid"))
+        let mut profile = Self::parse(&text)
+            .with_context(|| format!("the profile {name_or_file} is not valid"))?;
+        let folder = Path::new(name_or_file).parent().unwrap_or(Path::new("."));
+        for recipe in &mut profile.baseline {
+            recipe.weights = recipe.weights.as_ref().map(|w| folder.join(w));
+        }
+        Ok(profile)
     }
 
     /// The built-in profile of this name.
@@ -266,8 +275,22 @@ impl Profile {
     pub fn parse(text: &str) -> Result<Self> {
         let profile: Self = toml::from_str(text)?;
         ensure!(profile.seeds > 0, "seeds is 0, expected at least 1");
-        ensure!(profile.calibration_images > 0, "calibration_images is 0");
-        for recipe in &profile.baseline {
+        for (key, images) in [
+            ("train_images", profile.train_images),
+            ("test_images", profile.test_images),
+            ("calibration_images", Some(profile.calibration_images)),
+        ] {
+            ensure!(
+                images.is_none_or(|n| (1..=10_000_000).contains(&n)),
+                "{key} is {images:?}, expected 1 to 10,000,000"
+            );
+        }
+        for (i, recipe) in profile.baseline.iter().enumerate() {
+            ensure!(
+                profile.baseline[..i].iter().all(|r| r.name != recipe.name),
+                "two baselines are called `{}`",
+                recipe.name
+            );
             recipe
                 .check()
                 .with_context(|| format!("in the baseline `{}`", recipe.name))?;
@@ -297,6 +320,23 @@ impl Profile {
             p.check().context("in [[pipeline]]")?;
         }
         Ok(profile)
+    }
+
+    /// Every phase of training.
+    #[must_use]
+    pub fn trains(&self) -> Vec<&Train> {
+        let baseline = self.baseline.iter().map(|r| &r.train);
+        let prune = self.prune.iter().map(|p| &p.fine_tune);
+        let quantize = self.quantize.iter().map(|q| &q.aware_train);
+        let pipeline = self
+            .pipeline
+            .iter()
+            .flat_map(|p| [&p.fine_tune, &p.aware_train]);
+        baseline
+            .chain(prune)
+            .chain(quantize)
+            .chain(pipeline)
+            .collect()
     }
 
     /// The baseline of this name.
@@ -356,7 +396,17 @@ mod tests {
             (
                 "rounds = 2",
                 "rounds = 3",
-                "rounds is 3, expected 1 to the 2 epochs",
+                "rounds is 3, expected 2 to the 2 epochs",
+            ),
+            (
+                "train_images = 2000",
+                "train_images = 0",
+                "train_images is Some(0)",
+            ),
+            (
+                "name = \"small\"",
+                "name = \"large\"",
+                "two baselines are called `large`",
             ),
             (
                 "sparsities = [0.7]",

@@ -153,6 +153,15 @@ impl Train {
         }
     }
 
+    /// The arithmetic of this training for a result line; empty if there is none.
+    #[must_use]
+    pub fn precision_name(&self, device: tch::Device) -> &'static str {
+        match self.epochs {
+            0 => "",
+            _ => self.options(device).precision.name(),
+        }
+    }
+
     /// The variation of images, for a set with this many channels.
     #[must_use]
     pub fn augmentation(&self, channels: usize) -> AugmentConfig {

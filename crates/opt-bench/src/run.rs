@@ -1,6 +1,6 @@
 //! A run: its folder, its conditions, and the lines that it has written.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::time::{Instant, SystemTime};
 
@@ -48,6 +48,8 @@ pub struct Request {
     pub experiments: Vec<String>,
     /// The recipes with all defaults filled in.
     pub recipes: Vec<RecipeText>,
+    /// The arithmetic of training: `bf16 NHWC`.
+    pub precision: String,
     /// The seeds.
     pub seeds: Vec<u64>,
     /// The repository, for the commit.
@@ -128,7 +130,7 @@ impl Run {
             cpu: cpu(),
             threads: threads(),
             device: device::name(device),
-            precision: format!("{} NHWC", opt_nn::Precision::for_training(device).name()),
+            precision: request.precision,
             dataset: data.info.clone(),
             seeds: request.seeds,
             not_run: Vec::new(),
@@ -210,6 +212,19 @@ impl Run {
     /// Those of measuring and writing.
     pub fn record(&mut self, variant: Variant<'_>, shipped: Shipped<'_>) -> Result<Recorded> {
         let label = variant.label;
+        let same = |l: &&ResultLine| {
+            (&l.experiment, &l.variant, l.seed) == (&label.experiment, &label.variant, label.seed)
+                && l.model == variant.network
+        };
+        if self.lines.iter().any(|l| same(&l)) {
+            bail!(
+                "{} · {} · {} · seed {} is already there; the profile has two variants of one name",
+                label.experiment,
+                label.variant,
+                variant.network,
+                label.seed
+            );
+        }
         let file = format!(
             "models/{}-{}-{}-s{}.{}",
             label.experiment,
@@ -360,10 +375,13 @@ fn command_line(args: impl Iterator<Item = String>) -> String {
             Some((name, value)) if name.starts_with("--") => (name.to_owned(), value),
             _ => (option.clone(), arg.as_str()),
         };
+        let path = Path::new(value);
+        let outside = path.is_absolute() || path.components().any(|c| c == Component::ParentDir);
         let shown = match name.as_str() {
-            "--data" | "--out" if Path::new(value).is_absolute() => "DIR",
-            "--weights" if Path::new(value).is_absolute() => "FILE",
-            _ => value,
+            _ if !outside => value,
+            "--data" | "--out" => "DIR",
+            "--weights" => "FILE",
+            _ => path.file_name().and_then(|n| n.to_str()).unwrap_or("FILE"),
         };
         if arg.contains('=') && name.starts_with("--") {
             command += &format!(" {name}={shown}");
@@ -413,6 +431,14 @@ mod tests {
             (
                 "train recipes/a.toml --weights=/home/me/w.safetensors --data=synthetic",
                 "cargo xtask train recipes/a.toml --weights=FILE --data=synthetic",
+            ),
+            (
+                "experiment all --profile /home/me/p.toml --data ../cifar",
+                "cargo xtask experiment all --profile p.toml --data DIR",
+            ),
+            (
+                "train ../recipes/a.toml --data data",
+                "cargo xtask train a.toml --data data",
             ),
             (
                 "experiment prune --data data --out results",

@@ -10,6 +10,8 @@ fn opt_bench(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_opt-bench"))
         .args(args)
         .env_remove("OPT_DATA_DIR")
+        // Tests run side by side: threads that wait for each other would wait for other tests' threads.
+        .env("OMP_NUM_THREADS", "1")
         .output()
         .unwrap()
 }
@@ -64,11 +66,23 @@ fn smoke_leaves_everything_that_was_promised() {
         assert_eq!(line.dataset, "synthetic");
     }
     let find = |variant: &str| lines.iter().find(|l| l.variant == variant).unwrap();
-    // Pruning keeps the exact count: 70 % of the weights of convolutions and the linear layer are gone.
-    let pruned = find("70 % global, one-shot");
-    let weights = pruned.params - pruned.nonzero;
-    let rest = find("70 % global, 2 rounds");
-    assert_eq!(weights, rest.params - rest.nonzero);
+    // Pruning keeps the exact count: of the weights of convolutions and the linear layer, 30 % stay. Biases may be zero.
+    let zoo =
+        opt_core::zoo::build("airbench_16_32_32", &opt_core::InputSpec::cifar10(), 0).unwrap();
+    let cost = opt_core::cost::cost(&zoo).unwrap();
+    let (weights, others) = (cost.weights as u64, (cost.params - cost.weights) as u64);
+    let kept = (3 * weights + 5) / 10;
+    for variant in ["70 % global, one-shot", "70 % global, 2 rounds"] {
+        let nonzero = find(variant).nonzero;
+        assert!(
+            (kept..=kept + others).contains(&nonzero),
+            "{variant}: {nonzero} of {kept} + {others}"
+        );
+        assert!(
+            nonzero + 5 > kept + others,
+            "{variant}: biases are rarely zero"
+        );
+    }
     // The shipped pipeline is four times smaller at least, and integers.
     let last = find("4. W8A8 quantization-aware");
     assert!(last.bytes * 4 <= last.bytes_baseline.unwrap());

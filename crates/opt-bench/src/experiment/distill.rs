@@ -17,7 +17,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let teacher = bases.get(run, &plan.teacher)?;
         let mut alone = bases.get(run, &plan.student)?;
         let recipe = alone.recipe.clone();
-        let precision = recipe.train.options(run.device).precision.name();
+        let precision = recipe.train.precision_name(run.device);
         let label = bases.label("distill", format!("{} alone", recipe.name));
         let seconds = alone.recorded.line.seconds;
         let side_by_side = Variant {

@@ -79,7 +79,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let trained = Variant {
             epochs: (base.epochs + more) as f64,
             epochs_of: format!("{} base + {more} fine-tune", base.epochs),
-            train_precision: plan.fine_tune.options(run.device).precision.name(),
+            train_precision: plan.fine_tune.precision_name(run.device),
             baseline: Some(&control),
             ..variant(&base, &label, seconds)
         };

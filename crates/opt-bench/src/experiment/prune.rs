@@ -69,7 +69,9 @@ fn name(scope: Scope, sparsity: f64, schedule: Schedule) -> String {
         Schedule::Iterative { steps } => format!("{steps} rounds"),
         Schedule::CubicAgp { steps } => format!("cubic, {steps} steps"),
     };
-    format!("{:.0} % {scope}, {schedule}", 100.0 * sparsity)
+    // Three decimals at most: 0.8·100 is not 80 in binary.
+    let percent = (100_000.0 * sparsity).round() / 1000.0;
+    format!("{percent} % {scope}, {schedule}")
 }
 
 /// The three steps of every round: importance of each weight, removal of the least important, update.
@@ -120,8 +122,12 @@ fn pruned(
     let more = prune.fine_tune.epochs;
     let variant = Variant {
         epochs: (base.epochs + more) as f64,
-        epochs_of: format!("{} base + {more} in {} rounds", base.epochs, targets.len()),
-        train_precision: prune.fine_tune.options(run.device).precision.name(),
+        epochs_of: format!(
+            "{} base + {more} fine-tuning, rounds: {}",
+            base.epochs,
+            targets.len()
+        ),
+        train_precision: prune.fine_tune.precision_name(run.device),
         baseline: Some(control),
         ..variant(base, label, seconds)
     };
@@ -129,9 +135,15 @@ fn pruned(
     // What was asked for is what ships, to the last weight.
     let shipped = cost::cost(&recorded.model)?;
     let kept: usize = masks.values().map(opt_core::Mask::n_kept).sum();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a count"
+    )]
+    let asked = ((1.0 - sparsity) * shipped.weights as f64).round() as usize;
     anyhow::ensure!(
-        shipped.weights_nonzero <= kept,
-        "{} weights are not zero, the masks keep {kept}",
+        shipped.weights_nonzero <= kept && kept.abs_diff(asked) <= shipped.layers.len(),
+        "{} weights are not zero, the masks keep {kept}, asked for were {asked}",
         shipped.weights_nonzero
     );
     Ok(())
@@ -151,7 +163,7 @@ fn round_epochs(total: usize, round: usize, rounds: usize) -> usize {
 const LIKELIHOOD_IMAGES: usize = 256;
 
 /// Removes single weights one by one, measures what each removal costs in log-likelihood, and compares the order with
-/// that of the approximations. Writes `likelihood.json`.
+/// that of the approximations. Writes `likelihood-NAME-sSEED.json`.
 fn likelihood(run: &mut Run, base: &Base, n_weights: usize) -> Result<()> {
     let model = &base.recorded.model;
     let images = LIKELIHOOD_IMAGES.min(run.data.train.len());

@@ -56,7 +56,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
             let variant = Variant {
                 epochs: (base.epochs + more) as f64,
                 epochs_of: format!("{} base + {more} quantization-aware", base.epochs),
-                train_precision: plan.aware_train.options(run.device).precision.name(),
+                train_precision: plan.aware_train.precision_name(run.device),
                 baseline: Some(&control),
                 ..quantized(&base, &label, bits, calibrating + seconds)
             };

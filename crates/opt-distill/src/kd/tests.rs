@@ -1,3 +1,5 @@
+//! The loss against closed forms, finite differences and its own invariances.
+
 use super::*;
 
 /// Fixed logits that look random: `[rows, classes]`, about -3 to 3.

@@ -131,6 +131,51 @@ fn masked_elements_stay_exactly_zero() {
 }
 
 #[test]
+fn a_new_mask_clears_momentum_and_keeps_it_clear() {
+    let mut net = net();
+    let name = "head.weight";
+    let options = SgdOptions {
+        weight_decay: 0.0,
+        ..SgdOptions::default()
+    };
+    let mut sgd = Sgd::new(&mut net, Vec::new(), options, &Masks::new()).unwrap();
+    let step = |sgd: &mut Sgd, net: &Net, size: f64| {
+        let gradients: Vec<Tensor> = sgd
+            .names()
+            .iter()
+            .map(|n| net.tensor(n).ones_like() * size)
+            .collect();
+        sgd.step(0.1, &gradients);
+    };
+    step(&mut sgd, &net, 1.0);
+    let shape = net.to_model().unwrap().params[name].shape().to_vec();
+    let keep = ndarray::ArrayD::from_shape_fn(shape, |i| i[0] % 3 == 0);
+    let masks = Masks::from([(name.to_owned(), Mask::new(keep.clone()))]);
+    sgd.set_masks(&net, &masks).unwrap();
+    let at = sgd.names().iter().position(|n| n == name).unwrap();
+    let before: usize = sgd.names()[..at]
+        .iter()
+        .map(|n| net.tensor(n).numel())
+        .sum();
+    let momentum = |sgd: &Sgd| {
+        let flat = Vec::<f32>::try_from(sgd.momentum()).unwrap();
+        flat[before..][..keep.len()].to_vec()
+    };
+    for _ in 0..3 {
+        for (v, keep) in momentum(&sgd).iter().zip(&keep) {
+            assert_eq!(*v != 0.0, *keep);
+        }
+        step(&mut sgd, &net, 1.0);
+    }
+    // Released, nothing pushes what was masked: it had no momentum.
+    sgd.set_masks(&net, &Masks::new()).unwrap();
+    step(&mut sgd, &net, 0.0);
+    for (w, keep) in net.to_model().unwrap().params[name].iter().zip(&keep) {
+        assert!(*keep || *w == 0.0);
+    }
+}
+
+#[test]
 fn a_mask_for_something_else_is_an_error() {
     let mut net = net();
     let mask = Mask::new(ndarray::ArrayD::from_elem(vec![3], true));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use opt_core::lower::{Adds, FusedOp, Step, byte_input_terms, fold};
 use opt_core::op::Op;
 use opt_core::qmodel::QWeight;
-use opt_core::{Model, NodeId, QParams};
+use opt_core::{CoreError, InputSpec, Model, NodeId, QParams};
 use tch::{Kind, Tensor};
 
 use super::Plan;
@@ -24,6 +24,7 @@ pub struct FakeQuant {
     weight_bits: BTreeMap<String, u8>,
     byte_factors: Vec<f32>,
     byte_offsets: Vec<f32>,
+    input: InputSpec,
 }
 
 impl FakeQuant {
@@ -40,7 +41,7 @@ impl FakeQuant {
     ) -> Result<Self> {
         let folded = fold(model)?;
         if folded.graph.nodes.len() != model.graph.nodes.len() {
-            return Err(opt_core::CoreError::Quant {
+            return Err(CoreError::Quant {
                 what: "model".to_owned(),
                 problem: "fold its BatchNormalization before fake quantization".to_owned(),
             }
@@ -55,7 +56,7 @@ impl FakeQuant {
             .into_iter()
             .find(|n| !weight_bits.get(*n).is_some_and(|b| (2..=8).contains(b)))
         {
-            return Err(opt_core::CoreError::Quant {
+            return Err(CoreError::Quant {
                 what: missing.to_owned(),
                 problem: "no width from 2 to 8 bits was chosen".to_owned(),
             }
@@ -66,6 +67,7 @@ impl FakeQuant {
             weight_bits,
             byte_factors: to_f32(factors),
             byte_offsets: to_f32(offsets),
+            input: model.input.clone(),
         })
     }
 
@@ -77,6 +79,13 @@ impl FakeQuant {
         taps: &[NodeId],
     ) -> Result<Outputs> {
         let plan = &self.plan;
+        if net.input() != &self.input || net.graph().nodes.len() != plan.nodes.len() {
+            return Err(CoreError::Quant {
+                what: "network".to_owned(),
+                problem: "it is not the model that this rounding was prepared for".to_owned(),
+            }
+            .into());
+        }
         let find = |tap: &NodeId| {
             let step = plan.steps.iter().position(|s| s.value == *tap);
             step.ok_or_else(|| NnError::FusedTap {
@@ -141,11 +150,14 @@ impl FakeQuant {
         }
         let tap = |id: &usize| {
             let value = values[*id].as_ref();
-            value.map_or_else(Tensor::new, |v| v * f64::from(plan.scale(*id)))
+            value.map_or_else(
+                || logits.shallow_clone(),
+                |v| v * f64::from(plan.scale(*id)),
+            )
         };
         Ok(Outputs {
-            logits,
             taps: kept.iter().map(tap).collect(),
+            logits,
         })
     }
 

@@ -330,7 +330,7 @@ fn fake_quantization_trains_a_folded_network() {
         .into_iter()
         .map(|n| (n.to_owned(), 4))
         .collect();
-    let fake_quant = FakeQuant::new(&folded, Adds::Fused, &edges, bits).unwrap();
+    let fake_quant = FakeQuant::new(&plain, Adds::Fused, &edges, bits).unwrap();
     let constraints = Constraints {
         fake_quant: Some(&fake_quant),
         ..Constraints::default()

@@ -180,14 +180,17 @@ fn fake_quantization_rounds_to_the_codes_that_ship() {
             .trace(&batch)
             .unwrap();
         let steps = fuse(&folded, Adds::Fused).unwrap();
-        let taps: Vec<NodeId> = steps[1..steps.len() - 1].iter().map(|s| s.value).collect();
+        let taps: Vec<NodeId> = steps[1..].iter().map(|s| s.value).collect();
         let _no_grad = tch::no_grad_guard();
         let bytes = batch.bytes(&plain.input, Device::Cpu).unwrap();
         let outputs = fake.forward(&net, &bytes, Precision::F32, &taps).unwrap();
         let (mut equal, mut close, mut total) = (0, 0, 0);
         let edges = step_edges(&folded, &steps, &spec.edges).unwrap();
         for (i, tap) in outputs.taps.iter().enumerate() {
-            let edge = edges[i + 1].as_ref().unwrap();
+            let Some(edge) = edges[i + 1].as_ref() else {
+                assert_eq!(tap, &outputs.logits, "a tap on the output is the logits");
+                continue;
+            };
             for (value, code) in to_vec(tap).unwrap().iter().zip(&trace.codes[i + 1]) {
                 let found = value / edge.scale + edge.zero(0) as f32;
                 let difference = (found - f32::from(*code)).abs();
