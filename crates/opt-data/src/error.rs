@@ -20,7 +20,7 @@ pub enum DataError {
     /// A file that the CIFAR-10 layout requires is absent.
     #[error(
         "{} is missing: expected a folder with data_batch_1.bin to data_batch_5.bin and test_batch.bin \
-         (the CIFAR-10 binary version); point to such a folder, or run `opt-data cifar10` to fetch it",
+         (the CIFAR-10 binary version); point to such a folder, or fetch it with `cargo xtask data` (outside this workspace: `opt-data cifar10`)",
         path.display()
     )]
     MissingFile {

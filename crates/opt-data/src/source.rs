@@ -158,10 +158,9 @@ fn resolve_records(
             ) {
                 Ok(folder) => read(&folder),
                 Err(DataError::NoNetwork { url, reason }) => Ok(generate(Some(format!(
-                    "NOT REAL IMAGES: no connection to {url} ({reason}) and no CIFAR-10 in {}, so this run uses the \
-                     synthetic set; its accuracies say nothing about CIFAR-10. To use real images, fetch them with \
-                     `opt-data cifar10`, name a folder, or set {DIR_VARIABLE}",
-                    options.data_dir.display()
+                    "NOT REAL IMAGES: no connection to {url} ({reason}) and no CIFAR-10 in the data folder, so this run uses \
+                     the synthetic set; its accuracies say nothing about CIFAR-10. To use real images, fetch them with \
+                     `cargo xtask data`, name a folder with --data, or set {DIR_VARIABLE}"
                 )))),
                 Err(error) => Err(error),
             }
