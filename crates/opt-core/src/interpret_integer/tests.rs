@@ -90,6 +90,32 @@ fn requantization_rounds_once_and_clamps() {
 }
 
 #[test]
+fn the_multiplier_is_computed_in_the_defined_order() {
+    // 23105 = 255·90 + 155 at (s_x·s_w)/s_y rounds to 195; s_x·(s_w/s_y) differs in its last bit and gives 194.
+    let [s_x, s_w, s_y] = [0.021_988_476, 0.004_804_185, 0.012_548_771];
+    let first = QOp::AveragePool(Window::square(1, 1, 0));
+    let conv = QOp::Conv {
+        weight: weight(&[1, 2, 1, 1], &[90, 1], &[s_w]),
+        bias: vec![0],
+        window: Window::square(1, 1, 0),
+        group: 1,
+        lo: 0,
+        hi: 255,
+    };
+    let mut net = model(
+        [2, 1, 1],
+        vec![
+            (first, vec![0], edge(s_x, 0)),
+            (conv, vec![1], edge(s_y, 0)),
+        ],
+        1,
+    );
+    // The pool keeps the bytes: its input has its scale.
+    net.nodes[0].edge = edge(s_x, 0);
+    assert_eq!(run(&net, &[255, 155]).unwrap().codes[2], vec![195]);
+}
+
+#[test]
 fn residual_is_added_before_the_rounding() {
     let conv = QOp::Conv {
         weight: weight(&[1, 1, 1, 1], &[1], &[0.25]),
