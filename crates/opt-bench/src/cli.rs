@@ -258,7 +258,8 @@ fn finish(run: &mut Run) -> Result<()> {
         println!("{notice}\n");
     }
     println!("written to {}:", run.out.display());
-    for name in ["run.json", "results.jsonl", "curves.jsonl", "models/"] {
+    let names = ["run.json", "results.jsonl", "curves.jsonl", "models/"];
+    for name in names.iter().filter(|n| run.out.join(n).exists()) {
         println!("  {name}");
     }
     for file in files {

@@ -101,8 +101,8 @@ impl Run {
     ///
     /// A folder that already holds results (nothing in it is touched), or that cannot be written.
     pub fn start(request: Request, data: Data, device: Device) -> Result<Self> {
-        let results = request.out.join("results.jsonl");
-        if results.exists() {
+        let taken = |name: &str| request.out.join(name).exists();
+        if taken("results.jsonl") || taken("curves.jsonl") {
             bail!(
                 "{} already holds results; name another folder with --out, or move this one away",
                 request.out.display()
@@ -212,19 +212,6 @@ impl Run {
     /// Those of measuring and writing.
     pub fn record(&mut self, variant: Variant<'_>, shipped: Shipped<'_>) -> Result<Recorded> {
         let label = variant.label;
-        let same = |l: &&ResultLine| {
-            (&l.experiment, &l.variant, l.seed) == (&label.experiment, &label.variant, label.seed)
-                && l.model == variant.network
-        };
-        if self.lines.iter().any(|l| same(&l)) {
-            bail!(
-                "{} · {} · {} · seed {} is already there; the profile has two variants of one name",
-                label.experiment,
-                label.variant,
-                variant.network,
-                label.seed
-            );
-        }
         let file = format!(
             "models/{}-{}-{}-s{}.{}",
             label.experiment,
@@ -236,6 +223,17 @@ impl Run {
                 _ => "safetensors",
             }
         );
+        // The file's name holds experiment, network, variant and seed.
+        if let Some(first) = self.lines.iter().find(|l| l.file == file) {
+            bail!(
+                "{} · {} · {} · seed {} would overwrite the model of `{}`; rename one in the profile",
+                label.experiment,
+                label.variant,
+                variant.network,
+                label.seed,
+                first.variant
+            );
+        }
         let provenance = opt_artifact::Provenance::from([
             ("experiment".to_owned(), label.experiment.clone()),
             ("variant".to_owned(), label.variant.clone()),

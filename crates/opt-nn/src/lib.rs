@@ -3,7 +3,7 @@
 //! In reading order: [`device`] (where), [`net`] (a model's tensors), [`forward`] (its values), [`batch`] (what it is
 //! fed), [`optimizer`], [`schedule`] and [`train`] (the one training loop and its extension points), [`evaluate`],
 //! [`observe`] (calibration) and [`gradients`] (importance), [`quantized`] (training with fake quantization and the exact
-//! simulation of the integer network, which are one forward pass).
+//! simulation of the integer network, which walk the same steps).
 //!
 //! # What this crate does not do
 //!

@@ -1,4 +1,4 @@
-//! The integer network on libtorch: one forward pass that trains with fake quantization or simulates exactly.
+//! The integer network on libtorch: trained with fake quantization, and simulated exactly.
 //!
 //! Both walk the [`Step`]s of [`opt_core::lower::fuse`] and compute with centred codes `q - z`:
 //!
