@@ -261,3 +261,40 @@ fn a_recipe_leaves_a_checkpoint_and_its_line() {
     ]);
     assert!(again.status.success(), "{}", stderr(&again));
 }
+
+#[test]
+fn a_profile_of_ones_own_may_not_overwrite_a_model() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile = dir.path().join("own.toml");
+    // 16 and 15 levels both take 4 bits, and so one name for affine codes.
+    let text = "about = \"two of one name\"\nseeds = 1\ntrain_images = 20\ntest_images = 10\n\
+        calibration_images = 10\n[[baseline]]\nname = \"tiny\"\nmodel = \"airbench_2_2_2\"\n[baseline.train]\n\
+        epochs = 0\nlr = 0.1\n[[quantize]]\nbase = \"tiny\"\nweight_levels = [16, 15]\npost_training = []\n\
+        aware = []\n[quantize.aware_train]\nepochs = 0\nlr = 0.1\n";
+    std::fs::write(&profile, text).unwrap();
+    let out = dir.path().join("run");
+    let run = || {
+        opt_bench(&[
+            "experiment",
+            "quantize",
+            "--profile",
+            profile.to_str().unwrap(),
+            "--data",
+            "synthetic",
+            "--out",
+            out.to_str().unwrap(),
+        ])
+    };
+    let text = stderr(&run());
+    assert!(
+        text.contains("would overwrite the model of `weights: affine, 4 bits`"),
+        "{text}"
+    );
+    // What was finished before is still there: the baseline and six variants.
+    let results = out.join("results.jsonl");
+    let lines = read_lines::<ResultLine>(&results).unwrap().values;
+    assert_eq!(lines.len(), 7, "{lines:?}");
+    // A folder that holds only curves is taken as well.
+    std::fs::rename(&results, out.join("curves.jsonl")).unwrap();
+    assert!(stderr(&run()).contains("already holds results"));
+}
