@@ -3,13 +3,16 @@
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::HumanDuration;
 use opt_core::InputSpec;
 use opt_nn::device;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
 use crate::data::{Data, Limits, would_download};
 use crate::experiment::{run_all, train_recipe};
@@ -17,8 +20,8 @@ use crate::plan::{Counts, Plan, plan};
 use crate::profile::{EXPERIMENTS, PROFILES, Profile};
 use crate::recipe::{Recipe, Train};
 use crate::report::terminal_table;
-use crate::results::{self, RecipeText, rfc3339, summarize};
-use crate::run::{Request, Run, threads};
+use crate::results::{self, RecipeText, summarize};
+use crate::run::{Request, Run, slug, threads};
 use crate::training::Label;
 
 /// Trains, prunes, quantizes and distils networks, measures the files that ship, and reports.
@@ -48,7 +51,8 @@ struct Common {
     /// Where to train: `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
-    /// The folder for results, which must not hold any yet [default: experiments/PROFILE-TIME].
+    /// The folder for results [default: experiments/ and a name made of what is run and on which data]. A stopped run goes
+    /// on there with the same command, and a changed recipe repeats only what it touches.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Measure on a tenth of the training images and leave the test images alone: for choosing recipes.
@@ -195,7 +199,7 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
         out: args
             .common
             .out
-            .unwrap_or_else(|| default_out(Path::new(&args.profile))),
+            .unwrap_or_else(|| default_out(&[&profile_name, &args.experiment], &data)),
         profile: profile_name.clone(),
         experiments: experiments.clone(),
         recipes: vec![RecipeText {
@@ -206,6 +210,7 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
         seeds: (0..n_seeds).collect(),
         root: root(),
     };
+    watch_for_stops()?;
     let mut run = Run::start(request, data, device)?;
     run_all(&mut run, &profile, &experiments)?;
     finish(&mut run)
@@ -224,10 +229,10 @@ fn train(args: TrainArgs) -> Result<()> {
     let data = Data::load(&args.common.data, &root(), limits)?;
     say_data(&data, device);
     let request = Request {
-        out: args
-            .common
-            .out
-            .unwrap_or_else(|| default_out(Path::new(&recipe.name))),
+        out: args.common.out.unwrap_or_else(|| {
+            let seed = format!("seed {}", args.seed);
+            default_out(&["train", &recipe.name, &seed], &data)
+        }),
         profile: "train".to_owned(),
         experiments: vec!["train".to_owned()],
         recipes: vec![RecipeText {
@@ -238,6 +243,7 @@ fn train(args: TrainArgs) -> Result<()> {
         seeds: vec![args.seed],
         root: root(),
     };
+    watch_for_stops()?;
     let mut run = Run::start(request, data, device)?;
     let label = Label {
         experiment: "train".to_owned(),
@@ -258,7 +264,14 @@ fn finish(run: &mut Run) -> Result<()> {
         println!("{notice}\n");
     }
     println!("written to {}:", run.out.display());
-    let names = ["run.json", "results.jsonl", "curves.jsonl", "models/"];
+    let names = [
+        "run.json",
+        "results.jsonl",
+        "superseded.jsonl",
+        "curves.jsonl",
+        "models/",
+        "answers/",
+    ];
     for name in names.iter().filter(|n| run.out.join(n).exists()) {
         println!("  {name}");
     }
@@ -347,11 +360,29 @@ fn root() -> PathBuf {
     }
 }
 
-fn default_out(name: &Path) -> PathBuf {
-    let name = file_name(name);
-    let name = name.trim_end_matches(".toml");
-    let time = rfc3339(SystemTime::now()).replace([':', 'Z'], "");
-    Path::new("experiments").join(format!("{name}-{time}"))
+/// The same for the same command, so that it finds what it left.
+fn default_out(parts: &[&str], data: &Data) -> PathBuf {
+    let mut name = parts.join(" ").replace(".toml", "");
+    name += &format!(" {}", data.info.name);
+    if data.holdout {
+        name += " holdout";
+    }
+    Path::new("experiments").join(slug(&name))
+}
+
+/// Says what a stop costs, then ends as the signal would have.
+fn watch_for_stops() -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    std::thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            eprintln!(
+                "\nstopped; nothing finished is lost, and the same command goes on after the last whole epoch"
+            );
+            // It only returns if the signal cannot be raised.
+            let _ = emulate_default_handler(signal);
+        }
+    });
+    Ok(())
 }
 
 #[cfg(test)]

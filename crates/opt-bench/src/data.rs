@@ -27,6 +27,12 @@ pub struct Data {
     pub train: Dataset,
     /// What accuracy is measured on.
     pub test: Dataset,
+    /// Whether accuracy is measured on held-out training images.
+    pub holdout: bool,
+    /// A hash of the training images and labels that are used.
+    pub train_hash: String,
+    /// A hash of the test images and labels that are used.
+    pub test_hash: String,
     /// For `run.json`.
     pub info: DatasetInfo,
 }
@@ -111,7 +117,14 @@ impl Data {
             n_test: test.len() as u64,
             split,
         };
-        Ok(Self { train, test, info })
+        Ok(Self {
+            holdout: limits.holdout,
+            train_hash: train.sha256(),
+            test_hash: test.sha256(),
+            train,
+            test,
+            info,
+        })
     }
 
     /// What a network for these images is fed: their shape and classes, CIFAR-10's published normalisation.
@@ -166,6 +179,14 @@ pub struct Loader {
     /// The number of the first epoch in the stream of orders and variations: a later phase goes on where the one before
     /// it ended.
     pub first_epoch: usize,
+}
+
+impl Loader {
+    /// What the batches follow from beside the images themselves.
+    #[must_use]
+    pub fn identity(&self) -> String {
+        format!("{:?} from epoch {}", self.options, self.first_epoch)
+    }
 }
 
 impl BatchSource for Loader {

@@ -11,15 +11,15 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use opt_core::lower::fold_batch_norms;
 use opt_core::{Model, zoo};
-use opt_nn::Net;
 use opt_nn::quantized::FakeQuant;
 use opt_nn::train::Constraints;
+use opt_nn::{Net, init};
 use opt_quant::WeightBits;
 
 use crate::distillation::Distill;
 use crate::profile::Profile;
 use crate::quantization::Calibrated;
-use crate::recipe::{Recipe, Train};
+use crate::recipe::{Init, Recipe, Train};
 use crate::run::{Phase, Recorded, Run, Variant};
 use crate::training::Label;
 
@@ -217,10 +217,29 @@ fn policy(bits: u8) -> String {
     }
 }
 
+/// Random weights with the recipe's other starts applied.
+fn started(run: &Run, recipe: &Recipe, mut model: Model) -> Result<Model> {
+    for init in &recipe.init {
+        model = match init {
+            Init::Dirac => init::dirac(model),
+            Init::Whiten => {
+                let mut batches = run.data.calibration(WHITENING_IMAGES, WHITENING_IMAGES);
+                let images = batches.next().context("there are no training images")?;
+                init::whiten(model, &images)
+                    .with_context(|| format!("in key `init` of the recipe `{}`", recipe.name))?
+            }
+        };
+    }
+    Ok(model)
+}
+
+/// Training images whose patches decide the whitening.
+const WHITENING_IMAGES: usize = 5000;
+
 fn initial_model(run: &Run, recipe: &Recipe, seed: u64) -> Result<Model> {
     let model = zoo::build(&recipe.model, &run.data.input(), seed)?;
     let Some(path) = &recipe.weights else {
-        return Ok(model);
+        return started(run, recipe, model);
     };
     let read = || -> Result<Model> {
         let bytes = std::fs::read(path)?;

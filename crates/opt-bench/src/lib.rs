@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`recipe`] (how one network is trained) and [`profile`] (which experiments are run with which
 //! recipes), [`data`] (what they are fed), [`run`] (the folder that a run fills), [`measure`] (what is measured: the file
-//! that ships), [`training`] (the loop with its progress), [`distillation`] and [`quantization`] (method crates joined to
+//! that ships), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`] under their [`identity`]), [`distillation`] and [`quantization`] (method crates joined to
 //! the loop and to lowering), [`experiment`] (the experiments), [`results`], [`plots`] and [`report`] (what is left
 //! behind), [`plan`] (what a run will do and how long that takes), [`cache`]
 //! (what outlives a run), [`cli`].
@@ -16,6 +16,8 @@ pub mod cli;
 pub mod data;
 pub mod distillation;
 pub mod experiment;
+pub mod folder;
+pub mod identity;
 pub mod measure;
 pub mod plan;
 pub mod plots;
@@ -25,4 +27,5 @@ pub mod recipe;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod trained;
 pub mod training;

@@ -12,6 +12,7 @@ use opt_nn::quantized::Simulation;
 use tch::Device;
 
 use crate::data::Data;
+use crate::identity;
 use crate::quantization::CodedModel;
 
 /// Images on which the integer network that was read back is compared with the simulation, code by code.
@@ -48,6 +49,42 @@ pub struct Measured {
     pub model: Model,
 }
 
+/// A hash of what ships: of the file without its provenance.
+///
+/// # Errors
+///
+/// A model that cannot be written.
+pub fn content(shipped: Shipped<'_>) -> Result<String> {
+    let bytes = write(shipped, &opt_artifact::Provenance::new())?;
+    Ok(identity::hash(&bytes))
+}
+
+/// The model as its file holds it, as [`measure`] returned it.
+///
+/// # Errors
+///
+/// The file cannot be read.
+pub fn stored_model(shipped: Shipped<'_>, path: &Path) -> Result<Model> {
+    match shipped {
+        Shipped::Float(_) | Shipped::Coded(_) => {
+            Ok(opt_artifact::read_model(&opt_artifact::load(path)?)?)
+        }
+        Shipped::Integer { folded, spec } => Ok(decoded(folded, spec)),
+    }
+}
+
+fn write(shipped: Shipped<'_>, provenance: &opt_artifact::Provenance) -> Result<Vec<u8>> {
+    Ok(match shipped {
+        Shipped::Float(model) => opt_artifact::write_model(model, provenance)?,
+        Shipped::Coded(coded) => {
+            opt_artifact::write_model_with_codes(&coded.model, &coded.codes, provenance)?
+        }
+        Shipped::Integer { folded, spec } => {
+            opt_artifact::write_qmodel(&lower(folded, spec)?, provenance)?
+        }
+    })
+}
+
 /// Writes a model to `path`, reads it back and evaluates what was read.
 ///
 /// # Errors
@@ -60,15 +97,7 @@ pub fn measure(
     data: &Data,
     device: Device,
 ) -> Result<Measured> {
-    let bytes = match shipped {
-        Shipped::Float(model) => opt_artifact::write_model(model, provenance)?,
-        Shipped::Coded(coded) => {
-            opt_artifact::write_model_with_codes(&coded.model, &coded.codes, provenance)?
-        }
-        Shipped::Integer { folded, spec } => {
-            opt_artifact::write_qmodel(&lower(folded, spec)?, provenance)?
-        }
-    };
+    let bytes = write(shipped, provenance)?;
     opt_artifact::save(path, &bytes)?;
     let stored = opt_artifact::load(path)?;
     let (evaluation, model, precision) = match shipped {

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use opt_data::augment::{AugmentConfig, Border, Crop, Flip};
 use opt_nn::Precision;
-use opt_nn::optimizer::SgdOptions;
+use opt_nn::optimizer::{AdamWOptions, Averaging, OptimizerOptions, Rule, SgdOptions};
 use opt_nn::train::TrainOptions;
 use serde::{Deserialize, Serialize};
 
@@ -20,8 +20,21 @@ pub struct Recipe {
     /// A safetensors checkpoint to start from; relative to the recipe's file. Without it, seeded random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
+    /// What is done to the random weights before training, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub init: Vec<Init>,
     /// How it is trained.
     pub train: Train,
+}
+
+/// Another start than random weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// Convolutions after the first begin as the identity: [`opt_nn::init::dirac`].
+    Dirac,
+    /// The first convolution whitens patches of the training images: [`opt_nn::init::whiten`]. Freeze its weight.
+    Whiten,
 }
 
 /// A phase of training.
@@ -38,15 +51,21 @@ pub struct Train {
     /// How the learning rate moves.
     #[serde(default)]
     pub schedule: Schedule,
-    /// Momentum.
-    #[serde(default = "default_momentum")]
-    pub momentum: f64,
-    /// Nesterov's form of momentum.
-    #[serde(default = "yes")]
-    pub nesterov: bool,
+    /// How gradients become steps.
+    #[serde(default)]
+    pub optimizer: Optimizer,
     /// Weight decay, on weights only.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
+    /// The learning rate of BatchNormalization's shifts is this many times the others'.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    pub norm_bias_lr: f64,
+    /// Parameters that keep their values, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<String>,
+    /// What becomes of the weights along the way.
+    #[serde(default, skip_serializing_if = "Average::is_none")]
+    pub average: Average,
     /// The share of each label that is spread over all classes.
     #[serde(default)]
     pub label_smoothing: f64,
@@ -61,14 +80,86 @@ pub struct Train {
 fn default_batch() -> usize {
     128
 }
-fn default_momentum() -> f64 {
-    0.9
-}
 fn default_weight_decay() -> f64 {
     5e-4
 }
-fn yes() -> bool {
-    true
+fn one() -> f64 {
+    1.0
+}
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_one(factor: &f64) -> bool {
+    *factor == 1.0
+}
+
+/// How gradients become steps.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Optimizer {
+    /// Stochastic gradient descent.
+    Sgd {
+        /// Momentum.
+        momentum: f64,
+        /// Nesterov's form of momentum.
+        nesterov: bool,
+    },
+    /// Adam with decoupled weight decay.
+    #[serde(rename = "adamw")]
+    AdamW {
+        /// β1, of the mean of gradients.
+        #[serde(default = "default_beta1")]
+        beta1: f64,
+        /// β2, of the mean of their squares.
+        #[serde(default = "default_beta2")]
+        beta2: f64,
+        /// ε.
+        #[serde(default = "default_epsilon")]
+        epsilon: f64,
+    },
+}
+
+fn default_beta1() -> f64 {
+    AdamWOptions::default().beta1
+}
+fn default_beta2() -> f64 {
+    AdamWOptions::default().beta2
+}
+fn default_epsilon() -> f64 {
+    AdamWOptions::default().epsilon
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        let SgdOptions { momentum, nesterov } = SgdOptions::default();
+        Self::Sgd { momentum, nesterov }
+    }
+}
+
+/// What becomes of the weights along the way.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Average {
+    /// The last weights are the result.
+    #[default]
+    None,
+    /// The exponential moving average is the result.
+    Ema {
+        /// The share of the average that stays in each step.
+        decay: f64,
+    },
+    /// Every so many steps the weights are set to their slow average.
+    Lookahead {
+        /// Steps.
+        every: u64,
+        /// The share of the average that stays at the end of the training.
+        decay: f64,
+    },
+}
+
+impl Average {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_none(&self) -> bool {
+        *self == Self::None
+    }
 }
 
 /// How the learning rate moves over a phase.
@@ -84,6 +175,13 @@ pub enum Schedule {
         peak: f64,
         /// Factor at the start.
         start: f64,
+        /// Factor at the end.
+        end: f64,
+    },
+    /// Up over a warm-up, then down on half a cosine.
+    Cosine {
+        /// Where the peak is, 0 to 1.
+        warmup: f64,
         /// Factor at the end.
         end: f64,
     },
@@ -131,6 +229,7 @@ impl Train {
             &Schedule::OneCycle { peak, start, end } => {
                 opt_nn::schedule::Schedule::OneCycle { peak, start, end }
             }
+            &Schedule::Cosine { warmup, end } => opt_nn::schedule::Schedule::Cosine { warmup, end },
             Schedule::Step { at, factor } => opt_nn::schedule::Schedule::Step {
                 at: at.clone(),
                 factor: *factor,
@@ -140,10 +239,29 @@ impl Train {
             epochs: self.epochs,
             lr: self.lr,
             schedule,
-            sgd: SgdOptions {
-                momentum: self.momentum,
-                nesterov: self.nesterov,
+            optimizer: OptimizerOptions {
+                rule: match self.optimizer {
+                    Optimizer::Sgd { momentum, nesterov } => {
+                        Rule::Sgd(SgdOptions { momentum, nesterov })
+                    }
+                    Optimizer::AdamW {
+                        beta1,
+                        beta2,
+                        epsilon,
+                    } => Rule::AdamW(AdamWOptions {
+                        beta1,
+                        beta2,
+                        epsilon,
+                    }),
+                },
                 weight_decay: self.weight_decay,
+                norm_bias_lr: self.norm_bias_lr,
+                frozen: self.frozen.clone(),
+                averaging: match self.average {
+                    Average::None => Averaging::None,
+                    Average::Ema { decay } => Averaging::Ema { decay },
+                    Average::Lookahead { every, decay } => Averaging::Lookahead { every, decay },
+                },
             },
             precision: match self.precision {
                 TrainPrecision::Auto => Precision::for_training(device),
@@ -202,10 +320,39 @@ impl Train {
             "lr is {}, expected a positive number",
             self.lr
         );
+        match self.optimizer {
+            Optimizer::Sgd { momentum, nesterov } => ensure!(
+                (0.0..1.0).contains(&momentum) && (momentum > 0.0 || !nesterov),
+                "optimizer.sgd: momentum is {momentum} and nesterov {nesterov}, expected 0 to less than 1, and more than 0 \
+                 for nesterov"
+            ),
+            Optimizer::AdamW {
+                beta1,
+                beta2,
+                epsilon,
+            } => ensure!(
+                (0.0..1.0).contains(&beta1)
+                    && (0.0..1.0).contains(&beta2)
+                    && epsilon > 0.0
+                    && epsilon < 1.0,
+                "optimizer.adamw: beta1 {beta1} and beta2 {beta2} must lie between 0 and 1, epsilon {epsilon} above 0"
+            ),
+        }
+        match self.average {
+            Average::None => {}
+            Average::Ema { decay } => ensure!(
+                (0.0..1.0).contains(&decay),
+                "average.ema: decay is {decay}, expected 0 to less than 1"
+            ),
+            Average::Lookahead { every, decay } => ensure!(
+                every > 0 && unit(decay),
+                "average.lookahead: every is {every} and decay {decay}, expected 1 or more steps and 0 to 1"
+            ),
+        }
         ensure!(
-            (0.0..1.0).contains(&self.momentum),
-            "momentum is {}, expected 0 to less than 1",
-            self.momentum
+            self.norm_bias_lr.is_finite() && self.norm_bias_lr >= 0.0,
+            "norm_bias_lr is {}, expected 0 or more",
+            self.norm_bias_lr
         );
         ensure!(
             self.weight_decay.is_finite() && self.weight_decay >= 0.0,
@@ -222,6 +369,10 @@ impl Train {
             Schedule::OneCycle { peak, start, end } => ensure!(
                 unit(*peak) && unit(*start) && unit(*end),
                 "schedule.one_cycle: peak {peak}, start {start} and end {end} must lie between 0 and 1"
+            ),
+            Schedule::Cosine { warmup, end } => ensure!(
+                unit(*warmup) && unit(*end),
+                "schedule.cosine: warmup {warmup} and end {end} must lie between 0 and 1"
             ),
             Schedule::Step { at, factor } => ensure!(
                 at.iter().all(|a| unit(*a)) && at.is_sorted() && *factor > 0.0,
@@ -265,8 +416,16 @@ impl Recipe {
             self.name
         );
         self.train.check().context("in [train]")?;
-        opt_core::zoo::build(&self.model, &opt_core::InputSpec::cifar10(), 0)
+        let model = opt_core::zoo::build(&self.model, &opt_core::InputSpec::cifar10(), 0)
             .context("in key `model`")?;
+        if let Some(name) = self
+            .train
+            .frozen
+            .iter()
+            .find(|n| !model.params.contains_key(*n))
+        {
+            bail!("frozen: `{}` has no parameter `{name}`", self.model);
+        }
         Ok(())
     }
 }
@@ -293,7 +452,14 @@ schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }
     #[test]
     fn defaults_are_filled_in_and_survive_writing() {
         let recipe = parse(SOUND).unwrap();
-        assert_eq!((recipe.train.batch, recipe.train.momentum), (128, 0.9));
+        let momentum = Optimizer::Sgd {
+            momentum: 0.9,
+            nesterov: true,
+        };
+        assert_eq!(
+            (recipe.train.batch, recipe.train.optimizer),
+            (128, momentum)
+        );
         let again = parse(&toml::to_string(&recipe).unwrap()).unwrap();
         assert_eq!(again, recipe);
     }
@@ -316,7 +482,26 @@ schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }
             // A name that would lead out of the folder.
             ("\"test\"", "\"../test\"", "name is `../test`"),
             ("epochs = 2", "epochs = 2\nbatch = 0", "batch is 0"),
-            ("epochs = 2", "epochs = 2\nmomentum = 1.0", "momentum is 1"),
+            (
+                "epochs = 2",
+                "epochs = 2\noptimizer = { sgd = { momentum = 1.0, nesterov = true } }",
+                "momentum is 1",
+            ),
+            (
+                "epochs = 2",
+                "epochs = 2\noptimizer = { adamw = { beta3 = 0.5 } }",
+                "unknown field `beta3`",
+            ),
+            (
+                "epochs = 2",
+                "epochs = 2\naverage = { ema = { decay = 1.0 } }",
+                "decay is 1",
+            ),
+            (
+                "epochs = 2",
+                "epochs = 2\nfrozen = [\"stem\"]",
+                "no parameter `stem`",
+            ),
             ("peak = 0.2", "peak = 2.0", "peak 2"),
             // A network and a schedule that do not exist.
             ("resnet20", "resnet21", "no network `resnet21`"),

@@ -89,6 +89,10 @@ pub struct ResultLine {
     /// The commit of the program that wrote the line.
     #[serde(default)]
     pub commit: String,
+    /// A hash of everything that this line follows from; a run that comes to the same takes the line as it is. Empty in
+    /// files of older programs.
+    #[serde(default)]
+    pub key: String,
 }
 
 /// One line of `curves.jsonl`: the state of training after an epoch.

@@ -1,46 +1,52 @@
 //! A run: its folder, its conditions, and the lines that it has written.
 
+use std::fmt::Debug;
 use std::path::{Component, Path, PathBuf};
 use std::process::Command;
-use std::time::{Instant, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use opt_core::Model;
 use opt_nn::Net;
 use opt_nn::device;
-use opt_nn::train::{Constraints, CrossEntropy, Objective, train};
+use opt_nn::train::{Constraints, CrossEntropy, EpochReport, Objective, train};
 use tch::Device;
 
 use crate::data::Data;
-use crate::measure::{Measured, Shipped, measure};
+use crate::folder::{Answers, Folder};
+use crate::identity::{self, Identity};
+use crate::measure::{Measured, Shipped, content, measure, stored_model};
 use crate::recipe::Train;
 use crate::results::{
-    CurvePoint, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, append_line, cpu, rfc3339,
-    write_atomic,
+    CurvePoint, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, cpu, rfc3339, write_atomic,
 };
-use crate::training::{Label, Watch};
+use crate::trained::{Finished, Slot};
+use crate::training::{Label, Watch, loss};
 
 /// A run in progress.
 #[derive(Debug)]
 pub struct Run {
     /// The folder.
     pub out: PathBuf,
+    folder: Folder,
     /// The conditions, for `run.json`.
     pub info: RunInfo,
     /// The images.
     pub data: Data,
     /// Where it runs.
     pub device: Device,
-    /// What was written to `results.jsonl`.
+    /// This run's lines in `results.jsonl`.
     pub lines: Vec<ResultLine>,
-    /// What was written to `curves.jsonl`.
+    /// This run's points in `curves.jsonl`.
     pub curves: Vec<CurvePoint>,
+    /// Phases of training that were found in the cache, of how many.
+    pub reused: (usize, usize),
 }
 
 /// What is asked of a run, before anything is trained.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The folder; must not hold results yet.
+    /// The folder; may hold results of the same profile and data.
     pub out: PathBuf,
     /// The profile's name, or `train`.
     pub profile: String,
@@ -95,25 +101,28 @@ pub struct Recorded {
 }
 
 impl Run {
-    /// Makes the folder and writes `run.json`.
+    /// Makes the folder, or takes up the run that it holds, and writes `run.json`.
     ///
     /// # Errors
     ///
-    /// A folder that already holds results (nothing in it is touched), or that cannot be written.
+    /// A folder that holds results of another profile or of other data (nothing in it is touched), in which another run is
+    /// at work, or that cannot be written.
     pub fn start(request: Request, data: Data, device: Device) -> Result<Self> {
-        let taken = |name: &str| request.out.join(name).exists();
-        if taken("results.jsonl") || taken("curves.jsonl") {
-            bail!(
-                "{} already holds results; name another folder with --out, or move this one away",
-                request.out.display()
-            );
-        }
-        std::fs::create_dir_all(request.out.join("models"))
-            .with_context(|| format!("making the folder {}", request.out.display()))?;
+        let mut folder = Folder::lock(&request.out)?;
+        let earlier = folder.earlier(&request, &data.info)?;
         let (commit, dirty) = git_state(&request.root);
+        let now = rfc3339(SystemTime::now());
+        let (started, resumed) = match earlier {
+            Some(earlier) => {
+                let sittings = earlier.resumed.into_iter().chain([now]);
+                (earlier.started, sittings.collect())
+            }
+            None => (now, Vec::new()),
+        };
         let info = RunInfo {
             schema: SCHEMA,
-            started: rfc3339(SystemTime::now()),
+            started,
+            resumed,
             finished: None,
             command: command_line(std::env::args().skip(1)),
             profile: request.profile,
@@ -138,11 +147,13 @@ impl Run {
         };
         let run = Self {
             out: request.out,
+            folder,
             info,
             data,
             device,
             lines: Vec::new(),
             curves: Vec::new(),
+            reused: (0, 0),
         };
         run.write_info()?;
         Ok(run)
@@ -166,46 +177,76 @@ impl Run {
         self.train_with(net, recipe, phase, constraints, &mut objective)
     }
 
-    /// Trains a network with an objective of its own. Returns the seconds it took; the curve is written at once.
+    /// Trains a network with an objective of its own, or takes the result from the cache if the same was trained before.
+    /// Returns the seconds that it took then; the curve is written at once.
     ///
     /// # Errors
     ///
-    /// Those of the loop.
-    pub fn train_with(
+    /// Those of the loop; a cache that cannot be written.
+    pub fn train_with<O: Objective + Debug>(
         &mut self,
         net: &mut Net,
         recipe: &Train,
         phase: Phase<'_>,
         constraints: Constraints<'_>,
-        objective: &mut dyn Objective,
+        objective: &mut O,
     ) -> Result<f64> {
-        let started = Instant::now();
-        device::seed(phase.label.seed);
-        let mut loader = self.data.training(recipe, phase.label.seed);
-        loader.first_epoch = phase.epochs_before;
-        let mut watch = Watch::new(
-            phase.label,
-            phase.name,
-            recipe.epochs,
-            phase.epochs_before as f64,
-        );
-        let options = recipe.options(self.device);
-        let trained = train(net, &loader, objective, &options, constraints, &mut watch);
-        watch.finish();
-        for point in &watch.curve {
-            append_line(&self.out.join("curves.jsonl"), point)?;
+        if recipe.epochs == 0 {
+            return Ok(0.0);
         }
-        self.curves.append(&mut watch.curve);
-        trained.with_context(|| {
+        let label = phase.label;
+        let place = || {
             format!(
                 "{} · {} · seed {} · {}",
-                phase.label.experiment, phase.label.variant, phase.label.seed, phase.name
+                label.experiment, label.variant, label.seed, phase.name
             )
-        })?;
-        Ok(started.elapsed().as_secs_f64())
+        };
+        device::seed(label.seed);
+        let mut loader = self.data.training(recipe, label.seed);
+        loader.first_epoch = phase.epochs_before;
+        let options = recipe.options(self.device);
+        let teacher = constraints.teacher.map(Net::to_model).transpose()?;
+        let identity = Identity::default()
+            .with("code", env!("OPT_TRAINING_CODE"))
+            .with("cpu", (&self.info.cpu.model, &self.info.cpu.features))
+            .with("device and threads", (&self.info.device, threads()))
+            .with("images", &self.data.train_hash)
+            .with("batches", loader.identity())
+            .with("network", identity::model(&net.to_model()?))
+            .with("options", &options)
+            .with("objective", &objective)
+            .with("teacher", teacher.as_ref().map(identity::model))
+            .with("masks", constraints.masks.map(identity::masks))
+            .with(
+                "rounding",
+                constraints
+                    .fake_quant
+                    .map(|q| identity::hash(format!("{q:?}").as_bytes())),
+            );
+        let slot = Slot::open(&identity)?;
+        self.reused.1 += 1;
+        let reports = if let Some(Finished { model, reports }) = slot.finished() {
+            *net = Net::new(&model, self.device)?;
+            self.reused.0 += 1;
+            let seconds = reports.iter().map(|r| r.seconds).sum::<f64>();
+            eprintln!("  {}: trained before ({seconds:.0} s)", place());
+            reports
+        } else {
+            let mut watch = Watch::new(label, phase.name, recipe.epochs, &slot);
+            let trained = train(net, &loader, objective, &options, constraints, &mut watch);
+            watch.finish();
+            let reports = trained.with_context(place)?;
+            slot.finish(&net.to_model()?, &reports)?;
+            reports
+        };
+        let curve: Vec<CurvePoint> = reports.iter().map(|r| point(phase, r)).collect();
+        self.folder.add_curve(&curve)?;
+        self.curves.extend(curve);
+        Ok(reports.iter().map(|r| r.seconds).sum())
     }
 
-    /// Writes a variant's file, measures it and writes its line at once.
+    /// Writes a variant's file, measures it and writes its line at once; or finds the line in the folder, if an earlier
+    /// run measured the same.
     ///
     /// # Errors
     ///
@@ -244,10 +285,49 @@ impl Run {
             ("commit".to_owned(), self.info.commit.clone()),
         ]);
         let path = self.out.join(&file);
+        let identity = Identity::default()
+            .with("code", env!("OPT_MEASURING_CODE"))
+            .with("cpu", (&self.info.cpu.model, &self.info.cpu.features))
+            .with("device and threads", (&self.info.device, threads()))
+            .with("images", &self.data.test_hash)
+            .with("file", &file)
+            .with("content", content(shipped)?)
+            .with("recipe", variant.recipe)
+            .with("epochs", (variant.epochs, &variant.epochs_of))
+            .with(
+                "bits",
+                (
+                    variant.weight_bits,
+                    variant.activation_bits,
+                    &variant.policy,
+                ),
+            )
+            .with("precision", variant.train_precision)
+            .with(
+                "compared with",
+                variant.baseline.map(|b| b.line.key.as_str()),
+            );
+        let key = identity.hash();
+        if let Some((line, answers)) = self.folder.known(&key) {
+            eprintln!(
+                "  {} · {} · seed {}: measured before: top-1 {:.2} %",
+                line.experiment, line.variant, line.seed, line.top1
+            );
+            self.lines.push(line.clone());
+            return Ok(Recorded {
+                line,
+                predictions: answers,
+                model: stored_model(shipped, &path)?,
+            });
+        }
         let measured = measure(shipped, &path, &provenance, &self.data, self.device)
             .with_context(|| format!("measuring {} · {}", label.experiment, label.variant))?;
-        let line = self.line(&variant, &measured, file);
-        append_line(&self.out.join("results.jsonl"), &line)?;
+        let line = self.line(&variant, &measured, file, key);
+        let answers = Answers {
+            key: line.key.clone(),
+            answers: measured.evaluation.predictions.clone(),
+        };
+        self.folder.add_line(&line, &answers)?;
         eprintln!(
             "  {} · {} · seed {}: top-1 {:.2} %{}, {:.1} kB, {:.0} s",
             line.experiment,
@@ -269,7 +349,13 @@ impl Run {
         })
     }
 
-    fn line(&self, variant: &Variant<'_>, measured: &Measured, file: String) -> ResultLine {
+    fn line(
+        &self,
+        variant: &Variant<'_>,
+        measured: &Measured,
+        file: String,
+        key: String,
+    ) -> ResultLine {
         let answers = &measured.evaluation.predictions;
         let base = variant.baseline;
         let same = |b: &Recorded| {
@@ -317,6 +403,7 @@ impl Run {
             recipe: variant.recipe.to_owned(),
             file,
             commit: self.info.commit.clone(),
+            key,
         }
     }
 
@@ -337,7 +424,15 @@ impl Run {
     ///
     /// A file cannot be written.
     pub fn finish(&mut self) -> Result<Vec<PathBuf>> {
+        let (reused, phases) = self.reused;
+        if reused > 0 {
+            self.info.notes.push(format!(
+                "{reused} of {phases} phases of training were done before with the same code, data and recipe and were \
+                 taken from the cache; seconds and speeds are those of that time."
+            ));
+        }
         self.info.finished = Some(rfc3339(SystemTime::now()));
+        self.folder.tidy(&self.lines, &self.curves)?;
         self.write_info()?;
         crate::report::write_report(&self.out, &self.info, &self.lines, &self.curves)
     }
@@ -352,6 +447,23 @@ pub struct Phase<'a> {
     pub name: &'a str,
     /// Epochs of earlier phases; orders and variations of images go on from there.
     pub epochs_before: usize,
+}
+
+/// An epoch as a point of the variant's curve.
+fn point(phase: Phase<'_>, report: &EpochReport) -> CurvePoint {
+    let label = phase.label;
+    CurvePoint {
+        experiment: label.experiment.clone(),
+        variant: label.variant.clone(),
+        seed: label.seed,
+        phase: phase.name.to_owned(),
+        epoch: (phase.epochs_before + report.epoch + 1) as f64,
+        loss: loss(report),
+        train_top1: report.train_top1,
+        lr: report.lr,
+        images_per_second: report.images_per_second,
+        test_top1: None,
+    }
 }
 
 /// The threads that libtorch uses: `OMP_NUM_THREADS`, else all cores.
@@ -403,7 +515,7 @@ fn git_state(root: &Path) -> (String, Option<bool>) {
 }
 
 /// A variant's name as part of a file name: letters, digits, dots and single dashes.
-fn slug(name: &str) -> String {
+pub(crate) fn slug(name: &str) -> String {
     let mut slug = String::new();
     for c in name.to_lowercase().chars() {
         if c.is_ascii_alphanumeric() || c == '.' {

@@ -4,11 +4,11 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use opt_nn::optimizer::Sgd;
-use opt_nn::train::{EpochReport, Hooks, Progress};
+use opt_nn::optimizer::Optimizer;
+use opt_nn::train::{EpochReport, Hooks, Progress, TrainState};
 use opt_nn::{Net, NnError};
 
-use crate::results::CurvePoint;
+use crate::trained::Slot;
 
 /// Which variant a phase of training belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,24 +21,23 @@ pub struct Label {
     pub seed: u64,
 }
 
-/// Watches one phase and collects its curve.
+/// Watches one phase, and keeps its state after every epoch.
 #[derive(Debug)]
 pub struct Watch<'a> {
     label: &'a Label,
     phase: &'a str,
     epochs: usize,
-    /// Epochs of earlier phases.
-    epochs_before: f64,
+    slot: &'a Slot,
     bar: ProgressBar,
     started: Instant,
-    /// A point per epoch.
-    pub curve: Vec<CurvePoint>,
+    /// Epochs that an earlier process did.
+    resumed: usize,
 }
 
 impl<'a> Watch<'a> {
     /// Starts watching.
     #[must_use]
-    pub fn new(label: &'a Label, phase: &'a str, epochs: usize, epochs_before: f64) -> Self {
+    pub fn new(label: &'a Label, phase: &'a str, epochs: usize, slot: &'a Slot) -> Self {
         let bar = if std::io::stderr().is_terminal() {
             ProgressBar::new(1)
         } else {
@@ -51,10 +50,10 @@ impl<'a> Watch<'a> {
             label,
             phase,
             epochs,
-            epochs_before,
+            slot,
             bar,
             started: Instant::now(),
-            curve: Vec::new(),
+            resumed: 0,
         }
     }
 
@@ -65,7 +64,7 @@ impl<'a> Watch<'a> {
 }
 
 impl Hooks for Watch<'_> {
-    fn after_step(&mut self, _net: &Net, _sgd: &mut Sgd, progress: Progress) {
+    fn after_step(&mut self, _net: &Net, _optimizer: &mut Optimizer, progress: Progress) {
         let total = (self.epochs * progress.batches) as u64;
         self.bar.set_length(total);
         self.bar
@@ -82,10 +81,37 @@ impl Hooks for Watch<'_> {
         ));
     }
 
-    fn epoch_done(&mut self, _net: &Net, report: &EpochReport) -> Result<(), NnError> {
-        let loss: f64 = report.terms.iter().map(|(_, value)| value).sum();
+    fn resume(&mut self) -> Result<Option<TrainState>, NnError> {
+        let state = self.slot.state();
+        if let Some(state) = &state {
+            self.resumed = state.reports.len();
+            let line = format!(
+                "  {} · {} · seed {} · {}: going on after epoch {}/{}",
+                self.label.experiment,
+                self.label.variant,
+                self.label.seed,
+                self.phase,
+                self.resumed,
+                self.epochs
+            );
+            say(&self.bar, &line);
+        }
+        Ok(state)
+    }
+
+    fn epoch_done(
+        &mut self,
+        _net: &Net,
+        reports: &[EpochReport],
+        state: &dyn Fn() -> Result<TrainState, NnError>,
+    ) -> Result<(), NnError> {
+        let Some(report) = reports.last() else {
+            return Ok(());
+        };
+        let loss = loss(report);
         let done = report.epoch + 1;
-        let left = self.started.elapsed().as_secs_f64() / done as f64 * (self.epochs - done) as f64;
+        let here = (done - self.resumed).max(1);
+        let left = self.started.elapsed().as_secs_f64() / here as f64 * (self.epochs - done) as f64;
         let line = format!(
             "  {} · {} · seed {} · {} epoch {done}/{}: loss {loss:.3}, train {:.2} %, {:.0} images/s, {:.0} s, left {}",
             self.label.experiment,
@@ -99,20 +125,20 @@ impl Hooks for Watch<'_> {
             HumanDuration(Duration::from_secs_f64(left)),
         );
         say(&self.bar, &line);
-        self.curve.push(CurvePoint {
-            experiment: self.label.experiment.clone(),
-            variant: self.label.variant.clone(),
-            seed: self.label.seed,
-            phase: self.phase.to_owned(),
-            epoch: self.epochs_before + done as f64,
-            loss,
-            train_top1: report.train_top1,
-            lr: report.lr,
-            images_per_second: report.images_per_second,
-            test_top1: None,
-        });
-        Ok(())
+        if done == self.epochs {
+            return Ok(());
+        }
+        self.slot.keep(&state()?).map_err(|error| NnError::Method {
+            what: format!("keeping the state after epoch {done}"),
+            source: error.into(),
+        })
     }
+}
+
+/// The loss of an epoch: the sum of its parts.
+#[must_use]
+pub fn loss(report: &EpochReport) -> f64 {
+    report.terms.iter().map(|(_, value)| value).sum()
 }
 
 /// Prints a line above the bar, or plainly where there is none.

@@ -58,6 +58,32 @@ pub enum NnError {
         /// Batch, from 0.
         batch: usize,
     },
+    /// A parameter that is to keep its values does not exist.
+    #[error(
+        "no trainable parameter is called `{name}`, so it cannot be frozen; names are those of the model's file"
+    )]
+    Frozen {
+        /// The name that was asked for.
+        name: String,
+    },
+    /// A start that this network cannot have.
+    #[error("{what}: {problem}")]
+    Init {
+        /// The method.
+        what: String,
+        /// What was found and what was expected.
+        problem: String,
+    },
+    /// A saved state belongs to another training.
+    #[error(
+        "the saved state does not fit this training: `{buffer}`: {problem}; start it again without the state"
+    )]
+    State {
+        /// The buffer.
+        buffer: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// An objective or a hook failed.
     #[error("{what}: {source}")]
     Method {

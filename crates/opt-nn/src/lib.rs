@@ -1,7 +1,7 @@
 //! Runs and trains a [`opt_core::Model`] on libtorch: the only crate that turns a model into tensors and back.
 //!
 //! In reading order: [`device`] (where), [`net`] (a model's tensors), [`forward`] (its values), [`batch`] (what it is
-//! fed), [`optimizer`], [`schedule`] and [`train`] (the one training loop and its extension points), [`evaluate`],
+//! fed), [`init`] (other starts), [`optimizer`], [`schedule`] and [`train`] (the one training loop and its extension points), [`evaluate`],
 //! [`observe`] (calibration) and [`gradients`] (importance), [`quantized`] (training with fake quantization and the exact
 //! simulation of the integer network, which walk the same steps).
 //!
@@ -16,6 +16,7 @@ pub mod error;
 pub mod evaluate;
 pub mod forward;
 pub mod gradients;
+pub mod init;
 pub mod net;
 pub mod observe;
 pub mod optimizer;

@@ -1,6 +1,6 @@
 //! A model's tensors on a device.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::Array;
 use opt_core::{Graph, InputSpec, Model, ParamRole};
@@ -87,16 +87,22 @@ impl Net {
     /// The trainable parameters in graph order, each once.
     #[must_use]
     pub fn trainable(&self) -> Vec<(String, ParamRole)> {
-        let mut seen = std::collections::BTreeSet::new();
-        let mut names = Vec::new();
-        for node in &self.graph.nodes {
-            for (name, role) in node.op.params() {
-                if role.is_trainable() && seen.insert(name) {
-                    names.push((name.to_owned(), role));
-                }
-            }
-        }
-        names
+        self.params(ParamRole::is_trainable)
+    }
+
+    /// The names of the running statistics in graph order, each once.
+    #[must_use]
+    pub fn statistics(&self) -> Vec<String> {
+        let statistics = self.params(|role| !role.is_trainable());
+        statistics.into_iter().map(|(name, _)| name).collect()
+    }
+
+    fn params(&self, wanted: impl Fn(ParamRole) -> bool) -> Vec<(String, ParamRole)> {
+        let mut seen = BTreeSet::new();
+        let all = self.graph.nodes.iter().flat_map(|node| node.op.params());
+        all.filter(|(name, role)| wanted(*role) && seen.insert(*name))
+            .map(|(name, role)| (name.to_owned(), role))
+            .collect()
     }
 
     pub(crate) fn replace(&mut self, name: &str, tensor: Tensor) {

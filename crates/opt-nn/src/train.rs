@@ -7,7 +7,7 @@ use tch::{Kind, Tensor};
 
 use crate::batch::BatchSource;
 use crate::forward::{Mode, Outputs, Precision, forward, resolve_taps};
-use crate::optimizer::{Sgd, SgdOptions};
+use crate::optimizer::{Optimizer, OptimizerOptions, OptimizerState};
 use crate::quantized::FakeQuant;
 use crate::schedule::Schedule;
 use crate::{Net, NnError, Result};
@@ -106,7 +106,7 @@ pub struct EpochReport {
     /// From 0.
     pub epoch: usize,
     /// Mean of each part of the loss over the epoch's images.
-    pub terms: Vec<(&'static str, f64)>,
+    pub terms: Vec<(String, f64)>,
     /// Accuracy on the training images as they were augmented, in percent.
     pub train_top1: f64,
     /// The learning rate of the last step.
@@ -155,13 +155,29 @@ pub trait Hooks {
     /// own parameters.
     fn after_backward(&mut self, _net: &Net, _names: &[String], _gradients: &mut [Tensor]) {}
     /// After an update; masks are held by the loop itself.
-    fn after_step(&mut self, _net: &Net, _sgd: &mut Sgd, _progress: Progress) {}
-    /// After an epoch.
+    fn after_step(&mut self, _net: &Net, _optimizer: &mut Optimizer, _progress: Progress) {}
+    /// Before the first epoch: a state that [`Self::epoch_done`] kept, to go on from there. Then [`Self::on_epoch`] is
+    /// called next for the first epoch that is still to come; masks are part of the state, and a schedule of rounding must
+    /// give there what holds from that epoch on.
     ///
     /// # Errors
     ///
     /// Ends the training.
-    fn epoch_done(&mut self, _net: &Net, _report: &EpochReport) -> Result<()> {
+    fn resume(&mut self) -> Result<Option<TrainState>> {
+        Ok(None)
+    }
+    /// After an epoch. `reports` holds this epoch's and all before it; `state` copies what is needed to go on from here
+    /// exactly.
+    ///
+    /// # Errors
+    ///
+    /// Ends the training.
+    fn epoch_done(
+        &mut self,
+        _net: &Net,
+        _reports: &[EpochReport],
+        _state: &dyn Fn() -> Result<TrainState>,
+    ) -> Result<()> {
         Ok(())
     }
 }
@@ -170,6 +186,15 @@ pub trait Hooks {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NoHooks;
 impl Hooks for NoHooks {}
+
+/// A training between two epochs: with it, a later process ends with the same bytes as one that was never stopped.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct TrainState {
+    /// The epochs that are done.
+    pub reports: Vec<EpochReport>,
+    /// Parameters, moments, masks, averages, running statistics.
+    pub optimizer: OptimizerState,
+}
 
 /// The knobs of the loop.
 #[derive(Debug, Clone, PartialEq)]
@@ -180,8 +205,8 @@ pub struct TrainOptions {
     pub lr: f64,
     /// How it moves.
     pub schedule: Schedule,
-    /// The update rule's knobs.
-    pub sgd: SgdOptions,
+    /// The update rule and what goes with it.
+    pub optimizer: OptimizerOptions,
     /// The arithmetic of Conv and Gemm.
     pub precision: Precision,
 }
@@ -201,7 +226,8 @@ pub struct Constraints<'a> {
 ///
 /// # Errors
 ///
-/// A batch that does not fit, a tap that does not exist, an objective's error, or [`NnError::Diverged`].
+/// A batch that does not fit, a tap that does not exist, an objective's error, a state of another training, or
+/// [`NnError::Diverged`].
 pub fn train(
     net: &mut Net,
     data: &dyn BatchSource,
@@ -211,10 +237,10 @@ pub fn train(
     hooks: &mut dyn Hooks,
 ) -> Result<Vec<EpochReport>> {
     let no_masks = Masks::new();
-    let mut sgd = Sgd::new(
+    let mut optimizer = Optimizer::new(
         net,
         objective.parameters(),
-        options.sgd,
+        &options.optimizer,
         constraints.masks.unwrap_or(&no_masks),
     )?;
     let mut fake_quant = constraints.fake_quant.cloned();
@@ -227,10 +253,14 @@ pub fn train(
     let batches = data.batches_per_epoch();
     let total = (options.epochs * batches).max(1) as f64;
     let mut reports = Vec::new();
-    for epoch in 0..options.epochs {
+    if let Some(state) = hooks.resume()? {
+        optimizer.restore(net, &state.optimizer)?;
+        reports = state.reports;
+    }
+    for epoch in reports.len()..options.epochs {
         let changes = hooks.on_epoch(epoch, net)?;
         if let Some(masks) = &changes.masks {
-            sgd.set_masks(net, masks)?;
+            optimizer.set_masks(net, masks)?;
         }
         fake_quant = changes.fake_quant.or(fake_quant);
         let started = Instant::now();
@@ -279,18 +309,16 @@ pub fn train(
             }
             let mut gradients = {
                 let own = objective.parameters();
-                let of_net = sgd.names().iter().map(|n| net.tensor(n));
+                let of_net = optimizer.names().iter().map(|n| net.tensor(n));
                 let parameters: Vec<&Tensor> =
                     of_net.chain(own.iter().map(|tensor| &**tensor)).collect();
                 Tensor::f_run_backward(&[&total_loss], &parameters, false, false)
                     .map_err(|e| NnError::torch("computing gradients", &e))?
             };
-            hooks.after_backward(net, sgd.names(), &mut gradients);
-            lr = options.lr
-                * options
-                    .schedule
-                    .factor((epoch * batches + index) as f64 / total);
-            sgd.step(lr, &gradients);
+            hooks.after_backward(net, optimizer.names(), &mut gradients);
+            let done = (epoch * batches + index) as f64;
+            lr = options.lr * options.schedule.factor(done / total);
+            optimizer.step(net, lr, (done + 1.0) / total, &gradients);
             let progress = Progress {
                 epoch,
                 batch: index + 1,
@@ -298,13 +326,19 @@ pub fn train(
                 images_per_second: meter.images / started.elapsed().as_secs_f64().max(1e-9),
                 train_top1: 100.0 * meter.correct / meter.images.max(1.0),
             };
-            hooks.after_step(net, &mut sgd, progress);
+            hooks.after_step(net, &mut optimizer, progress);
         }
         let seconds = started.elapsed().as_secs_f64();
-        let report = meter.report(epoch, lr, seconds);
-        hooks.epoch_done(net, &report)?;
-        reports.push(report);
+        reports.push(meter.report(epoch, lr, seconds));
+        let state = || {
+            Ok(TrainState {
+                reports: reports.clone(),
+                optimizer: optimizer.state(net)?,
+            })
+        };
+        hooks.epoch_done(net, &reports, &state)?;
     }
+    optimizer.finish(net);
     Ok(reports)
 }
 
@@ -352,7 +386,7 @@ impl Meter {
             terms: self
                 .terms
                 .into_iter()
-                .map(|(name, sum)| (name, sum / images))
+                .map(|(name, sum)| (name.to_owned(), sum / images))
                 .collect(),
             train_top1: 100.0 * self.correct / images,
             lr,

@@ -1,5 +1,7 @@
 //! Magnitude pruning: one-shot against iterative, beside training on without pruning.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result};
 use opt_core::mask::{Masks, apply_masks};
 use opt_core::{Model, cost};
@@ -13,7 +15,10 @@ use opt_prune::{
     Criterion, Norm, Schedule, SelectRequest, rank_correlation, score, select, sparsities,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{Base, Bases, train_on, variant};
+use crate::identity::Identity;
 use crate::measure::Shipped;
 use crate::profile::{Prune, Scope};
 use crate::recipe::Train;
@@ -165,8 +170,64 @@ const LIKELIHOOD_IMAGES: usize = 256;
 /// Removes single weights one by one, measures what each removal costs in log-likelihood, and compares the order with
 /// that of the approximations. Writes `likelihood-NAME-sSEED.json`.
 fn likelihood(run: &mut Run, base: &Base, n_weights: usize) -> Result<()> {
-    let model = &base.recorded.model;
     let images = LIKELIHOOD_IMAGES.min(run.data.train.len());
+    let name = format!(
+        "likelihood-{}-s{}.json",
+        base.recipe.name, base.recorded.line.seed
+    );
+    let path = run.out.join(name);
+    let key = Identity::default()
+        .with("base", &base.recorded.line.key)
+        .with("images", (images, &run.data.train_hash))
+        .with("weights", n_weights)
+        .hash();
+    let earlier = std::fs::read(&path).ok();
+    let earlier = earlier.and_then(|text| serde_json::from_slice::<Likelihood>(&text).ok());
+    let found = match earlier.filter(|e| e.key == key) {
+        Some(earlier) => earlier,
+        None => measure_likelihood(run, base, n_weights, images, key)?,
+    };
+    let shown: Vec<String> = found
+        .spearman_with_measured_change
+        .iter()
+        .map(|(name, rho)| format!("{name} {:.2}", rho.unwrap_or(f64::NAN)))
+        .collect();
+    let shown = shown.join(", ");
+    eprintln!(
+        "  likelihood · {} weights of {}: rank correlation with the measured change: {shown}",
+        found.weights, base.recipe.name,
+    );
+    run.info.notes.push(format!(
+        "Importance by likelihood: {} single weights of {} were removed one by one; the rank correlation with the measured \
+         change of log-likelihood on {images} training images is {shown} (1 would be the same order).",
+        found.weights, base.recipe.name,
+    ));
+    let mut text = serde_json::to_string_pretty(&found)?;
+    text.push('\n');
+    write_atomic(&path, text.as_bytes())
+}
+
+/// The content of `likelihood-NAME-sSEED.json`.
+#[derive(Debug, Serialize, Deserialize)]
+struct Likelihood {
+    model: String,
+    recipe: String,
+    seed: u64,
+    weights: usize,
+    images: usize,
+    /// By approximation; none where an order is constant.
+    spearman_with_measured_change: BTreeMap<String, Option<f64>>,
+    key: String,
+}
+
+fn measure_likelihood(
+    run: &Run,
+    base: &Base,
+    n_weights: usize,
+    images: usize,
+    key: String,
+) -> Result<Likelihood> {
+    let model = &base.recorded.model;
     let mut net = Net::new(model, run.device)?;
     let sums = gradient_sums(&mut net, run.data.calibration(images, 1))?;
     // Evenly spaced over all weights, in graph order.
@@ -212,45 +273,22 @@ fn likelihood(run: &mut Run, base: &Base, n_weights: usize) -> Result<()> {
             .1
             .push(at(obd::loss_change(weight.view(), g.view(), h.view())));
     }
-    let correlations: serde_json::Map<String, serde_json::Value> = orders
+    let correlations = orders
         .iter()
         .map(|(name, order)| {
             let rho = rank_correlation(order, &measured);
-            ((*name).to_owned(), serde_json::json!(rho))
+            ((*name).to_owned(), rho)
         })
         .collect();
-    let shown: Vec<String> = correlations
-        .iter()
-        .map(|(name, rho)| format!("{name} {:.2}", rho.as_f64().unwrap_or(f64::NAN)))
-        .collect();
-    eprintln!(
-        "  likelihood · {} weights of {}: rank correlation with the measured change: {}",
-        units.len(),
-        base.recipe.name,
-        shown.join(", ")
-    );
-    run.info.notes.push(format!(
-        "Importance by likelihood: {} single weights of {} were removed one by one; the rank correlation with the measured \
-         change of log-likelihood on {images} training images is {} (1 would be the same order).",
-        units.len(),
-        base.recipe.name,
-        shown.join(", ")
-    ));
-    let json = serde_json::json!({
-        "model": base.recipe.model,
-        "recipe": base.recipe.name,
-        "seed": base.recorded.line.seed,
-        "weights": units.len(),
-        "images": images,
-        "spearman_with_measured_change": correlations,
-    });
-    let name = format!(
-        "likelihood-{}-s{}.json",
-        base.recipe.name, base.recorded.line.seed
-    );
-    let mut text = serde_json::to_string_pretty(&json)?;
-    text.push('\n');
-    write_atomic(&run.out.join(name), text.as_bytes())
+    Ok(Likelihood {
+        model: base.recipe.model.clone(),
+        recipe: base.recipe.name.clone(),
+        seed: base.recorded.line.seed,
+        weights: units.len(),
+        images,
+        spearman_with_measured_change: correlations,
+        key,
+    })
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ pub struct RunInfo {
     pub schema: u32,
     /// When the run began, RFC 3339 in UTC.
     pub started: String,
+    /// When the run was taken up again after it had been stopped, or with a changed recipe, RFC 3339 in UTC.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resumed: Vec<String>,
     /// When the run ended, RFC 3339 in UTC; `None` while it runs or if it was broken off.
     #[serde(default)]
     pub finished: Option<String>,

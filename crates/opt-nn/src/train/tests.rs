@@ -3,6 +3,7 @@
 use super::*;
 use crate::Batch;
 use crate::evaluate::evaluate;
+use crate::optimizer::{AdamWOptions, Averaging, Rule, SgdOptions};
 use crate::quantized::FakeQuant;
 use opt_core::lower::{Adds, fold, fold_batch_norms, fuse};
 use opt_core::mask::Mask;
@@ -62,7 +63,7 @@ fn options(precision: Precision) -> TrainOptions {
             start: 0.2,
             end: 0.0,
         },
-        sgd: SgdOptions::default(),
+        optimizer: OptimizerOptions::default(),
         precision,
     }
 }
@@ -255,9 +256,9 @@ impl Hooks for Scheduled {
     fn after_backward(&mut self, _net: &Net, names: &[String], gradients: &mut [Tensor]) {
         self.gradients = gradients.len() - names.len();
     }
-    fn after_step(&mut self, net: &Net, sgd: &mut Sgd, progress: Progress) {
+    fn after_step(&mut self, net: &Net, optimizer: &mut Optimizer, progress: Progress) {
         self.steps += 1;
-        assert!(sgd.momentum().numel() > net.tensor("head.weight").numel());
+        assert!(optimizer.momentum().numel() > net.tensor("head.weight").numel());
         assert!(progress.train_top1 <= 100.0);
     }
 }
@@ -360,4 +361,95 @@ fn wrong_batches_are_named() {
     assert_eq!(message(&batch), "batch: label 2 of 2 classes");
     batch.images.pop();
     assert!(message(&batch).contains("12543 bytes for 16 images of 1×28×28"));
+}
+
+/// Keeps the state of every epoch, stops after `stop` epochs and goes on from `from`.
+#[derive(Default)]
+struct Interrupted {
+    from: Option<TrainState>,
+    stop: Option<usize>,
+    kept: Option<TrainState>,
+    prunes: bool,
+}
+impl Hooks for Interrupted {
+    fn on_epoch(&mut self, epoch: usize, net: &Net) -> Result<Changes> {
+        if self.prunes {
+            Scheduled::default().on_epoch(epoch, net)
+        } else {
+            Ok(Changes::default())
+        }
+    }
+    fn resume(&mut self) -> Result<Option<TrainState>> {
+        Ok(self.from.take())
+    }
+    fn epoch_done(
+        &mut self,
+        _net: &Net,
+        reports: &[EpochReport],
+        state: &dyn Fn() -> Result<TrainState>,
+    ) -> Result<()> {
+        self.kept = Some(state()?);
+        match self.stop {
+            Some(stop) if stop == reports.len() => Err(NnError::Batch {
+                problem: "stopped".to_owned(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[test]
+fn a_resumed_training_ends_with_the_same_bytes() {
+    let rules = [
+        (Rule::Sgd(SgdOptions::default()), 0.05),
+        (Rule::AdamW(AdamWOptions::default()), 0.005),
+    ];
+    let averages = [
+        Averaging::None,
+        Averaging::Ema { decay: 0.9 },
+        Averaging::Lookahead {
+            every: 3,
+            decay: 0.7,
+        },
+    ];
+    for ((rule, lr), averaging) in rules.iter().flat_map(|r| averages.map(|a| (*r, a))) {
+        let options = TrainOptions {
+            lr,
+            optimizer: OptimizerOptions {
+                rule,
+                averaging,
+                ..OptimizerOptions::default()
+            },
+            ..options(Precision::Bf16)
+        };
+        let run = |hooks: &mut Interrupted| {
+            let mut net = Net::new(&model(), Device::Cpu).unwrap();
+            // A connector is trained with the network and belongs to the state.
+            let mut objective = Connected(Tensor::eye(2, (Kind::Float, Device::Cpu)));
+            let none = Constraints::default();
+            let done = train(&mut net, &Bars, &mut objective, &options, none, hooks);
+            let connector = crate::net::to_vec(&objective.0).unwrap();
+            done.map(|reports| (net.to_model().unwrap(), connector, reports))
+        };
+        for prunes in [false, true] {
+            let hooks = |from, stop| Interrupted {
+                from,
+                stop,
+                kept: None,
+                prunes,
+            };
+            let (whole, connector, reports) = run(&mut hooks(None, None)).unwrap();
+            for stop in 1..3 {
+                let mut first = hooks(None, Some(stop));
+                run(&mut first).unwrap_err();
+                let (resumed, again, later) = run(&mut hooks(first.kept, None)).unwrap();
+                assert_eq!(resumed, whole, "{rule:?} {averaging:?} after {stop}");
+                assert_eq!(again, connector);
+                let losses = |reports: &[EpochReport]| -> Vec<f64> {
+                    reports.iter().map(|r| r.terms[0].1).collect()
+                };
+                assert_eq!(losses(&later), losses(&reports));
+            }
+        }
+    }
 }
