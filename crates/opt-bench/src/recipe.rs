@@ -465,6 +465,20 @@ schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }
     }
 
     #[test]
+    fn every_recipe_of_the_repository_is_sound() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../recipes");
+        let mut found = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if let Err(error) = parse(&std::fs::read_to_string(&path).unwrap()) {
+                panic!("{}: {error:#}", path.display());
+            }
+            found += 1;
+        }
+        assert!(found >= 4, "{found} recipes");
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let cases = [
             // A key that does not exist.

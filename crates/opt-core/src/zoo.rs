@@ -2,12 +2,18 @@
 
 mod airbench;
 mod build;
+mod mobilenet_v2;
 mod resnet;
+mod resnet_imagenet;
 mod source_net;
+mod vgg;
 
 pub use airbench::airbench;
+pub use mobilenet_v2::{InvertedStage, MobileNetV2, mobilenet_v2};
 pub use resnet::{Shortcut, resnet};
+pub use resnet_imagenet::{Block, resnet_imagenet};
 pub use source_net::source_net;
+pub use vgg::vgg;
 
 use crate::{CoreError, InputSpec, Model, Result};
 
@@ -32,6 +38,14 @@ pub const NAMES: &[(&str, &str)] = &[
     ("resnet44_b", "CIFAR ResNet-44, option B; 97.4 MMAC"),
     ("resnet56_b", "CIFAR ResNet-56, option B; 125.7 MMAC"),
     (
+        "vgg16_bn",
+        "CIFAR VGG-16 with BatchNormalization and one linear layer; 313.2 MMAC",
+    ),
+    (
+        "mobilenet_v2_32",
+        "MobileNetV2 with the strides of 32×32 images; 88.0 MMAC",
+    ),
+    (
         "airbench_16_32_32",
         "airbench-shaped chain, a student for 32/64/128; 6.1 MMAC",
     ),
@@ -43,13 +57,26 @@ pub const NAMES: &[(&str, &str)] = &[
         "airbench_64_128_128",
         "airbench-shaped chain, widths 64/128/128; 54.2 MMAC",
     ),
+    (
+        "resnet18",
+        "ResNet-18; at 224×224 and 1000 classes 1814.1 MMAC",
+    ),
+    (
+        "resnet50",
+        "ResNet-50 v1.5; at 224×224 and 1000 classes 4089.2 MMAC",
+    ),
+    (
+        "mobilenet_v2",
+        "MobileNetV2; at 224×224 and 1000 classes 300.8 MMAC",
+    ),
 ];
 
 /// Builds a network by name: one of [`NAMES`], or `airbench_A_B_C` with any widths.
 ///
 /// # Errors
 ///
-/// [`CoreError::UnknownZoo`] lists the names.
+/// [`CoreError::UnknownZoo`] lists the names; [`CoreError::Shape`] names the first layer that is too large for the
+/// input.
 pub fn build(name: &str, input: &InputSpec, seed: u64) -> Result<Model> {
     let unknown = || CoreError::UnknownZoo {
         name: name.to_owned(),
@@ -70,6 +97,11 @@ pub fn build(name: &str, input: &InputSpec, seed: u64) -> Result<Model> {
         "resnet32_b" => resnet(input, 32, Shortcut::B, seed),
         "resnet44_b" => resnet(input, 44, Shortcut::B, seed),
         "resnet56_b" => resnet(input, 56, Shortcut::B, seed),
+        "vgg16_bn" => vgg(input, &vgg::VGG16, seed),
+        "mobilenet_v2_32" => mobilenet_v2(input, &MobileNetV2::cifar(), seed),
+        "resnet18" => resnet_imagenet(input, Block::Basic, [2, 2, 2, 2], 64, seed),
+        "resnet50" => resnet_imagenet(input, Block::Bottleneck, [3, 4, 6, 3], 64, seed),
+        "mobilenet_v2" => mobilenet_v2(input, &MobileNetV2::imagenet(), seed),
         _ => {
             let widths: Vec<usize> = name
                 .strip_prefix("airbench_")
@@ -86,54 +118,4 @@ pub fn build(name: &str, input: &InputSpec, seed: u64) -> Result<Model> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cost::cost;
-
-    #[test]
-    fn every_name_builds_and_the_descriptions_count_right() {
-        for (name, what) in NAMES {
-            let model = build(name, &InputSpec::cifar10(), 3).unwrap();
-            let mmac = cost(&model).unwrap().macs as f64 / 1e6;
-            assert!(
-                what.ends_with(&format!("; {mmac:.1} MMAC")),
-                "{name}: {mmac}"
-            );
-        }
-    }
-
-    #[test]
-    fn the_seed_decides_the_weights() {
-        let build = |seed| build("resnet20", &InputSpec::cifar10(), seed).unwrap();
-        assert_eq!(build(1), build(1));
-        assert_ne!(build(1).params, build(2).params);
-    }
-
-    #[test]
-    fn unknown_names_are_refused_with_the_list() {
-        for name in [
-            "resnet21",
-            "airbench_1_2",
-            "airbench_0_1_1",
-            "airbench_a_b_c",
-            "",
-        ] {
-            let message = build(name, &InputSpec::cifar10(), 0)
-                .unwrap_err()
-                .to_string();
-            assert!(message.contains("resnet56_b"), "{message}");
-        }
-    }
-
-    #[test]
-    fn other_inputs_are_followed() {
-        let mut input = InputSpec::cifar10();
-        input.shape = [1, 28, 28];
-        input.mean = vec![0.5];
-        input.std = vec![0.25];
-        input.labels.truncate(4);
-        for name in ["source_net", "resnet20", "airbench_8_8_8"] {
-            build(name, &input, 0).unwrap();
-        }
-    }
-}
+mod tests;

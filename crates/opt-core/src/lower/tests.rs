@@ -19,9 +19,45 @@ fn uneven(i: usize) -> f32 {
     ((i * 2_654_435_761) % 1000) as f32 / 1000.0
 }
 
-/// A zoo network in which each BatchNormalization does something.
+/// A network of the zoo's families, narrow enough for an interpreter.
+fn small(name: &str) -> Model {
+    let input = small_input();
+    let stage = |[expand, channels, blocks, stride]: [usize; 4]| zoo::InvertedStage {
+        expand,
+        channels,
+        blocks,
+        stride,
+    };
+    match name {
+        "vgg" => zoo::vgg(&input, &[&[4, 6], &[8]], 5),
+        "basic" => zoo::resnet_imagenet(&input, zoo::Block::Basic, [1, 2, 1, 1], 4, 5),
+        "bottleneck" => zoo::resnet_imagenet(&input, zoo::Block::Bottleneck, [2, 1, 1, 1], 2, 5),
+        "inverted" => {
+            let net = zoo::MobileNetV2 {
+                stem: 8,
+                stem_stride: 2,
+                // The second block of the second stage and both of the third's later ones add their input.
+                stages: [[1, 4, 1, 1], [6, 6, 2, 2], [3, 8, 3, 1]]
+                    .map(stage)
+                    .to_vec(),
+                head: 24,
+            };
+            let mut model = zoo::mobilenet_v2(&input, &net, 5);
+            // Low enough that untrained values reach it.
+            for node in &mut model.graph.nodes {
+                if let Op::Clip { max, .. } = &mut node.op {
+                    *max = 1.25;
+                }
+            }
+            model
+        }
+        _ => zoo::build(name, &input, 5).unwrap(),
+    }
+}
+
+/// A network in which each BatchNormalization does something.
 fn net(name: &str) -> Model {
-    let mut model = zoo::build(name, &small_input(), 5).unwrap();
+    let mut model = small(name);
     for (k, (name, param)) in model.params.iter_mut().enumerate() {
         let (low, high) = match name.rsplit('.').next().unwrap() {
             "running_mean" => (-0.2, 0.2),
@@ -97,7 +133,16 @@ fn round_to_i32(x: f32) -> i32 {
     x.round_ties_even() as i32
 }
 
-const NETS: [&str; 4] = ["resnet20", "resnet20_b", "airbench_4_8_8", "source_net"];
+const NETS: [&str; 8] = [
+    "resnet20",
+    "resnet20_b",
+    "airbench_4_8_8",
+    "source_net",
+    "vgg",
+    "basic",
+    "bottleneck",
+    "inverted",
+];
 
 #[test]
 fn folding_keeps_the_function() {
@@ -169,6 +214,23 @@ fn fusing_finds_the_operations() {
             adds: Adds::Fused,
             expect: "Input 1, Conv 7, Gemm 1, Add 0, Clamp 0, Plain 5, residual 0",
         },
+        // The padded pool stays apart; three convolutions in shortcuts.
+        Case {
+            net: "basic",
+            adds: Adds::Fused,
+            expect: "Input 1, Conv 14, Gemm 1, Add 0, Clamp 0, Plain 3, residual 5",
+        },
+        // Every Clip is in its convolution; additions without activation join the narrowing convolutions.
+        Case {
+            net: "inverted",
+            adds: Adds::Fused,
+            expect: "Input 1, Conv 19, Gemm 1, Add 0, Clamp 0, Plain 2, residual 3",
+        },
+        Case {
+            net: "inverted",
+            adds: Adds::Rounded,
+            expect: "Input 1, Conv 19, Gemm 1, Add 3, Clamp 0, Plain 2, residual 0",
+        },
     ];
     for case in cases {
         let folded = fold(&net(case.net)).unwrap();
@@ -191,6 +253,20 @@ fn fusing_finds_the_operations() {
     assert_eq!(observed_nodes(&folded).unwrap().len(), 19 + 9 + 1);
 }
 
+/// How far the logits of the integer network are from those of the folded model, in decibel.
+fn signal_to_noise(folded: &Model, lowered: &QModel, images: &[Vec<u8>]) -> f64 {
+    let (mut noise, mut signal) = (0.0, 0.0);
+    for image in images {
+        let real = interpret::run(folded, &folded.input.normalize(image)).unwrap();
+        let logits = interpret_integer::run(lowered, image).unwrap().logits;
+        for (a, b) in real[folded.graph.output].iter().zip(&logits) {
+            noise += f64::from(a - b).powi(2);
+            signal += f64::from(*a).powi(2);
+        }
+    }
+    10.0 * (signal / noise).log10()
+}
+
 #[test]
 fn the_integer_network_computes_nearly_the_same() {
     for name in NETS {
@@ -199,20 +275,32 @@ fn the_integer_network_computes_nearly_the_same() {
         for adds in [Adds::Fused, Adds::Rounded] {
             let spec = min_max_spec(&folded, adds, &images, 8);
             let lowered = lower(&folded, &spec).unwrap();
-            let (mut noise, mut signal) = (0.0, 0.0);
-            for image in &images {
-                let real = interpret::run(&folded, &folded.input.normalize(image)).unwrap();
-                let logits = interpret_integer::run(&lowered, image).unwrap().logits;
-                for (a, b) in real[folded.graph.output].iter().zip(&logits) {
-                    noise += f64::from(a - b).powi(2);
-                    signal += f64::from(*a).powi(2);
-                }
-            }
+            let decibel = signal_to_noise(&folded, &lowered, &images);
             // 8 bits give about 40 dB a layer; a misplaced zero point or scale leaves less than 10 dB.
-            let decibel = 10.0 * (signal / noise).log10();
             assert!(decibel > 25.0, "{name} {adds:?}: {decibel} dB");
         }
     }
+}
+
+#[test]
+fn clip_holds_where_codes_reach_beyond_it() {
+    let folded = fold(&net("inverted")).unwrap();
+    let images: Vec<Vec<u8>> = (0..3).map(image).collect();
+    let mut spec = min_max_spec(&folded, Adds::Fused, &images, 8);
+    for edge in spec.edges.values_mut() {
+        *edge = QParams::new(edge.scale * 1.5, edge.zero_point, 0, 255).unwrap();
+    }
+    let lowered = lower(&folded, &spec).unwrap();
+    let limits = |name: &str| match lowered.nodes.iter().find(|n| n.name == name).unwrap().op {
+        QOp::Conv { lo, hi, group, .. } => (lo, hi, group),
+        _ => panic!("{name} is a convolution"),
+    };
+    // A range of 0 to 1.25, one and a half times that in 255 steps: 1.25 is code 170. Depthwise, then narrow.
+    assert_eq!(limits("features.1.conv.0.2"), (0, 170, 8));
+    assert_eq!(limits("features.1.conv.1"), (0, 255, 1));
+    // Steps half as large again cost 3.5 dB of some 40; without the limits 12 dB are left.
+    let decibel = signal_to_noise(&folded, &lowered, &images);
+    assert!(decibel > 25.0, "{decibel} dB");
 }
 
 #[test]

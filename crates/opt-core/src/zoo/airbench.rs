@@ -21,7 +21,7 @@ pub fn airbench(input: &InputSpec, widths: [usize; 3], seed: u64) -> Model {
     let stem = Window::square(2, 1, 0);
     let mut x = b.conv("stem", 0, [channels, 24], stem, true);
     x = b.push("stem.relu", Op::Relu, &[x]);
-    let (mut n_in, mut size) = (24, [h - 1, w - 1]);
+    let (mut n_in, mut size) = (24, [h.saturating_sub(1), w.saturating_sub(1)]);
     for (block, n_out) in widths.into_iter().enumerate() {
         let name = format!("blocks.{block}");
         let same = Window::square(3, 1, 1);

@@ -72,7 +72,30 @@ impl Builder {
         window: Window,
         bias: bool,
     ) -> NodeId {
-        let [n_in, n_out] = channels;
+        self.grouped_conv(name, input, channels, window, bias, 1)
+    }
+
+    /// A convolution of each channel by itself, without a bias, started as [`Self::conv`] is.
+    pub(super) fn depthwise(
+        &mut self,
+        name: &str,
+        input: NodeId,
+        channels: usize,
+        window: Window,
+    ) -> NodeId {
+        self.grouped_conv(name, input, [channels; 2], window, false, channels)
+    }
+
+    fn grouped_conv(
+        &mut self,
+        name: &str,
+        input: NodeId,
+        channels: [usize; 2],
+        window: Window,
+        bias: bool,
+        group: usize,
+    ) -> NodeId {
+        let [n_in, n_out] = [channels[0] / group, channels[1]];
         let fan_in = (n_in * window.area()) as f32;
         let bound = if bias {
             (1.0 / fan_in).sqrt()
@@ -91,7 +114,7 @@ impl Builder {
             weight,
             bias,
             window,
-            group: 1,
+            group,
         };
         self.push(name, op, &[input])
     }
