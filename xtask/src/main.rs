@@ -55,7 +55,7 @@ enum Command {
     Test(PassedOn),
     /// Format and lints, warnings denied
     Check,
-    /// Fetches or links a data set and verifies it: `data [cifar10] [--from DIR|URL]`
+    /// Fetches or links a data set and verifies it: `data [cifar10|cifar100] [--from DIR|URL]`
     #[command(disable_help_flag = true)]
     Data(PassedOn),
     /// Runs experiments: `experiment <list|all|baseline|prune|quantize|distill|pipeline>`

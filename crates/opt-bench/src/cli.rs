@@ -8,13 +8,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::HumanDuration;
-use opt_core::InputSpec;
 use opt_nn::device;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
-use crate::data::{Data, Limits, would_download};
+use crate::data::{Data, Limits, to_download};
 use crate::experiment::{run_all, train_recipe};
 use crate::plan::{Counts, Plan, plan};
 use crate::profile::{EXPERIMENTS, PROFILES, Profile};
@@ -44,10 +43,18 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Common {
-    /// The images: `auto` (the folder in `OPT_DATA_DIR`, else data/, else the download, else synthetic ones with a notice), `synthetic`,
-    /// or a folder with `data_batch_1.bin` … `test_batch.bin`.
-    #[arg(long, default_value = "auto", value_name = "auto|synthetic|DIR")]
+    /// The images: `auto` (the folder in `OPT_DATA_DIR`, else CIFAR-10 in data/, else its download, else synthetic ones with
+    /// a notice), `cifar100`, `synthetic`, or a folder: of CIFAR-10 (`data_batch_1.bin` … `test_batch.bin`), of CIFAR-100
+    /// (`train.bin`, `test.bin`), or of images of your own (`train/CLASS/*.png` or `.jpg`, `test/CLASS/*`).
+    #[arg(
+        long,
+        default_value = "auto",
+        value_name = "auto|cifar100|synthetic|DIR"
+    )]
     data: String,
+    /// The side in pixels of the square that images of your own become [default: 32].
+    #[arg(long, value_name = "N")]
+    image_size: Option<usize>,
     /// Where to train: `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -164,20 +171,16 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
         train: profile.train_images,
         test: profile.test_images,
         holdout: args.common.holdout,
+        image_size: args.common.image_size,
     };
-    if args.dry_run && would_download(&args.common.data, &root()) {
-        eprintln!("data: CIFAR-10 would be downloaded (170 MB) into data/");
+    let missing = to_download(&args.common.data, &root());
+    if let Some((what, input)) = missing.filter(|_| args.dry_run) {
+        eprintln!("data: {what} would be downloaded into data/");
         let counts = Counts {
             train: limits.train.unwrap_or(50_000),
             test: limits.test.unwrap_or(10_000),
         };
-        let plan = plan(
-            &profile,
-            &experiments,
-            counts,
-            &InputSpec::cifar10(),
-            device,
-        )?;
+        let plan = plan(&profile, &experiments, counts, &input, device)?;
         show_plan(&plan, &args.profile, n_seeds);
         return Ok(());
     }
@@ -224,6 +227,7 @@ fn train(args: TrainArgs) -> Result<()> {
     let device = device::parse(&args.common.device)?;
     let limits = Limits {
         holdout: args.common.holdout,
+        image_size: args.common.image_size,
         ..Limits::default()
     };
     let data = Data::load(&args.common.data, &root(), limits)?;
@@ -306,10 +310,11 @@ fn show_plan(plan: &Plan, profile: &str, seeds: u64) {
 
 fn say_data(data: &Data, device: tch::Device) {
     eprintln!(
-        "data: {}, {} training and {} test images; device {}",
+        "data: {}, {} training and {} test images, {:.1} MB in memory; device {}",
         data.info.name,
         data.info.n_train,
         data.info.n_test,
+        (data.train.images.len() + data.test.images.len()) as f64 / 1e6,
         device::name(device)
     );
     if let Some(notice) = notice(data) {

@@ -4,11 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use opt_core::InputSpec;
-use opt_data::Dataset;
 use opt_data::augment::Flip;
 use opt_data::batches::{TrainOptions, eval_batches, prefetch, train_batches, train_len};
-use opt_data::cifar10::Origin;
-use opt_data::source::{Options, Request, resolve};
+use opt_data::source::{Kind, Options, Request, resolve};
+use opt_data::{Dataset, Origin, cifar10, cifar100};
 use opt_nn::{Batch, BatchSource};
 
 use crate::recipe::Train;
@@ -35,6 +34,42 @@ pub struct Data {
     pub test_hash: String,
     /// For `run.json`.
     pub info: DatasetInfo,
+    /// Mean and standard deviation of each channel that a network for these images normalises with.
+    pub normalisation: Normalisation,
+}
+
+/// Mean and standard deviation per channel, on the scale 0 to 1.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Normalisation {
+    /// The means.
+    pub mean: Vec<f32>,
+    /// The deviations.
+    pub std: Vec<f32>,
+}
+
+impl Normalisation {
+    /// What published CIFAR-10 checkpoints use.
+    fn cifar10() -> Self {
+        let InputSpec { mean, std, .. } = InputSpec::cifar10();
+        Self { mean, std }
+    }
+
+    /// What published CIFAR-100 checkpoints use: the statistics of its training images.
+    fn cifar100() -> Self {
+        Self {
+            mean: vec![0.5071, 0.4865, 0.4409],
+            std: vec![0.2673, 0.2564, 0.2762],
+        }
+    }
+
+    /// The statistics of `images`; a channel that never varies is divided by 1.
+    fn of(images: &Dataset) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "networks normalise in f32")]
+        let (mean, std) = (images.channel_stats().iter())
+            .map(|c| (c.mean as f32, if c.std > 0.0 { c.std as f32 } else { 1.0 }))
+            .unzip();
+        Self { mean, std }
+    }
 }
 
 /// Which part of the data is used.
@@ -46,28 +81,51 @@ pub struct Limits {
     pub test: Option<usize>,
     /// Trains on nine tenths of the training images and measures on the rest; the test images stay unseen.
     pub holdout: bool,
+    /// The side of the square that images of a folder become; 32 if absent.
+    pub image_size: Option<usize>,
 }
 
-/// Whether [`Data::load`] would have to download the images.
+/// What [`Data::load`] would have to download, in words, with the input of a network for it; `None` if nothing.
 #[must_use]
-pub fn would_download(request: &str, root: &Path) -> bool {
+pub fn to_download(request: &str, root: &Path) -> Option<(&'static str, InputSpec)> {
     let options = Options::new(root);
-    let here = options.data_dir.join(opt_data::cifar10::FOLDER);
-    request == "auto" && options.env_dir.is_none() && !here.exists()
+    let absent = |folder| !options.data_dir.join(folder).exists() && options.env_dir.is_none();
+    match request {
+        "auto" if absent(cifar10::FOLDER) => Some(("CIFAR-10 (170 MB)", InputSpec::cifar10())),
+        "cifar100" if absent(cifar100::FOLDER) => {
+            let Normalisation { mean, std } = Normalisation::cifar100();
+            let labels = cifar100::CLASSES.map(str::to_owned).to_vec();
+            let shape = [3, 32, 32];
+            let input = InputSpec {
+                shape,
+                mean,
+                std,
+                labels,
+            };
+            Some(("CIFAR-100 (169 MB)", input))
+        }
+        _ => None,
+    }
 }
 
 impl Data {
-    /// Finds the images: `auto`, `synthetic` or a folder.
+    /// Finds the images: `auto`, `cifar100`, `synthetic` or a folder.
+    ///
+    /// Image folders are normalised with the statistics of all their training images, whatever the limits.
     ///
     /// # Errors
     ///
-    /// A source that is broken (never replaced by another), or limits that leave nothing.
+    /// A source that is broken (never replaced by another), limits that leave nothing, or an image size for a set that
+    /// has its own.
     pub fn load(request: &str, root: &Path, limits: Limits) -> Result<Self> {
         let Ok(request) = request.parse::<Request>();
         let mut options = Options::new(root);
         if request == Request::Synthetic {
             options.synthetic_train = limits.train.unwrap_or(options.synthetic_train);
             options.synthetic_test = limits.test.unwrap_or(options.synthetic_test);
+        }
+        if let Some(size) = limits.image_size {
+            options.image_folder.size = size;
         }
         let bar = crate::training::download_bar();
         let resolved = resolve(&request, &options, &mut |done, total| {
@@ -76,6 +134,16 @@ impl Data {
         })
         .context("finding the images; name a folder with --data DIR, or use --data synthetic")?;
         bar.finish_and_clear();
+        ensure!(
+            resolved.kind == Kind::ImageFolder || limits.image_size.is_none_or(|size| size == 32),
+            "--image-size is for folders of image files; the images of {} are 32×32: leave it out",
+            resolved.splits.train.name
+        );
+        let normalisation = match resolved.kind {
+            Kind::Cifar10 => Normalisation::cifar10(),
+            Kind::Cifar100 => Normalisation::cifar100(),
+            Kind::ImageFolder => Normalisation::of(&resolved.splits.train),
+        };
         let mut train = resolved.splits.train;
         let mut test = resolved.splits.test;
         let hash = format!("sha256:{}+{}", train.sha256(), test.sha256());
@@ -103,6 +171,10 @@ impl Data {
                 test.len()
             )
         };
+        let split = match resolved.split {
+            Some(how) => format!("{split}; {how}"),
+            None => split,
+        };
         ensure!(!train.is_empty() && !test.is_empty(), "there are no images");
         let info = DatasetInfo {
             name: train.name.clone(),
@@ -124,18 +196,19 @@ impl Data {
             train,
             test,
             info,
+            normalisation,
         })
     }
 
-    /// What a network for these images is fed: their shape and classes, CIFAR-10's published normalisation.
+    /// What a network for these images is fed: their shape, classes and normalisation.
     #[must_use]
     pub fn input(&self) -> InputSpec {
-        let mut input = InputSpec::cifar10();
-        input.shape = [self.train.channels, self.train.height, self.train.width];
-        input.mean.resize(self.train.channels, 0.5);
-        input.std.resize(self.train.channels, 0.25);
-        input.labels.clone_from(&self.train.classes);
-        input
+        InputSpec {
+            shape: [self.train.channels, self.train.height, self.train.width],
+            mean: self.normalisation.mean.clone(),
+            std: self.normalisation.std.clone(),
+            labels: self.train.classes.clone(),
+        }
     }
 
     /// The batches of a phase of training.
@@ -206,5 +279,67 @@ fn to_nn(batch: opt_data::batches::Batch) -> Batch {
         images: batch.images,
         labels: batch.labels,
         indices: batch.indices,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, RgbImage};
+    use opt_data::synthetic::synthetic;
+
+    use super::*;
+
+    #[test]
+    fn image_folders_are_normalised_with_their_training_images() {
+        let root = tempfile::tempdir().unwrap();
+        // Red: 0 and 255 in equal parts; green: always 51, a fifth; blue: 0, 0, 0, 255.
+        for (path, colour) in [
+            ("train/a/0.png", [0, 51, 0]),
+            ("train/a/1.png", [255, 51, 0]),
+            ("train/b/0.png", [0, 51, 0]),
+            ("train/b/1.png", [255, 51, 255]),
+            ("test/a/0.png", [9, 9, 9]),
+            ("test/b/0.png", [9, 9, 9]),
+        ] {
+            let path = root.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            RgbImage::from_pixel(5, 7, Rgb(colour)).save(path).unwrap();
+        }
+        // The limit changes what is trained on, not what the statistics are of.
+        let limits = Limits {
+            train: Some(1),
+            image_size: Some(4),
+            ..Limits::default()
+        };
+        let data = Data::load(root.path().to_str().unwrap(), root.path(), limits).unwrap();
+        let input = data.input();
+        assert_eq!((input.shape, data.train.len()), ([3, 4, 4], 1));
+        assert_eq!(input.labels, ["a", "b"]);
+        assert_eq!(input.mean, [0.5, 0.2, 0.25]);
+        // √(¼), none, √(3/16).
+        assert_eq!(input.std, [0.5, 1.0, 0.1875f32.sqrt()]);
+        assert_eq!(data.info.source, DataSource::Unofficial);
+        assert!(data.info.split.ends_with("; folders train and test"));
+    }
+
+    #[test]
+    fn published_sets_keep_their_published_normalisation() {
+        let limits = Limits {
+            train: Some(10),
+            test: Some(10),
+            ..Limits::default()
+        };
+        let data = Data::load("synthetic", Path::new("."), limits).unwrap();
+        let mut expected = InputSpec::cifar10();
+        expected.labels = synthetic(1, 0, 0).train.classes;
+        assert_eq!(data.input(), expected);
+        // Nothing is below this folder, so CIFAR-100 would be fetched, unless the environment names a folder.
+        if let Some((what, input)) = to_download("cifar100", Path::new("/nonexistent")) {
+            assert!(what.starts_with("CIFAR-100"));
+            assert_eq!(input.mean, [0.5071, 0.4865, 0.4409]);
+            assert_eq!(input.std, [0.2673, 0.2564, 0.2762]);
+            assert_eq!(input.labels.len(), 100);
+        }
+        assert!(to_download("synthetic", Path::new("/nonexistent")).is_none());
     }
 }

@@ -191,6 +191,18 @@ fn mistakes_say_what_to_do() {
             &["experiment", "all", "--data", &missing],
             "name a folder with --data DIR",
         ),
+        // A set with a size of its own.
+        (
+            &[
+                "experiment",
+                "all",
+                "--data",
+                "synthetic",
+                "--image-size",
+                "64",
+            ],
+            "the images of synthetic are 32×32",
+        ),
         // Recipes and checkpoints, with the file's name.
         (
             &["train", &missing, "--data", "synthetic"],

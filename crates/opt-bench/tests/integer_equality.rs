@@ -99,7 +99,7 @@ fn every_shortcut_and_chain_can_be_shipped_and_measured() {
     let limits = Limits {
         train: Some(40),
         test: Some(20),
-        holdout: false,
+        ..Limits::default()
     };
     let data = Data::load("synthetic", std::path::Path::new("."), limits).unwrap();
     let dir = tempfile::tempdir().unwrap();

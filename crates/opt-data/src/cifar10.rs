@@ -1,15 +1,13 @@
 //! The official CIFAR-10 binary layout: reading with checks, recognising, writing.
 
 use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::dataset::to_hex;
-use crate::{DataError, Dataset, Splits};
+use crate::records::{self, Layout, write_sums};
+use crate::{DataError, Loaded, Origin, Splits};
 
 /// The folder that the official archive unpacks to.
 pub const FOLDER: &str = "cifar-10-batches-bin";
@@ -38,14 +36,25 @@ pub const CLASSES: [&str; 10] = [
 /// The number of images in each file.
 pub const RECORDS_PER_FILE: usize = 10_000;
 
-/// The file beside the data that records where it came from and what its files hash to.
-pub(crate) const SUMS: &str = "SHA256SUMS";
 /// The file of class names, one a line.
 pub(crate) const META: &str = "batches.meta.txt";
 
-const IMAGE_BYTES: usize = 3 * 32 * 32;
 /// A label byte, then the red, green and blue planes.
-const RECORD_BYTES: usize = 1 + IMAGE_BYTES;
+pub(crate) const LAYOUT: Layout = Layout {
+    title: "CIFAR-10",
+    set: "cifar10",
+    folder: FOLDER,
+    files: &FILES,
+    shares: &[1; 6],
+    files_in_words: "data_batch_1.bin to data_batch_5.bin and test_batch.bin",
+    labels: &[("label", 10)],
+    names: META,
+    classes: &CLASSES,
+    texts: &["readme.html"],
+    archive: "cifar-10-binary.tar.gz",
+    archive_bytes: 170_052_171,
+    archive_md5: "c32a1d4ab5d03f1284b67883e8d87530",
+};
 
 /// SHA-256 of the files of the copy whose images were re-encoded as JPEG (quality 75, 4:2:0).
 const JPEG75: [&str; 6] = [
@@ -56,65 +65,6 @@ const JPEG75: [&str; 6] = [
     "042945a7b6c85f5182fd8b26e3e710a2d5147e9d90512d1a3b4312081e40bd5b",
     "8fe8808f4a190cc012a929ed5eb5bc95ef74cdce8f4d4d5d4eaa8b748857fe07",
 ];
-
-/// Says which images a folder in the CIFAR-10 layout holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Origin {
-    /// The original images: unpacked by this crate from an archive with the official checksum, and unchanged since.
-    Official,
-    /// The copy re-encoded as JPEG, recognised by its hashes; harder than the original.
-    Jpeg75,
-    /// The synthetic set, generated or read back.
-    Synthetic,
-    /// Files in the right layout whose hashes are not known.
-    Unrecorded,
-}
-
-impl Origin {
-    /// Returns what the set is called in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Official | Self::Unrecorded => "cifar10",
-            Self::Jpeg75 => "cifar10-jpeg75",
-            Self::Synthetic => "synthetic",
-        }
-    }
-
-    /// Returns the sentence that says which images these are.
-    pub fn describe(self) -> &'static str {
-        match self {
-            Self::Official => "CIFAR-10, from the official archive, verified",
-            Self::Jpeg75 => {
-                "CIFAR-10 re-encoded as JPEG, quality 75: harder than the original, compare only with itself"
-            }
-            Self::Synthetic => "the synthetic set, not real images",
-            Self::Unrecorded => "a folder in the CIFAR-10 layout whose file hashes are not known",
-        }
-    }
-
-    /// The word that stands for it in the first line of `SHA256SUMS`; only what hashes cannot tell has one.
-    fn tag(self) -> Option<&'static str> {
-        match self {
-            Self::Official => Some("official"),
-            Self::Synthetic => Some("synthetic"),
-            Self::Jpeg75 | Self::Unrecorded => None,
-        }
-    }
-}
-
-/// Holds what [`load`] found.
-#[derive(Debug, Clone)]
-pub struct Loaded {
-    /// The images.
-    pub splits: Splits,
-    /// Which images they are.
-    pub origin: Origin,
-    /// The folder with the files themselves.
-    pub dir: PathBuf,
-    /// The SHA-256 of each of [`FILES`], in hex.
-    pub sha256: [String; 6],
-}
 
 /// Reads the ten thousand images of each file of `dir`, or of the folder `cifar-10-batches-bin` in it.
 ///
@@ -130,203 +80,14 @@ pub fn load(dir: &Path) -> Result<Loaded, DataError> {
 
 /// [`load`] for files of `records` images.
 pub(crate) fn load_records(dir: &Path, records: usize) -> Result<Loaded, DataError> {
-    let nested = dir.join(FOLDER);
-    let dir = if nested.is_dir() {
-        nested
-    } else {
-        dir.to_path_buf()
-    };
-    let classes = read_classes(&dir)?;
-
-    let mut train_images: Arc<[u8]> = std::iter::repeat_n(0, 5 * records * IMAGE_BYTES).collect();
-    let mut test_images: Arc<[u8]> = std::iter::repeat_n(0, records * IMAGE_BYTES).collect();
-    let unshared = "nothing else has this buffer yet";
-    let slots = Arc::get_mut(&mut train_images)
-        .expect(unshared)
-        .chunks_exact_mut(records * IMAGE_BYTES)
-        .chain([Arc::get_mut(&mut test_images).expect(unshared)]);
-    let jobs: Vec<(&str, &mut [u8])> = FILES.into_iter().zip(slots).collect();
-    let files: Vec<(String, Vec<u8>)> = jobs
-        .into_par_iter()
-        .map(|(name, images)| read_file(&dir.join(name), records, images))
-        // The first error in the order of files, whichever thread met one first.
-        .collect::<Vec<_>>()
-        .into_iter()
-        .collect::<Result<_, _>>()?;
-    let sha256: [String; 6] = std::array::from_fn(|file| files[file].0.clone());
-
-    let recorded = read_sums(&dir, &sha256)?;
-    let origin = if sha256 == JPEG75 {
-        Origin::Jpeg75
-    } else {
-        recorded.unwrap_or(Origin::Unrecorded)
-    };
-    let set = |images: Arc<[u8]>, labels: Vec<u8>| Dataset {
-        name: origin.name().into(),
-        images,
-        labels: labels.into(),
-        channels: 3,
-        height: 32,
-        width: 32,
-        classes: classes.clone(),
-    };
-    let train_labels = files[..5]
-        .iter()
-        .flat_map(|(_, labels)| labels)
-        .copied()
-        .collect();
-    let splits = Splits {
-        train: set(train_images, train_labels),
-        test: set(test_images, files[5].1.clone()),
-    };
-    Ok(Loaded {
-        splits,
-        origin,
-        dir,
-        sha256,
-    })
-}
-
-/// Reads one file, copies its pixels to `images` and returns the file's hash and its labels.
-fn read_file(
-    path: &Path,
-    records: usize,
-    images: &mut [u8],
-) -> Result<(String, Vec<u8>), DataError> {
-    let wrong_size = |found| DataError::WrongSize {
-        path: path.to_path_buf(),
-        found,
-        expected: (records * RECORD_BYTES) as u64,
-        records,
-        record_bytes: RECORD_BYTES,
-    };
-    let metadata = fs::metadata(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => DataError::MissingFile {
-            path: path.to_path_buf(),
-        },
-        _ => DataError::io("read", path)(error),
-    })?;
-    // Before reading: a wrong file may be larger than the memory.
-    if metadata.is_file() && metadata.len() != (records * RECORD_BYTES) as u64 {
-        return Err(wrong_size(metadata.len()));
+    let mut loaded = records::load(&LAYOUT, dir, records)?;
+    if loaded.sha256 == JPEG75 {
+        loaded.origin = Origin::Jpeg75;
+        let name = LAYOUT.set_name(Origin::Jpeg75);
+        loaded.splits.train.name = name.into();
+        loaded.splits.test.name = name.into();
     }
-    let bytes = fs::read(path).map_err(DataError::io("read", path))?;
-    if bytes.len() != records * RECORD_BYTES {
-        return Err(wrong_size(bytes.len() as u64));
-    }
-    let mut labels = Vec::with_capacity(records);
-    for (record, (bytes, image)) in bytes
-        .chunks_exact(RECORD_BYTES)
-        .zip(images.chunks_exact_mut(IMAGE_BYTES))
-        .enumerate()
-    {
-        let label = bytes[0];
-        if usize::from(label) >= CLASSES.len() {
-            let offset = (record * RECORD_BYTES) as u64;
-            return Err(DataError::BadLabel {
-                path: path.to_path_buf(),
-                record,
-                offset,
-                label,
-            });
-        }
-        labels.push(label);
-        image.copy_from_slice(&bytes[1..]);
-    }
-    Ok((to_hex(&Sha256::digest(&bytes)), labels))
-}
-
-/// Reads a small optional text file; `None` where it does not exist.
-fn read_text(path: &Path) -> Result<Option<String>, DataError> {
-    match fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(DataError::io("read", path)(error)),
-    }
-}
-
-fn read_classes(dir: &Path) -> Result<Vec<String>, DataError> {
-    let path = dir.join(META);
-    let Some(text) = read_text(&path)? else {
-        return Ok(CLASSES.map(String::from).to_vec());
-    };
-    let names: Vec<String> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .map(String::from)
-        .collect();
-    if names.len() == CLASSES.len() {
-        return Ok(names);
-    }
-    Err(DataError::BadText {
-        path,
-        line: text.lines().count(),
-        found: format!("the end after {} class names", names.len()),
-        expected: "10 class names, one a line",
-    })
-}
-
-/// Checks the hashes against `SHA256SUMS`, if there is one, and returns the origin that it records.
-fn read_sums(dir: &Path, sha256: &[String; 6]) -> Result<Option<Origin>, DataError> {
-    let path = dir.join(SUMS);
-    let Some(text) = read_text(&path)? else {
-        return Ok(None);
-    };
-    let mut recorded = [None; 6];
-    for (index, line) in text
-        .lines()
-        .enumerate()
-        .filter(|(_, line)| !line.starts_with('#') && !line.is_empty())
-    {
-        let entry = line.split_once("  ").filter(|(hash, _)| hash.len() == 64);
-        let Some((hash, name)) = entry else {
-            return Err(DataError::BadText {
-                path,
-                line: index + 1,
-                found: line.into(),
-                expected: "a SHA-256 in hex, two spaces and a file name; delete SHA256SUMS to do without it",
-            });
-        };
-        if let Some(file) = FILES.iter().position(|file| *file == name) {
-            recorded[file] = Some(hash);
-        }
-    }
-    for ((file, found), expected) in FILES.iter().zip(sha256).zip(recorded) {
-        if let Some(expected) = expected.filter(|expected| *expected != found) {
-            return Err(DataError::ChangedFile {
-                path: dir.join(file),
-                found: found.clone(),
-                expected: expected.into(),
-            });
-        }
-    }
-    let complete = recorded.iter().all(Option::is_some);
-    let tag = text
-        .lines()
-        .next()
-        .and_then(|line| line.strip_prefix("# origin: "))
-        .map(str::trim);
-    Ok([Origin::Official, Origin::Synthetic]
-        .into_iter()
-        .find(|origin| complete && tag.is_some() && origin.tag() == tag))
-}
-
-/// Records in `SHA256SUMS` (the format of `sha256sum`) what the files of `dir` hash to and where they came from.
-pub(crate) fn write_sums(
-    dir: &Path,
-    origin: Origin,
-    sha256: &[String; 6],
-) -> Result<(), DataError> {
-    let path = dir.join(SUMS);
-    let mut text = origin
-        .tag()
-        .map(|tag| format!("# origin: {tag}\n"))
-        .unwrap_or_default();
-    for (hash, name) in sha256.iter().zip(FILES) {
-        text += &format!("{hash}  {name}\n");
-    }
-    fs::write(&path, text).map_err(DataError::io("write", path))
+    Ok(loaded)
 }
 
 /// Writes a set to the new folder `dir` in the layout that [`load`] reads, with class names and hashes.
@@ -364,32 +125,36 @@ pub fn write(dir: &Path, splits: &Splits, origin: Origin) -> Result<(), DataErro
     }
     fs::create_dir(dir).map_err(DataError::io("create the folder", dir))?;
     let records = test.len();
-    let mut sha256: [String; 6] = Default::default();
+    let mut sha256 = Vec::with_capacity(FILES.len());
     for (file, name) in FILES.iter().enumerate() {
         let (set, first) = if file < 5 {
             (train, file * records)
         } else {
             (test, 0)
         };
-        let mut bytes = Vec::with_capacity(records * RECORD_BYTES);
+        let mut bytes = Vec::with_capacity(records * LAYOUT.record_bytes());
         for index in first..first + records {
-            bytes.push(set.labels[index]);
+            let label = set.labels[index];
+            bytes.push(u8::try_from(label).expect("labels are below 10"));
             bytes.extend_from_slice(set.image(index));
         }
-        sha256[file] = to_hex(&Sha256::digest(&bytes));
+        sha256.push(to_hex(&Sha256::digest(&bytes)));
         let path = dir.join(name);
         fs::write(&path, bytes).map_err(DataError::io("write", path))?;
     }
     let meta = dir.join(META);
     fs::write(&meta, train.classes.join("\n") + "\n").map_err(DataError::io("write", meta))?;
-    write_sums(dir, origin, &sha256)
+    write_sums(&LAYOUT, dir, origin, &sha256)
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use std::path::PathBuf;
+
     use tempfile::TempDir;
 
     use super::*;
+    use crate::records::SUMS;
     use crate::synthetic::synthetic;
 
     /// Writes a folder of 20-record files that is recognised as nothing in particular.
@@ -555,11 +320,17 @@ pub(crate) mod tests {
     fn the_origin_is_what_the_sums_record() {
         let (_root, dir, splits) = small();
         for origin in [Origin::Official, Origin::Synthetic, Origin::Unrecorded] {
-            write_sums(&dir, origin, &load_records(&dir, 20).unwrap().sha256).unwrap();
+            write_sums(
+                &LAYOUT,
+                &dir,
+                origin,
+                &load_records(&dir, 20).unwrap().sha256,
+            )
+            .unwrap();
             let loaded = load_records(&dir, 20).unwrap();
             assert_eq!(
                 (loaded.origin, loaded.splits.train.name.as_str()),
-                (origin, origin.name())
+                (origin, LAYOUT.set_name(origin))
             );
         }
         // A record that does not cover all files vouches for nothing.

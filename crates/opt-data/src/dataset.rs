@@ -21,7 +21,7 @@ pub struct Dataset {
     /// The pixels, N×C×H×W.
     pub images: Arc<[u8]>,
     /// The class index of each image.
-    pub labels: Arc<[u8]>,
+    pub labels: Arc<[u16]>,
     /// The number of channels C.
     pub channels: usize,
     /// The number of rows H.
@@ -130,14 +130,26 @@ impl Dataset {
     /// SHA-256(N ‖ C ‖ H ‖ W as u64 little endian ‖ images ‖ labels)
     /// ```
     ///
-    /// Name and class names do not count.
+    /// A label counts as one byte where all labels are below 256, else as two, little endian. Name and class names do
+    /// not count.
     pub fn sha256(&self) -> String {
         let mut hasher = Sha256::new();
         for extent in [self.len(), self.channels, self.height, self.width] {
             hasher.update((extent as u64).to_le_bytes());
         }
         hasher.update(&self.images);
-        hasher.update(&self.labels);
+        match self
+            .labels
+            .iter()
+            .map(|&label| u8::try_from(label))
+            .collect::<Result<Vec<u8>, _>>()
+        {
+            Ok(labels) => hasher.update(labels),
+            Err(_) => self
+                .labels
+                .iter()
+                .for_each(|label| hasher.update(label.to_le_bytes())),
+        }
         to_hex(&hasher.finalize())
     }
 
@@ -234,7 +246,7 @@ mod tests {
         Dataset {
             name: "counting".into(),
             images: (0..4 * n).collect(),
-            labels: (0..n).map(|i| i % 3).collect(),
+            labels: (0..n).map(|i| u16::from(i % 3)).collect(),
             channels: 2,
             height: 1,
             width: 2,
@@ -310,6 +322,15 @@ mod tests {
             ..set.clone()
         };
         assert_ne!(relabelled.sha256(), set.sha256());
+        // With a label above 255 each is two bytes, "<5H" in Python.
+        let many = Dataset {
+            labels: [0, 1, 2, 0, 999].into(),
+            ..set.clone()
+        };
+        assert_eq!(
+            many.sha256(),
+            "8c8a397848e4e49414106bb311dd2c89296b70716dc7ca8d7f3cb081db056e80"
+        );
     }
 
     #[test]

@@ -12,8 +12,9 @@ use ureq::http::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
 use ureq::http::{HeaderMap, StatusCode};
 
 use crate::DataError;
-use crate::cifar10::{self, FILES, FOLDER, META, Origin};
 use crate::dataset::to_hex;
+use crate::records::{self, Layout};
+use crate::{Origin, cifar10, cifar100};
 
 /// Names a file to fetch and how to know that it is the right one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,10 +35,23 @@ impl Archive {
     /// Alex Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009,
     /// <https://www.cs.toronto.edu/~kriz/cifar.html>.
     pub fn cifar10() -> Self {
+        Self::official(&cifar10::LAYOUT)
+    }
+
+    /// Returns the binary version of CIFAR-100 at its official address, with the checksum published beside it.
+    ///
+    /// # References
+    ///
+    /// As [`Archive::cifar10`].
+    pub fn cifar100() -> Self {
+        Self::official(&cifar100::LAYOUT)
+    }
+
+    pub(crate) fn official(layout: &Layout) -> Self {
         Self {
-            url: "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz".into(),
-            bytes: 170_052_171,
-            md5: "c32a1d4ab5d03f1284b67883e8d87530".into(),
+            url: format!("https://www.cs.toronto.edu/~kriz/{}", layout.archive),
+            bytes: layout.archive_bytes,
+            md5: layout.archive_md5.into(),
         }
     }
 }
@@ -369,8 +383,6 @@ fn md5_of(path: &Path) -> Result<String, DataError> {
 
 /// The longest text file that an archive may hold.
 const MAX_TEXT: u64 = 64 * 1024;
-/// The longest data file: ten thousand records.
-const MAX_DATA: u64 = 30_730_000;
 
 /// Unpacks the CIFAR-10 archive `file` to the new folder `to/cifar-10-batches-bin` and returns that folder.
 ///
@@ -381,13 +393,14 @@ const MAX_DATA: u64 = 30_730_000;
 ///
 /// If the archive is damaged or holds anything else, or the folder exists or cannot be written.
 pub fn extract(file: &Path, to: &Path) -> Result<PathBuf, DataError> {
-    let folder = to.join(FOLDER);
-    unpack_to(file, &folder, |_| Ok(()))?;
+    let folder = to.join(cifar10::FOLDER);
+    unpack_to(&cifar10::LAYOUT, file, &folder, |_| Ok(()))?;
     Ok(folder)
 }
 
 /// [`extract`] with a last step, `finish`, on the unpacked folder before it appears under its name.
 fn unpack_to(
+    layout: &Layout,
     file: &Path,
     folder: &Path,
     finish: impl FnOnce(&Path) -> Result<(), DataError>,
@@ -395,7 +408,7 @@ fn unpack_to(
     let staging = with_suffix(folder, &format!(".{}.part", std::process::id()));
     let result = fs::create_dir_all(&staging)
         .map_err(DataError::io("create the folder", &staging))
-        .and_then(|()| unpack(file, &staging))
+        .and_then(|()| unpack(layout, file, &staging))
         .and_then(|()| finish(&staging))
         .and_then(|()| {
             fs::rename(&staging, folder).map_err(DataError::io("create the folder", folder))
@@ -407,7 +420,7 @@ fn unpack_to(
     result
 }
 
-fn unpack(file: &Path, staging: &Path) -> Result<(), DataError> {
+fn unpack(layout: &Layout, file: &Path, staging: &Path) -> Result<(), DataError> {
     let bad = |reason: String| DataError::BadArchive {
         path: file.to_path_buf(),
         reason,
@@ -415,24 +428,28 @@ fn unpack(file: &Path, staging: &Path) -> Result<(), DataError> {
     let broken = |error: io::Error| bad(error.to_string());
     let input = File::open(file).map_err(DataError::io("read", file))?;
     let mut archive = tar::Archive::new(GzDecoder::new(io::BufReader::new(input)));
-    let mut missing = FILES.to_vec();
+    let folder = layout.folder;
+    let mut missing = layout.files.to_vec();
     let mut seen: Vec<String> = Vec::new();
     for entry in archive.entries().map_err(broken)? {
         let mut entry = entry.map_err(broken)?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let plain = name.strip_prefix("./").unwrap_or(&name);
-        if entry.header().entry_type().is_dir() && plain.trim_end_matches('/') == FOLDER {
+        if entry.header().entry_type().is_dir() && plain.trim_end_matches('/') == folder {
             continue;
         }
         let known = plain
-            .strip_prefix(FOLDER)
+            .strip_prefix(folder)
             .and_then(|rest| rest.strip_prefix('/'));
-        let limit = match known {
-            Some(known) if FILES.contains(&known) => MAX_DATA,
-            Some(META | "readme.html") => MAX_TEXT,
+        let data = known.and_then(|known| layout.files.iter().position(|file| *file == known));
+        let limit = match (known, data) {
+            (_, Some(data)) => {
+                (layout.shares[data] * cifar10::RECORDS_PER_FILE * layout.record_bytes()) as u64
+            }
+            (Some(known), _) if known == layout.names || layout.texts.contains(&known) => MAX_TEXT,
             _ => {
                 return Err(bad(format!(
-                    "it holds {name:?}, expected only the files of {FOLDER}"
+                    "it holds {name:?}, expected only the files of {folder}"
                 )));
             }
         };
@@ -459,7 +476,7 @@ fn unpack(file: &Path, staging: &Path) -> Result<(), DataError> {
         }
     }
     match missing.first() {
-        Some(name) => Err(bad(format!("it lacks {FOLDER}/{name}"))),
+        Some(name) => Err(bad(format!("it lacks {folder}/{name}"))),
         None => Ok(()),
     }
 }
@@ -476,19 +493,36 @@ pub fn fetch_cifar10(
     options: &DownloadOptions,
     progress: Progress<'_>,
 ) -> Result<PathBuf, DataError> {
-    fetch_records(archive, to, cifar10::RECORDS_PER_FILE, options, progress)
+    let records = cifar10::RECORDS_PER_FILE;
+    fetch_records(&cifar10::LAYOUT, archive, to, records, options, progress)
+}
+
+/// Fetches CIFAR-100 to `to/cifar-100-binary` like [`fetch_cifar10`].
+///
+/// # Errors
+///
+/// As [`fetch_cifar10`].
+pub fn fetch_cifar100(
+    archive: &Archive,
+    to: &Path,
+    options: &DownloadOptions,
+    progress: Progress<'_>,
+) -> Result<PathBuf, DataError> {
+    let records = cifar10::RECORDS_PER_FILE;
+    fetch_records(&cifar100::LAYOUT, archive, to, records, options, progress)
 }
 
 pub(crate) fn fetch_records(
+    layout: &Layout,
     archive: &Archive,
     to: &Path,
     records: usize,
     options: &DownloadOptions,
     progress: Progress<'_>,
 ) -> Result<PathBuf, DataError> {
-    let file = to.join("cifar-10-binary.tar.gz");
+    let file = to.join(layout.archive);
     download(archive, &file, options, progress)?;
-    let folder = unpack_records(archive, &file, to, records)?;
+    let folder = unpack_records(layout, archive, &file, to, records)?;
     fs::remove_file(&file).map_err(DataError::io("delete", file))?;
     Ok(folder)
 }
@@ -497,8 +531,26 @@ pub(crate) fn fetch_records(
 ///
 /// # Errors
 ///
-/// [`DataError::WrongContent`] if `file` is not the archive; as [`extract`] and [`cifar10::load`].
+/// [`DataError::BadArchive`] if `file` is not the archive; as [`extract`] and [`cifar10::load`].
 pub fn unpack_cifar10(archive: &Archive, file: &Path, to: &Path) -> Result<PathBuf, DataError> {
+    unpack_verified(&cifar10::LAYOUT, archive, file, to)
+}
+
+/// Unpacks an archive that is already here like [`fetch_cifar100`], without deleting it.
+///
+/// # Errors
+///
+/// As [`unpack_cifar10`].
+pub fn unpack_cifar100(archive: &Archive, file: &Path, to: &Path) -> Result<PathBuf, DataError> {
+    unpack_verified(&cifar100::LAYOUT, archive, file, to)
+}
+
+fn unpack_verified(
+    layout: &Layout,
+    archive: &Archive,
+    file: &Path,
+    to: &Path,
+) -> Result<PathBuf, DataError> {
     let found = md5_of(file)?;
     if found != archive.md5 {
         return Err(DataError::BadArchive {
@@ -507,28 +559,25 @@ pub fn unpack_cifar10(archive: &Archive, file: &Path, to: &Path) -> Result<PathB
         });
     }
     fs::create_dir_all(to).map_err(DataError::io("create the folder", to))?;
-    unpack_records(archive, file, to, cifar10::RECORDS_PER_FILE)
+    unpack_records(layout, archive, file, to, cifar10::RECORDS_PER_FILE)
 }
 
 fn unpack_records(
+    layout: &Layout,
     archive: &Archive,
     file: &Path,
     to: &Path,
     records: usize,
 ) -> Result<PathBuf, DataError> {
-    let folder = to.join(FOLDER);
-    let official = archive.md5 == Archive::cifar10().md5;
-    unpack_to(file, &folder, |staging| {
-        let loaded = cifar10::load_records(staging, records)?;
-        cifar10::write_sums(
-            staging,
-            if official {
-                Origin::Official
-            } else {
-                Origin::Unrecorded
-            },
-            &loaded.sha256,
-        )
+    let folder = to.join(layout.folder);
+    let origin = if archive.md5 == layout.archive_md5 {
+        Origin::Official
+    } else {
+        Origin::Unrecorded
+    };
+    unpack_to(layout, file, &folder, |staging| {
+        let loaded = records::load(layout, staging, records)?;
+        records::write_sums(layout, staging, origin, &loaded.sha256)
     })?;
     Ok(folder)
 }

@@ -17,15 +17,80 @@ pub enum DataError {
         /// The operating system's error.
         source: io::Error,
     },
-    /// A file that the CIFAR-10 layout requires is absent.
+    /// A file that a layout requires is absent.
     #[error(
-        "{} is missing: expected a folder with data_batch_1.bin to data_batch_5.bin and test_batch.bin \
-         (the CIFAR-10 binary version); point to such a folder, or fetch it with `cargo xtask data` (outside this workspace: `opt-data cifar10`)",
+        "{} is missing: expected a folder with {expected} (the {layout} binary version); point to such a folder, \
+         or fetch it with `cargo xtask data {set}` (outside this workspace: `opt-data {set}`)",
         path.display()
     )]
     MissingFile {
         /// The absent file.
         path: PathBuf,
+        /// The files that the layout has.
+        expected: &'static str,
+        /// The layout, such as `CIFAR-10`.
+        layout: &'static str,
+        /// The set's name on a command line, such as `cifar10`.
+        set: &'static str,
+    },
+    /// A folder holds none of the layouts that are known.
+    #[error(
+        "{}: {found}, expected a folder with data_batch_1.bin to test_batch.bin (CIFAR-10), with train.bin and test.bin \
+         (CIFAR-100), or with train/CLASS/*.png or .jpg and test/CLASS/* (images of your own)",
+        path.display()
+    )]
+    UnknownFolder {
+        /// The folder.
+        path: PathBuf,
+        /// What is there in its place.
+        found: &'static str,
+    },
+    /// The class folders of an image folder are not what they should be.
+    #[error("{}: {found}, expected {expected}", path.display())]
+    BadFolder {
+        /// The offending folder.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+        /// What should be there.
+        expected: String,
+    },
+    /// An image file cannot be decoded.
+    #[error(
+        "{} is not a readable image: {reason}; expected a whole PNG or JPEG file, replace or delete it",
+        path.display()
+    )]
+    BadImage {
+        /// The offending file.
+        path: PathBuf,
+        /// What the decoder met.
+        reason: String,
+    },
+    /// The decoded images would not fit.
+    #[error(
+        "{}: {images} images of 3×{size}×{size} take {bytes} bytes in memory, expected at most {limit}; \
+         choose a smaller image size or fewer images",
+        path.display()
+    )]
+    TooLarge {
+        /// The image folder.
+        path: PathBuf,
+        /// The number of images.
+        images: usize,
+        /// Their side after resizing.
+        size: usize,
+        /// What they take.
+        bytes: u128,
+        /// The limit.
+        limit: u64,
+    },
+    /// A side of images is impossible.
+    #[error("the image size is {size}, expected {expected}")]
+    BadImageSize {
+        /// The side asked for.
+        size: usize,
+        /// What is possible.
+        expected: String,
     },
     /// A file has another length than its layout prescribes.
     #[error(
@@ -48,8 +113,8 @@ pub enum DataError {
     },
     /// A record's label byte is not a class.
     #[error(
-        "{}: record {record} at byte {offset} has label {label}, expected 0 to 9; \
-         the file is corrupt or not in the CIFAR-10 binary layout",
+        "{}: record {record} has {what} {label} at byte {offset}, expected 0 to {last}; \
+         the file is corrupt or not in the {layout} binary layout",
         path.display()
     )]
     BadLabel {
@@ -59,8 +124,14 @@ pub enum DataError {
         record: usize,
         /// The label's byte offset in the file.
         offset: u64,
+        /// Which label it is, such as `label` or `coarse label`.
+        what: &'static str,
         /// The byte found.
         label: u8,
+        /// The largest value that the layout has.
+        last: u8,
+        /// The layout, such as `CIFAR-10`.
+        layout: &'static str,
     },
     /// A text file of a data folder does not hold what it should.
     #[error("{}, line {line}: found {found:?}, expected {expected}", path.display())]
@@ -72,7 +143,7 @@ pub enum DataError {
         /// What stands there.
         found: String,
         /// What should stand there.
-        expected: &'static str,
+        expected: String,
     },
     /// A file's content differs from what its folder's `SHA256SUMS` recorded.
     #[error(

@@ -1,4 +1,4 @@
-//! Image classification data: CIFAR-10 files, a synthetic set, verified download, seeded augmentation and batches.
+//! Image classification data: CIFAR-10 and CIFAR-100 files, image folders, a synthetic set, verified download, seeded augmentation and batches.
 //!
 //! Images are bytes from the file to the batch: the consumer normalises them, in whatever number format it computes.
 //! Everything random is a pure function of seeds that are arguments, drawn from `ChaCha8` streams, so the same
@@ -6,7 +6,8 @@
 //!
 //! - [`source`] decides where the data comes from; most callers need only [`source::resolve`].
 //! - [`dataset`] holds the images: [`Dataset`], splits, content hash, channel statistics.
-//! - [`cifar10`] reads and writes the official binary layout; [`synthetic`] makes a set from a seed.
+//! - [`cifar10`] reads and writes the official binary layout, [`cifar100`] reads its larger sibling; [`image_folder`]
+//!   decodes, resizes and crops PNG and JPEG files, a folder per class; [`synthetic`] makes a set from a seed.
 //! - [`augment`] and [`batches`] turn a set into training and evaluation batches.
 //! - [`download`] fetches an archive with resume and checksum and unpacks it.
 //!
@@ -14,19 +15,23 @@
 //!
 //! - It knows no tensors, models or training loops and never links libtorch.
 //! - It does not normalise: mean and standard deviation belong to the model's input specification.
-//! - It does not decode image files such as JPEG or PNG.
 //! - It does not stream sets that are larger than memory.
 //! - It never replaces broken data by other data: only a missing network leads to the synthetic set, and with a notice.
 
 pub mod augment;
 pub mod batches;
 pub mod cifar10;
+pub mod cifar100;
 pub mod dataset;
 pub mod download;
 mod error;
+pub mod image_folder;
 mod random;
+mod records;
+mod resize;
 pub mod source;
 pub mod synthetic;
 
 pub use dataset::{Dataset, Splits};
 pub use error::DataError;
+pub use records::{Loaded, Origin};

@@ -11,6 +11,7 @@ pub(crate) enum Domain {
     Augment = 3,
     AlternatingFlip = 4,
     Synthetic = 5,
+    FolderSplit = 6,
 }
 
 /// Returns the stream whose 256-bit key is (domain, seed, a, b), so that no two arguments collide.

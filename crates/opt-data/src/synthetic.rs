@@ -63,7 +63,7 @@ pub fn synthetic(seed: u64, n_train: usize, n_test: usize) -> Splits {
 
 fn split(seed: u64, part: u64, n: usize) -> Dataset {
     let mut images = vec![0; n * 3 * PLANE];
-    let labels: Vec<u8> = (0..10).cycle().take(n).collect();
+    let labels: Vec<u16> = (0..10).cycle().take(n).collect();
     images
         .par_chunks_exact_mut(3 * PLANE)
         .zip(&labels)

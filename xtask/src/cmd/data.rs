@@ -37,7 +37,7 @@ fn complete(arguments: &[OsString], to: &OsStr) -> Vec<OsString> {
         .iter()
         .any(|argument| argument.to_string_lossy().starts_with("--to"));
     // What else opt-data can make is put where it is told to.
-    let fills_in = name == "cifar10" && !names_folder;
+    let fills_in = (name == "cifar10" || name == "cifar100") && !names_folder;
     let mut all = vec![name];
     if fills_in {
         all.extend(["--to".into(), to.to_owned()]);
@@ -76,6 +76,10 @@ mod tests {
             Case {
                 arguments: &["cifar10", "--to=here"],
                 expected: &["cifar10", "--to=here"],
+            },
+            Case {
+                arguments: &["cifar100", "--from", "there"],
+                expected: &["cifar100", "--to", "data", "--from", "there"],
             },
             // Made-up images never land where real ones are looked for.
             Case {

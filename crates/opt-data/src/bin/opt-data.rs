@@ -1,4 +1,4 @@
-//! Fetches or links CIFAR-10, or writes the synthetic set, and says what is there.
+//! Fetches or links CIFAR-10 or CIFAR-100, or writes the synthetic set, and says what is there.
 #![expect(
     clippy::print_stdout,
     reason = "a command line tool reports on standard output"
@@ -11,9 +11,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use opt_data::cifar10::{self, FOLDER, Origin};
-use opt_data::download::{Archive, DownloadOptions, fetch_cifar10, unpack_cifar10};
+use opt_data::download::{
+    Archive, DownloadOptions, Progress, fetch_cifar10, fetch_cifar100, unpack_cifar10,
+    unpack_cifar100,
+};
 use opt_data::synthetic::synthetic;
+use opt_data::{DataError, Loaded, Origin, cifar10, cifar100};
 
 /// Brings image data into place and verifies it.
 #[derive(Debug, Parser)]
@@ -34,6 +37,15 @@ enum Command {
         #[arg(long, value_name = "DIR", default_value = "data")]
         to: PathBuf,
     },
+    /// Put CIFAR-100 into place, likewise.
+    Cifar100 {
+        /// A folder in the CIFAR-100 binary layout, the official archive as a file, or another address of it.
+        #[arg(long, value_name = "DIR|FILE|URL")]
+        from: Option<String>,
+        /// The folder that receives `cifar-100-binary`.
+        #[arg(long, value_name = "DIR", default_value = "data")]
+        to: PathBuf,
+    },
     /// Write the synthetic set in the CIFAR-10 binary layout.
     Synthetic {
         /// The folder that receives `cifar-10-batches-bin`.
@@ -45,25 +57,58 @@ enum Command {
     },
 }
 
+/// What differs between the sets that can be fetched.
+struct Set {
+    folder: &'static str,
+    files: &'static [&'static str],
+    archive: Archive,
+    load: fn(&Path) -> Result<Loaded, DataError>,
+    fetch: fn(&Archive, &Path, &DownloadOptions, Progress<'_>) -> Result<PathBuf, DataError>,
+    unpack: fn(&Archive, &Path, &Path) -> Result<PathBuf, DataError>,
+}
+
+fn set_cifar10() -> Set {
+    Set {
+        folder: cifar10::FOLDER,
+        files: &cifar10::FILES,
+        archive: Archive::cifar10(),
+        load: cifar10::load,
+        fetch: fetch_cifar10,
+        unpack: unpack_cifar10,
+    }
+}
+
+fn set_cifar100() -> Set {
+    Set {
+        folder: cifar100::FOLDER,
+        files: &cifar100::FILES,
+        archive: Archive::cifar100(),
+        load: cifar100::load,
+        fetch: fetch_cifar100,
+        unpack: unpack_cifar100,
+    }
+}
+
 fn main() -> Result<()> {
     match Cli::parse().command {
-        Command::Cifar10 { from, to } => put_cifar10(from.as_deref(), &to),
+        Command::Cifar10 { from, to } => put(&set_cifar10(), from.as_deref(), &to),
+        Command::Cifar100 { from, to } => put(&set_cifar100(), from.as_deref(), &to),
         Command::Synthetic { to, seed } => {
             fs::create_dir_all(&to)
                 .with_context(|| format!("could not create the folder {}", to.display()))?;
             let n = cifar10::RECORDS_PER_FILE;
             cifar10::write(
-                &to.join(FOLDER),
+                &to.join(cifar10::FOLDER),
                 &synthetic(seed, 5 * n, n),
                 Origin::Synthetic,
             )?;
-            report(&to)
+            report(&set_cifar10(), &to)
         }
     }
 }
 
-fn put_cifar10(from: Option<&str>, to: &Path) -> Result<()> {
-    let folder = to.join(FOLDER);
+fn put(set: &Set, from: Option<&str>, to: &Path) -> Result<()> {
+    let folder = to.join(set.folder);
     let present = fs::symlink_metadata(&folder).is_ok();
     match from {
         Some(path) if !path.contains("://") => {
@@ -75,10 +120,10 @@ fn put_cifar10(from: Option<&str>, to: &Path) -> Result<()> {
                         folder.display()
                     );
                 }
-                unpack_cifar10(&Archive::cifar10(), path, to)?;
+                (set.unpack)(&set.archive, path, to)?;
             } else {
                 // Before linking: a folder that cannot be read is not put into place.
-                let source = cifar10::load(path)?.dir;
+                let source = (set.load)(path)?.dir;
                 let source = fs::canonicalize(&source)
                     .with_context(|| format!("could not find {}", source.display()))?;
                 if !present {
@@ -103,14 +148,14 @@ fn put_cifar10(from: Option<&str>, to: &Path) -> Result<()> {
             let archive = match url {
                 Some(url) => Archive {
                     url: url.into(),
-                    ..Archive::cifar10()
+                    ..set.archive.clone()
                 },
-                None => Archive::cifar10(),
+                None => set.archive.clone(),
             };
-            download(&archive, to)?;
+            download(set, &archive, to)?;
         }
     }
-    report(to)
+    report(set, to)
 }
 
 /// Makes `link` stand for `folder` without copying it.
@@ -122,7 +167,7 @@ fn link(folder: &Path, link: &Path) -> Result<()> {
     result.with_context(|| format!("could not link {} to {}", link.display(), folder.display()))
 }
 
-fn download(archive: &Archive, to: &Path) -> Result<()> {
+fn download(set: &Set, archive: &Archive, to: &Path) -> Result<()> {
     println!(
         "fetching {} ({} MB) to {}",
         archive.url,
@@ -139,7 +184,7 @@ fn download(archive: &Archive, to: &Path) -> Result<()> {
         "{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
     )?);
     let plain = bar.is_hidden();
-    let result = fetch_cifar10(
+    let result = (set.fetch)(
         archive,
         to,
         &DownloadOptions::default(),
@@ -157,8 +202,8 @@ fn download(archive: &Archive, to: &Path) -> Result<()> {
 }
 
 /// Reads what is there and says what it is.
-fn report(to: &Path) -> Result<()> {
-    let loaded = cifar10::load(to)?;
+fn report(set: &Set, to: &Path) -> Result<()> {
+    let loaded = (set.load)(to)?;
     let (train, test) = (&loaded.splits.train, &loaded.splits.test);
     let mut lines = vec![
         format!(
@@ -178,7 +223,7 @@ fn report(to: &Path) -> Result<()> {
         loaded
             .sha256
             .iter()
-            .zip(cifar10::FILES)
+            .zip(set.files)
             .map(|(hash, name)| format!("{hash}  {name}")),
     );
     lines.push(format!("{}  training images and labels", train.sha256()));

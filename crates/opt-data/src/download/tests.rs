@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cifar10::tests::write_small;
+use crate::cifar10::{FILES, FOLDER, META};
 
 /// What the server does with one request, given the start of the range asked for.
 #[derive(Clone, Copy)]
@@ -532,18 +533,42 @@ fn pack(entries: &[(&str, &[u8])]) -> Vec<u8> {
 /// Packs a folder of 20-record files as the official archive is packed.
 pub(crate) fn small_archive() -> Vec<u8> {
     let root = TempDir::new().unwrap();
-    let dir = root.path().join(FOLDER);
-    write_small(&dir);
-    let mut names: Vec<String> = FILES
+    write_small(&root.path().join(FOLDER));
+    let mut names = FILES.to_vec();
+    names.push(META);
+    pack_folder(root.path(), FOLDER, &names)
+}
+
+/// Packs 100 training and 20 test records as the official archive of CIFAR-100 is packed.
+pub(crate) fn small_cifar100_archive() -> Vec<u8> {
+    let root = TempDir::new().unwrap();
+    let dir = root.path().join(cifar100::FOLDER);
+    cifar100::tests::write_small(&dir);
+    for (name, n) in [
+        ("coarse_label_names.txt", 20),
+        ("fine_label_names.txt", 100),
+    ] {
+        fs::write(dir.join(name), "name\n".repeat(n)).unwrap();
+    }
+    let names = [
+        "train.bin",
+        "test.bin",
+        "coarse_label_names.txt",
+        "fine_label_names.txt",
+    ];
+    pack_folder(root.path(), cifar100::FOLDER, &names)
+}
+
+fn pack_folder(root: &Path, folder: &str, names: &[&str]) -> Vec<u8> {
+    let names: Vec<String> = names
         .iter()
-        .map(|name| format!("{FOLDER}/{name}"))
+        .map(|name| format!("{folder}/{name}"))
         .collect();
-    names.push(format!("{FOLDER}/{META}"));
     let contents: Vec<Vec<u8>> = names
         .iter()
-        .map(|name| fs::read(root.path().join(name)).unwrap())
+        .map(|name| fs::read(root.join(name)).unwrap())
         .collect();
-    let folder = format!("{FOLDER}/");
+    let folder = format!("{folder}/");
     let mut entries: Vec<(&str, &[u8])> = vec![(&folder, &[])];
     entries.extend(
         names
@@ -560,6 +585,7 @@ fn fetches_unpacks_and_records() {
     let server = Server::good(&content);
     let root = TempDir::new().unwrap();
     let folder = fetch_records(
+        &cifar10::LAYOUT,
         &server.archive(&content),
         root.path(),
         20,
@@ -570,7 +596,7 @@ fn fetches_unpacks_and_records() {
     assert_eq!(folder, root.path().join(FOLDER));
     // The archive is gone, the hashes are recorded.
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
-    assert!(folder.join(cifar10::SUMS).exists());
+    assert!(folder.join(records::SUMS).exists());
     let loaded = cifar10::load_records(root.path(), 20).unwrap();
     assert_eq!(
         loaded.splits.train.sha256(),
@@ -581,6 +607,7 @@ fn fetches_unpacks_and_records() {
     // An existing folder is never replaced.
     assert!(
         fetch_records(
+            &cifar10::LAYOUT,
             &server.archive(&content),
             root.path(),
             20,
