@@ -1,19 +1,27 @@
 //! The program as a person starts it: the smoke profile end to end, plans, and mistakes.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output};
 
 use opt_bench::results::{ResultLine, RunInfo, read_lines};
 
-fn opt_bench(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_opt-bench"))
+/// The program with a cache of its own, so that nothing was trained before.
+fn command(cache: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_opt-bench"));
+    command
         .args(args)
         .env_remove("OPT_DATA_DIR")
+        .env("OPT_CACHE_DIR", cache)
         // Tests run side by side: threads that wait for each other would wait for other tests' threads.
-        .env("OMP_NUM_THREADS", "1")
-        .output()
-        .unwrap()
+        .env("OMP_NUM_THREADS", "1");
+    command
+}
+
+fn opt_bench(args: &[&str]) -> Output {
+    let cache = tempfile::tempdir().unwrap();
+    command(cache.path(), args).output().unwrap()
 }
 
 fn stderr(output: &Output) -> String {
@@ -37,7 +45,8 @@ fn smoke_leaves_everything_that_was_promised() {
         "--out",
         out_text,
     ];
-    let output = opt_bench(&args);
+    let cache = dir.path().join("cache");
+    let output = command(&cache, &args).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(
         stderr(&output).contains("NOTICE: synthetic data"),
@@ -100,12 +109,136 @@ fn smoke_leaves_everything_that_was_promised() {
         );
     }
 
-    // The same folder again: refused, and nothing is lost.
+    // Somebody else is at work in the folder.
+    let lock = std::fs::File::open(out.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let refused = command(&cache, &args).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(
+        stderr(&refused).contains("is in use by another run"),
+        "{}",
+        stderr(&refused)
+    );
+    drop(lock);
+
+    // The same command again repeats nothing and changes nothing.
     let before = std::fs::read(out.join("results.jsonl")).unwrap();
-    let again = opt_bench(&args);
-    assert!(!again.status.success());
-    assert!(stderr(&again).contains("already holds results; name another folder with --out"));
+    let again = command(&cache, &args).output().unwrap();
+    assert!(again.status.success(), "{}", stderr(&again));
+    let measured = stderr(&again).matches("measured before: top-1").count();
+    assert_eq!(measured, lines.len(), "{}", stderr(&again));
+    assert!(!stderr(&again).contains("images/s"), "{}", stderr(&again));
     assert_eq!(std::fs::read(out.join("results.jsonl")).unwrap(), before);
+
+    // Another profile in the same folder: refused, and nothing is lost.
+    let mut other = args;
+    other[3] = "quick";
+    let refused = command(&cache, &other).output().unwrap();
+    assert!(!refused.status.success());
+    let text = stderr(&refused);
+    assert!(
+        text.contains("its profile is `smoke`, now it would be `quick`; name another folder"),
+        "{text}"
+    );
+    assert_eq!(std::fs::read(out.join("results.jsonl")).unwrap(), before);
+}
+
+/// A profile of seconds: one network, pruned to `sparsity`.
+fn small_profile(sparsity: f64) -> String {
+    let train = "epochs = 3\nbatch = 32\nlr = 0.05\n";
+    format!(
+        "about = \"small\"\nseeds = 1\ntrain_images = 600\ntest_images = 100\ncalibration_images = 50\n\
+         [[baseline]]\nname = \"base\"\nmodel = \"airbench_8_8_8\"\n[baseline.train]\n{train}\
+         [[prune]]\nbase = \"base\"\nsparsities = [{sparsity}]\nrounds = 2\nscopes = [\"global\"]\n\
+         likelihood_weights = 0\n[prune.fine_tune]\n{train}"
+    )
+}
+
+#[test]
+fn a_killed_run_goes_on_and_a_changed_recipe_repeats_only_what_it_touches() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile = dir.path().join("small.toml");
+    std::fs::write(&profile, small_profile(0.5)).unwrap();
+    let args = |out: &str| {
+        let out = dir.path().join(out).to_str().unwrap().to_owned();
+        let profile = profile.to_str().unwrap().to_owned();
+        let words = "experiment prune --data synthetic --device cpu --profile";
+        let mut args: Vec<String> = words.split(' ').map(str::to_owned).collect();
+        args.extend([profile, "--out".to_owned(), out]);
+        args
+    };
+    let start = |cache: &str, out: &str| {
+        let args = args(out);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        command(&dir.path().join(cache), &args)
+    };
+    let run = |cache: &str, out: &str| {
+        let output = start(cache, out).output().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stderr(&output)
+    };
+    let lines = |out: &str| {
+        let mut lines = read_lines::<ResultLine>(&dir.path().join(out).join("results.jsonl"))
+            .unwrap()
+            .values;
+        for line in &mut lines {
+            // What may differ between two runs of the same.
+            line.seconds = 0.0;
+        }
+        lines
+    };
+    run("cache-1", "whole");
+    let whole = lines("whole");
+    assert_eq!(whole.len(), 4);
+
+    // Killed in the second epoch of the first network.
+    let mut child = start("cache-2", "stopped")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stderr.take().unwrap());
+    let mut seen = String::new();
+    while !seen.contains("epoch 1/3") {
+        assert!(output.read_line(&mut seen).unwrap() > 0, "{seen}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let resumed = run("cache-2", "stopped");
+    assert!(
+        resumed.contains("base · seed 0 · train: going on after epoch"),
+        "{resumed}"
+    );
+    assert!(
+        !resumed.contains("base · seed 0 · train epoch 1/3"),
+        "{resumed}"
+    );
+    assert_eq!(lines("stopped"), whole);
+    for line in &whole {
+        let model = |out: &str| std::fs::read(dir.path().join(out).join(&line.file)).unwrap();
+        assert!(model("whole") == model("stopped"), "{}", line.file);
+    }
+
+    // Another sparsity: baseline and control stay, the pruned variants are new, the old ones are not lost.
+    std::fs::write(&profile, small_profile(0.25)).unwrap();
+    let changed = run("cache-1", "whole");
+    assert_eq!(changed.matches("measured before").count(), 2, "{changed}");
+    assert_eq!(lines("whole").len(), 4);
+    assert_eq!(lines("whole")[..2], whole[..2]);
+    let superseded = dir.path().join("whole/superseded.jsonl");
+    let superseded = read_lines::<ResultLine>(&superseded).unwrap().values;
+    let names =
+        |lines: &[ResultLine]| -> Vec<String> { lines.iter().map(|l| l.variant.clone()).collect() };
+    assert_eq!(names(&superseded), names(&whole[2..]));
+
+    // A new folder with the same cache trains nothing.
+    let elsewhere = run("cache-1", "elsewhere");
+    assert!(!elsewhere.contains("images/s"), "{elsewhere}");
+    assert_eq!(
+        elsewhere.matches("trained before").count(),
+        5,
+        "{elsewhere}"
+    );
+    assert_eq!(lines("elsewhere"), lines("whole"));
 }
 
 #[test]

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Kills the smoke profile with SIGKILL at random moments, starts the same command again each time, and checks that the end is
+# that of a run which was never stopped: the same accuracy and the same shipped content for every variant, in at most the
+# time of that run plus KILLS × (start + one epoch).
+#
+# Usage: scripts/kill-test.sh [KILLS=20] [SEED=1]     from the repository's root; leaves nothing behind.
+set -euo pipefail
+kills=${1:-20}
+RANDOM=${2:-1}
+cargo xtask experiment list > /dev/null
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export OPT_ROOT=$PWD
+
+run() { # NAME: the smoke profile in a folder and with a cache of this name
+    OPT_CACHE_DIR=$work/cache-$1 exec target/release/opt-bench experiment all \
+        --profile smoke --data synthetic --device cpu --out "$work/$1" > "$work/$1.log" 2>&1
+}
+now() { date +%s.%N; }
+since() { echo "$(now) - $1" | bc -l; }
+metrics() { # NAME: what may not depend on how often a run was stopped
+    sed -E 's/.*"variant":"([^"]*)".*"seed":([0-9]*).*"top1":([0-9.]*).*"key":"([^"]*)".*/\1 seed \2: \3 % \4/' \
+        "$work/$1/results.jsonl"
+}
+
+begin=$(now)
+(run whole)
+whole=$(since "$begin")
+begin=$(now)
+(run whole)
+start=$(since "$begin")
+epoch=$(grep -oE '"images_per_second":[0-9.]+' "$work/whole/curves.jsonl" | cut -d: -f2 | sort -g | head -1 |
+    awk '{ printf "%.2f", 2000 / $1 }')
+printf 'uninterrupted: %.1f s; start of a finished run: %.1f s; longest epoch: %.1f s\n' "$whole" "$start" "$epoch"
+
+total=0
+done_kills=0
+while [ "$done_kills" -lt "$kills" ]; do
+    # Up to two shares of the run, so that it is not over before the last kill.
+    delay=$(echo "0.2 + ($whole * 2 / $kills) * $RANDOM / 32768" | bc -l)
+    begin=$(now)
+    (run stopped) &
+    process=$!
+    sleep "$delay"
+    if ! kill -KILL "$process" 2> /dev/null; then
+        echo "the run ended after $done_kills kills; more shares are needed" >&2
+        break
+    fi
+    wait "$process" 2> /dev/null || true
+    total=$(echo "$total + $(since "$begin")" | bc -l)
+    done_kills=$((done_kills + 1))
+    printf 'kill %2d after %4.1f s: %s variants measured\n' "$done_kills" "$delay" \
+        "$(cat "$work/stopped/results.jsonl" 2> /dev/null | wc -l)"
+done
+begin=$(now)
+(run stopped)
+total=$(echo "$total + $(since "$begin")" | bc -l)
+
+allowed=$(echo "$whole + $done_kills * ($start + $epoch)" | bc -l)
+printf '%d kills: %.1f s in all, allowed %.1f s\n' "$done_kills" "$total" "$allowed"
+status=0
+if diff <(metrics whole) <(metrics stopped); then
+    echo "all $(wc -l < "$work/whole/results.jsonl") variants end as in the uninterrupted run"
+else
+    echo "FAILED: the results differ" >&2
+    status=1
+fi
+if [ "$(echo "$total <= $allowed" | bc -l)" != 1 ]; then
+    echo "FAILED: it took too long" >&2
+    status=1
+fi
+[ "$done_kills" -eq "$kills" ] || status=1
+exit $status
