@@ -15,8 +15,8 @@ use crate::data::Data;
 use crate::measure::{Measured, Shipped, measure};
 use crate::recipe::Train;
 use crate::results::{
-    CurvePoint, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, append_line, cpu, rfc3339,
-    write_atomic,
+    CurvePoint, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, append_line, cpu, discordant,
+    rfc3339, write_atomic,
 };
 use crate::training::{Label, Watch};
 
@@ -302,6 +302,7 @@ impl Run {
             bytes_baseline: base.map(|b| b.line.bytes),
             macs_baseline: base.map(|b| b.line.macs),
             agreement: base.map(same),
+            discordant: base.map(|b| discordant(&self.data.test.labels, answers, &b.predictions)),
             n_test: answers.len() as u64,
             params: measured.cost.params as u64,
             nonzero: measured.cost.nonzero as u64,

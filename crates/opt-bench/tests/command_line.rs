@@ -64,6 +64,17 @@ fn smoke_leaves_everything_that_was_promised() {
             "{line:?}"
         );
         assert_eq!(line.dataset, "synthetic");
+        // The paired counts explain the difference to the baseline.
+        assert_eq!(line.discordant.is_some(), line.baseline.is_some());
+        if let Some(counts) = line.discordant {
+            let images = counts.only_variant as f64 - counts.only_baseline as f64;
+            let points = 100.0 * images / line.n_test as f64;
+            // Percentages of two roundings.
+            assert!(
+                (line.top1 - line.top1_baseline - points).abs() < 1e-9,
+                "{line:?}"
+            );
+        }
     }
     let find = |variant: &str| lines.iter().find(|l| l.variant == variant).unwrap();
     // Pruning keeps the exact count: of the weights of convolutions and the linear layer, 30 % stay. Biases may be zero.
