@@ -20,7 +20,7 @@ use crate::recipe::{Recipe, Train};
 use crate::report::terminal_table;
 use crate::results::{self, NotRun, RecipeText, rfc3339, summarize};
 use crate::run::{Request, Run, threads};
-use crate::speed::{Speed, kept, kept_or_measured};
+use crate::speed::{IfBusy, Speed, kept, kept_or_measured};
 use crate::training::Label;
 
 /// Trains, prunes, quantizes and distils networks, measures the files that ship, and reports.
@@ -308,9 +308,13 @@ fn as_it_is(profile: &Profile, seeds: usize) -> Fitted {
 
 /// How fast this machine is. A dry run measures nothing, and only a budget cannot do without.
 fn speed(device: tch::Device, args: &ExperimentArgs) -> Result<Speed> {
+    let if_busy = match args.budget {
+        Some(_) => IfBusy::Keep,
+        None => IfBusy::Fail,
+    };
     let found = match args.dry_run {
         true => kept(device).map(|speed| speed.unwrap_or_else(|| Speed::assumed(device))),
-        false => kept_or_measured(device),
+        false => kept_or_measured(device, if_busy),
     };
     match found {
         Err(error) if args.budget.is_none() => {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use opt_core::cost::cost;
 use opt_core::{InputSpec, Model, zoo};
 use opt_nn::evaluate::evaluate;
@@ -69,17 +69,67 @@ pub fn kept(device: Device) -> Result<Option<Speed>> {
     find(&cache::folder()?.join(FILE), &Machine::this(device))
 }
 
+/// What happens to a measurement while other programs take the processor, which makes the machine seem slow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfBusy {
+    /// It is kept, with a warning: it is the best that is known.
+    Keep,
+    /// It is an error, and a later run measures again.
+    Fail,
+}
+
 /// The speed that was kept for this machine; measured now and kept if there is none.
 ///
 /// # Errors
 ///
-/// There is no cache folder, its `speed.json` is broken or cannot be written, or the measurement fails.
-pub fn kept_or_measured(device: Device) -> Result<Speed> {
-    let machine = Machine::this(device);
-    find_or_keep(&cache::folder()?, machine, || {
+/// There is no cache folder, its `speed.json` is broken or cannot be written, the measurement fails, or the machine is busy.
+pub fn kept_or_measured(device: Device, if_busy: IfBusy) -> Result<Speed> {
+    let (folder, machine) = (cache::folder()?, Machine::this(device));
+    find_or_keep(&folder, machine, || {
         eprintln!("measuring how fast this machine trains, once, in a few seconds");
-        measure(device)
+        let before = schedule_times();
+        let speed = measure(device)?;
+        let waited = waited_share(before, schedule_times());
+        if waited > BUSY {
+            let busy = format!(
+                "other programs took the processor for {:.0} % of the measurement",
+                100.0 * waited
+            );
+            match if_busy {
+                IfBusy::Fail => bail!("{busy}; nothing was kept, the next run measures again"),
+                IfBusy::Keep => eprintln!(
+                    "warning: {busy}, so that the machine seems slower than it is; remove {} to measure again",
+                    folder.join(FILE).display()
+                ),
+            }
+        }
+        Ok(speed)
     })
+}
+
+/// The share of waiting from which on a measurement says little about the machine.
+const BUSY: f64 = 0.2;
+
+/// Nanoseconds that the threads of this process ran, and waited for a processor although they could have run; zero where the
+/// kernel does not say.
+fn schedule_times() -> (u64, u64) {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else {
+        return (0, 0);
+    };
+    let times = tasks.filter_map(|task| {
+        let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        let mut words = text.split_whitespace().map(str::parse);
+        Some((words.next()?.ok()?, words.next()?.ok()?))
+    });
+    times.fold((0, 0), |sum: (u64, u64), time: (u64, u64)| {
+        (sum.0 + time.0, sum.1 + time.1)
+    })
+}
+
+fn waited_share(before: (u64, u64), after: (u64, u64)) -> f64 {
+    let ran = after.0.saturating_sub(before.0) as f64;
+    let waited = after.1.saturating_sub(before.1) as f64;
+    waited / (ran + waited).max(1.0)
 }
 
 /// The file in the cache folder.
@@ -336,6 +386,23 @@ mod tests {
             error.contains("speed.json does not hold measured speeds; remove it"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn waiting_is_a_share_of_the_time_that_threads_could_have_run() {
+        assert_eq!(waited_share((100, 50), (400, 150)), 0.25);
+        // Nothing is known, and a thread that has ended since.
+        assert_eq!(waited_share((0, 0), (0, 0)), 0.0);
+        assert_eq!(waited_share((100, 50), (90, 40)), 0.0);
+    }
+
+    #[test]
+    fn a_measurement_that_fails_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let ask =
+            |measured: Result<Speed>| find_or_keep(folder.path(), machine("a", 1), || measured);
+        ask(Err(anyhow::anyhow!("busy"))).unwrap_err();
+        assert_eq!(ask(Ok(speed(2e9))).unwrap().bf16_training, 2e9);
     }
 
     #[test]
