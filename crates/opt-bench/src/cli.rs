@@ -8,19 +8,22 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::HumanDuration;
+use opt_core::InputSpec;
 use opt_nn::device;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+use crate::budget::{Fitted, fit};
 use crate::data::{Data, Limits, to_download};
 use crate::experiment::{run_all, train_recipe};
 use crate::plan::{Counts, Plan, plan};
 use crate::profile::{EXPERIMENTS, PROFILES, Profile};
 use crate::recipe::{Recipe, Train};
 use crate::report::terminal_table;
-use crate::results::{self, RecipeText, summarize};
+use crate::results::{self, NotRun, RecipeText, summarize};
 use crate::run::{Request, Run, slug, threads};
+use crate::speed::{IfBusy, Speed, kept, kept_or_measured};
 use crate::training::Label;
 
 /// Trains, prunes, quantizes and distils networks, measures the files that ship, and reports.
@@ -77,7 +80,10 @@ struct ExperimentArgs {
     profile: String,
     /// Seeds of every variant [default: the profile's].
     #[arg(long, value_name = "N")]
-    seeds: Option<u64>,
+    seeds: Option<usize>,
+    /// The time there is, such as 90s, 30m, 2h or 1h30m: chooses seeds, epochs and networks of the profile that fit into it.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "seeds")]
+    budget: Option<Duration>,
     /// Print the plan with its expected time and stop.
     #[arg(long)]
     dry_run: bool,
@@ -161,10 +167,10 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
         }
     };
     let profile = Profile::load(&args.profile)?;
-    let n_seeds = args.seeds.unwrap_or(profile.seeds as u64);
+    let seeds = args.seeds.unwrap_or(profile.seeds);
     ensure!(
-        (1..=1000).contains(&n_seeds),
-        "--seeds is {n_seeds}, expected 1 to 1000"
+        (1..=1000).contains(&seeds),
+        "--seeds is {seeds}, expected 1 to 1000"
     );
     let device = device::parse(&args.common.device)?;
     let limits = Limits {
@@ -173,6 +179,24 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
         holdout: args.common.holdout,
         image_size: args.common.image_size,
     };
+    let chosen = |counts, input: &InputSpec| -> Result<Fitted> {
+        let speed = speed(device, &args)?;
+        let fitted = match args.budget {
+            Some(budget) => fit(
+                &profile,
+                &experiments,
+                counts,
+                input,
+                device,
+                &speed,
+                budget,
+            )?,
+            None => as_it_is(&profile, seeds),
+        };
+        let plan = plan(&fitted.profile, &experiments, counts, input, device, &speed)?;
+        show_plan(&plan, &args.profile, &fitted);
+        Ok(fitted)
+    };
     let missing = to_download(&args.common.data, &root());
     if let Some((what, input)) = missing.filter(|_| args.dry_run) {
         eprintln!("data: {what} would be downloaded into data/");
@@ -180,8 +204,7 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
             train: limits.train.unwrap_or(50_000),
             test: limits.test.unwrap_or(10_000),
         };
-        let plan = plan(&profile, &experiments, counts, &input, device)?;
-        show_plan(&plan, &args.profile, n_seeds);
+        chosen(counts, &input)?;
         return Ok(());
     }
     let data = Data::load(&args.common.data, &root(), limits)?;
@@ -189,20 +212,23 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
         train: data.train.len(),
         test: data.test.len(),
     };
-    let plan = plan(&profile, &experiments, counts, &data.input(), device)?;
     say_data(&data, device);
-    show_plan(&plan, &args.profile, n_seeds);
+    let fitted = chosen(counts, &data.input())?;
     if args.dry_run {
         return Ok(());
     }
+    let profile = fitted.profile;
     let mut shown = profile.clone();
     shown.baseline = profile.baseline.iter().map(passed_on).collect();
     let profile_name = file_name(Path::new(&args.profile));
+    let budget = args.budget.map_or_else(String::new, |budget| {
+        format!("in {}", humantime::format_duration(budget))
+    });
     let request = Request {
         out: args
             .common
             .out
-            .unwrap_or_else(|| default_out(&[&profile_name, &args.experiment], &data)),
+            .unwrap_or_else(|| default_out(&[&profile_name, &args.experiment, &budget], &data)),
         profile: profile_name.clone(),
         experiments: experiments.clone(),
         recipes: vec![RecipeText {
@@ -210,11 +236,19 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
             text: toml::to_string(&shown)?,
         }],
         precision: precision(&profile.trains(), device),
-        seeds: (0..n_seeds).collect(),
+        seeds: (0..fitted.seeds as u64).collect(),
         root: root(),
     };
     watch_for_stops()?;
     let mut run = Run::start(request, data, device)?;
+    run.info.notes.extend(fitted.notes);
+    run.info
+        .not_run
+        .extend(fitted.dropped.into_iter().map(|name| NotRun {
+            what: format!("{name} and everything that starts from it"),
+            why: "not enough time in the budget".to_owned(),
+        }));
+    run.write_info()?;
     run_all(&mut run, &profile, &experiments)?;
     finish(&mut run)
 }
@@ -286,11 +320,47 @@ fn finish(run: &mut Run) -> Result<()> {
     Ok(())
 }
 
-fn show_plan(plan: &Plan, profile: &str, seeds: u64) {
+/// All of a profile.
+fn as_it_is(profile: &Profile, seeds: usize) -> Fitted {
+    Fitted {
+        profile: Profile {
+            seeds,
+            ..profile.clone()
+        },
+        seeds,
+        notes: Vec::new(),
+        dropped: Vec::new(),
+    }
+}
+
+/// How fast this machine is. A dry run measures nothing, and only a budget cannot do without.
+fn speed(device: tch::Device, args: &ExperimentArgs) -> Result<Speed> {
+    let if_busy = match args.budget {
+        Some(_) => IfBusy::Keep,
+        None => IfBusy::Fail,
+    };
+    let found = match args.dry_run {
+        true => kept(device).map(|speed| speed.unwrap_or_else(|| Speed::assumed(device))),
+        false => kept_or_measured(device, if_busy),
+    };
+    match found {
+        Err(error) if args.budget.is_none() => {
+            eprintln!("expected times are guesses: {error:#}");
+            Ok(Speed::assumed(device))
+        }
+        found => found,
+    }
+}
+
+fn show_plan(plan: &Plan, profile: &str, fitted: &Fitted) {
+    let seeds = fitted.seeds;
     eprintln!(
         "plan: profile {profile}, {seeds} {}",
         if seeds == 1 { "seed" } else { "seeds" }
     );
+    for note in &fitted.notes {
+        eprintln!("  {note}");
+    }
     for item in &plan.items {
         eprintln!(
             "  {:<10} {:<52} about {}",
@@ -299,7 +369,7 @@ fn show_plan(plan: &Plan, profile: &str, seeds: u64) {
             HumanDuration(Duration::from_secs_f64(item.seconds))
         );
     }
-    let total = plan.items.iter().map(|i| i.seconds).sum::<f64>() * seeds as f64;
+    let total = plan.seconds() * seeds as f64;
     eprintln!(
         "expected in all: about {} on {} {}",
         HumanDuration(Duration::from_secs_f64(total)),

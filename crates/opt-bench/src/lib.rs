@@ -4,13 +4,14 @@
 //! recipes), [`data`] (what they are fed), [`run`] (the folder that a run fills), [`measure`] (what is measured: the file
 //! that ships), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`] under their [`identity`]), [`distillation`] and [`quantization`] (method crates joined to
 //! the loop and to lowering), [`experiment`] (the experiments), [`results`], [`plots`] and [`report`] (what is left
-//! behind), [`plan`] (what a run will do and how long that takes), [`cache`]
-//! (what outlives a run), [`cli`].
+//! behind), [`plan`] (what a run will do and how long that takes), [`speed`] (of this machine), [`budget`] (a profile for the
+//! time given), [`cache`] (what outlives a run), [`cli`].
 //!
 //! # What this crate does not do
 //!
 //! It holds no method: a formula that is not about counting results belongs to another crate.
 
+pub mod budget;
 pub mod cache;
 pub mod cli;
 pub mod data;
@@ -27,5 +28,6 @@ pub mod recipe;
 pub mod report;
 pub mod results;
 pub mod run;
+pub mod speed;
 pub mod trained;
 pub mod training;

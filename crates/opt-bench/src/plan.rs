@@ -1,16 +1,15 @@
 //! What a run will do, and about how long it takes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use opt_core::cost::cost;
 use opt_core::{InputSpec, zoo};
-use opt_nn::Precision;
 use tch::Device;
 
 use crate::profile::Profile;
 use crate::recipe::Train;
-use crate::run::threads;
+use crate::speed::Speed;
 
 /// What one network or variant costs.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,15 +29,14 @@ pub struct Plan {
     pub items: Vec<Item>,
 }
 
-/// Multiply-accumulates of forward passes that training finishes per second and thread (a step counts as one forward
-/// pass here), measured on a 2.6 GHz Zen 4: 77 to 20 MMAC networks at batch 128.
-const BF16_TRAINING: f64 = 22e9;
-/// The same in f32.
-const F32_TRAINING: f64 = 11e9;
-/// Forward passes alone in f32, which evaluation uses.
-const F32_FORWARD: f64 = 25e9;
-/// The same on a GPU: a guess that only has to be of the right order.
-const GPU: f64 = 2e12;
+impl Plan {
+    /// Expected seconds of one seed.
+    #[must_use]
+    pub fn seconds(&self) -> f64 {
+        self.items.iter().map(|item| item.seconds).sum()
+    }
+}
+
 /// Fake quantization makes a step about this much slower.
 const AWARE: f64 = 2.3;
 
@@ -51,7 +49,7 @@ pub struct Counts {
     pub test: usize,
 }
 
-/// Lists what `experiments` do with one seed.
+/// Lists what `experiments` do with one seed, and how long that takes at this speed.
 ///
 /// # Errors
 ///
@@ -62,12 +60,49 @@ pub fn plan(
     counts: Counts,
     input: &InputSpec,
     device: Device,
+    speed: &Speed,
 ) -> Result<Plan> {
+    let work = Work {
+        counts,
+        device,
+        speed: *speed,
+        macs: macs(profile, input)?,
+    };
+    plan_for(profile, experiments, &work)
+}
+
+/// What one pass over the images costs on this machine.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Work {
+    pub(crate) counts: Counts,
+    pub(crate) device: Device,
+    pub(crate) speed: Speed,
+    /// Multiply-accumulates for one image, by the name of the baseline.
+    pub(crate) macs: BTreeMap<String, f64>,
+}
+
+/// Multiply-accumulates for one image, by the name of the baseline.
+///
+/// # Errors
+///
+/// A network that cannot be built.
+pub(crate) fn macs(profile: &Profile, input: &InputSpec) -> Result<BTreeMap<String, f64>> {
+    let of = |model: &str| -> Result<f64> {
+        let model = zoo::build(model, input, 0)?;
+        Ok(cost(&model)?.macs as f64)
+    };
+    profile
+        .baseline
+        .iter()
+        .map(|recipe| Ok((recipe.name.clone(), of(&recipe.model)?)))
+        .collect()
+}
+
+/// As [`plan`], for networks whose work is known.
+pub(crate) fn plan_for(profile: &Profile, experiments: &[String], work: &Work) -> Result<Plan> {
     let mut planner = Planner {
         profile,
-        counts,
-        input,
-        device,
+        work,
         trained: BTreeSet::new(),
         plan: Plan::default(),
     };
@@ -79,9 +114,7 @@ pub fn plan(
 
 struct Planner<'a> {
     profile: &'a Profile,
-    counts: Counts,
-    input: &'a InputSpec,
-    device: Device,
+    work: &'a Work,
     trained: BTreeSet<String>,
     plan: Plan,
 }
@@ -105,7 +138,7 @@ impl Planner<'_> {
                         p.base, p.fine_tune.epochs
                     );
                     let ablation = p.likelihood_weights as f64 * self.forward(&p.base)? * 256.0
-                        / self.counts.test as f64;
+                        / self.work.counts.test as f64;
                     self.push("prune", what, each * variants as f64 + ablation);
                 }
             }
@@ -183,26 +216,18 @@ impl Planner<'_> {
     }
 
     fn macs(&self, base: &str) -> Result<f64> {
-        let recipe = self.profile.recipe(base)?;
-        let model = zoo::build(&recipe.model, self.input, 0)?;
-        Ok(cost(&model)?.macs as f64)
-    }
-
-    fn speed(&self, cpu: f64) -> f64 {
-        if self.device.is_cuda() {
-            GPU
-        } else {
-            cpu * threads() as f64
-        }
+        let macs = self.work.macs.get(base);
+        macs.copied()
+            .with_context(|| format!("no baseline `{base}` was measured"))
     }
 
     fn training(&self, base: &str, train: &Train) -> Result<f64> {
-        let per_thread = match train.options(self.device).precision {
-            Precision::Bf16 => BF16_TRAINING,
-            Precision::F32 => F32_TRAINING,
-        };
-        let images = train.epochs as f64 * self.counts.train as f64;
-        Ok(images * self.macs(base)? / self.speed(per_thread))
+        let speed = self
+            .work
+            .speed
+            .training(train.options(self.work.device).precision);
+        let images = train.epochs as f64 * self.work.counts.train as f64;
+        Ok(images * self.macs(base)? / speed)
     }
 
     /// What a teacher's forward passes add.
@@ -211,7 +236,7 @@ impl Planner<'_> {
     }
 
     fn forward(&self, base: &str) -> Result<f64> {
-        let images = self.counts.test as f64;
-        Ok(images * self.macs(base)? / self.speed(F32_FORWARD))
+        let images = self.work.counts.test as f64;
+        Ok(images * self.macs(base)? / self.work.speed.f32_forward)
     }
 }

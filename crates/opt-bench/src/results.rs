@@ -1,18 +1,22 @@
 //! What a run leaves behind: result lines, training curves, the run's conditions, and their summary.
 
 mod lines;
+mod mcnemar;
 mod run;
 mod summary;
+mod verdict;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use lines::{Lines, append_line, read_lines, write_atomic};
+pub use mcnemar::{Discordant, discordant, mcnemar};
 pub use run::{
     Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Versions, cpu, notice,
     rfc3339,
 };
 pub(crate) use summary::grouped;
 pub use summary::{Spread, Summary, SummaryRow, best_within, summarize};
+pub use verdict::{HoldsFor, Judgement, Verdict};
 
 /// One line of `results.jsonl`: one variant of one experiment with one seed.
 ///
@@ -53,6 +57,10 @@ pub struct ResultLine {
     /// Test images predicted as the baseline predicts them, in percent.
     #[serde(default)]
     pub agreement: Option<f64>,
+    /// Test images that only this variant, and only its baseline, answers right; `None` for a baseline and in lines of
+    /// older programs.
+    #[serde(default)]
+    pub discordant: Option<Discordant>,
     /// Images in the test set.
     pub n_test: u64,
     /// Trainable parameters.
@@ -76,7 +84,7 @@ pub struct ResultLine {
     /// How the accuracy was computed: `f32`, `integer-exact simulation`.
     pub precision: String,
     /// The arithmetic of the training that lies between the baseline and this model, or that made a baseline: `bf16`,
-    /// `f32`; empty if nothing was trained. A variant that was trained is not judged by fewer than three seeds.
+    /// `f32`; empty if nothing was trained.
     #[serde(default)]
     pub train_precision: String,
     /// Wall-clock time of this variant beyond its baseline, in seconds.

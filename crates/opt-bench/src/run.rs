@@ -18,7 +18,8 @@ use crate::identity::{self, Identity};
 use crate::measure::{Measured, Shipped, content, measure, stored_model};
 use crate::recipe::Train;
 use crate::results::{
-    CurvePoint, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, cpu, rfc3339, write_atomic,
+    CurvePoint, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, cpu, discordant, rfc3339,
+    write_atomic,
 };
 use crate::trained::{Finished, Slot};
 use crate::training::{Label, Watch, loss};
@@ -388,6 +389,7 @@ impl Run {
             bytes_baseline: base.map(|b| b.line.bytes),
             macs_baseline: base.map(|b| b.line.macs),
             agreement: base.map(same),
+            discordant: base.map(|b| discordant(&self.data.test.labels, answers, &b.predictions)),
             n_test: answers.len() as u64,
             params: measured.cost.params as u64,
             nonzero: measured.cost.nonzero as u64,

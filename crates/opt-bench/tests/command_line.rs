@@ -73,6 +73,17 @@ fn smoke_leaves_everything_that_was_promised() {
             "{line:?}"
         );
         assert_eq!(line.dataset, "synthetic");
+        // The paired counts explain the difference to the baseline.
+        assert_eq!(line.discordant.is_some(), line.baseline.is_some());
+        if let Some(counts) = line.discordant {
+            let images = counts.only_variant as f64 - counts.only_baseline as f64;
+            let points = 100.0 * images / line.n_test as f64;
+            // Percentages of two roundings.
+            assert!(
+                (line.top1 - line.top1_baseline - points).abs() < 1e-9,
+                "{line:?}"
+            );
+        }
     }
     let find = |variant: &str| lines.iter().find(|l| l.variant == variant).unwrap();
     // Pruning keeps the exact count: of the weights of convolutions and the linear layer, 30 % stay. Biases may be zero.
@@ -319,6 +330,26 @@ fn mistakes_say_what_to_do() {
             &["experiment", "all", "--seeds", "0", "--data", "synthetic"],
             "--seeds is 0",
         ),
+        (
+            &["experiment", "all", "--budget", "soon"],
+            "invalid value 'soon' for '--budget <TIME>'",
+        ),
+        (
+            &["experiment", "all", "--budget", "1h", "--seeds", "2"],
+            "'--budget <TIME>' cannot be used with '--seeds <N>'",
+        ),
+        (
+            &[
+                "experiment",
+                "all",
+                "--budget",
+                "1s",
+                "--dry-run",
+                "--data",
+                "synthetic",
+            ],
+            "a budget of 1s is too short: baseline, prune",
+        ),
         // A folder that is not there is an error, never another data set.
         (
             &["experiment", "all", "--data", &missing],
@@ -442,4 +473,47 @@ fn a_profile_of_ones_own_may_not_overwrite_a_model() {
     // A folder that holds only curves is taken as well.
     std::fs::rename(&results, out.join("curves.jsonl")).unwrap();
     assert!(stderr(&run()).contains("already holds results"));
+}
+
+#[test]
+fn a_budget_chooses_the_same_seeds_each_time_and_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile = dir.path().join("own.toml");
+    let text = "about = \"next to nothing\"\nseeds = 1\ntrain_images = 20\ntest_images = 10\n\
+        calibration_images = 10\n[[baseline]]\nname = \"tiny\"\nmodel = \"airbench_2_2_2\"\n[baseline.train]\n\
+        epochs = 1\nlr = 0.01\n";
+    std::fs::write(&profile, text).unwrap();
+    let run = |name: &str| {
+        let out = dir.path().join(name);
+        let output = opt_bench(&[
+            "experiment",
+            "baseline",
+            "--profile",
+            profile.to_str().unwrap(),
+            "--data",
+            "synthetic",
+            "--device",
+            "cpu",
+            "--budget",
+            "1h",
+            "--out",
+            out.to_str().unwrap(),
+        ]);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let info = std::fs::read(out.join("run.json")).unwrap();
+        let info: RunInfo = serde_json::from_slice(&info).unwrap();
+        (info, stderr(&output))
+    };
+    let (info, text) = run("a");
+    let note = "budget 1h: 5 seeds instead of 1, all epochs; 1s planned, the rest in reserve";
+    assert!(text.contains(note), "{text}");
+    assert_eq!((info.seeds.len(), info.notes[0].as_str()), (5, note));
+    // What run.json holds is the profile for the same run without a budget.
+    assert!(info.recipes[0].text.contains("seeds = 5"), "{info:?}");
+    let (again, text) = run("b");
+    assert_eq!(
+        (again.recipes, again.seeds, again.notes),
+        (info.recipes, info.seeds, info.notes)
+    );
+    assert!(!text.contains("measuring how fast"), "{text}");
 }

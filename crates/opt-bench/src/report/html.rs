@@ -5,11 +5,11 @@ use minijinja::{Environment, UndefinedBehavior, Value, context};
 
 use super::Plot;
 use super::words::{
-    accuracy, bits, conditions, difference, headline, how_picked, in_millions, in_thousands,
-    left_out, legend, moment, plain, policies, seconds, times,
+    accuracy, bits, conditions, difference, grounds, headline, how_picked, in_millions,
+    in_thousands, left_out, legend, moment, plain, policies, seconds, times,
 };
 use crate::plots::{ink, pareto_front};
-use crate::results::{ResultLine, RunInfo, SummaryRow, grouped, notice, summarize};
+use crate::results::{ResultLine, RunInfo, SummaryRow, Verdict, grouped, notice, summarize};
 
 const TEMPLATE: &str = include_str!("../../templates/report.html");
 
@@ -182,20 +182,14 @@ fn main_row(row: &SummaryRow, on_front: bool, policies: &[&str]) -> Vec<Cell> {
         top1.hint = format!("{} seeds, {min:.2} to {max:.2}", row.n);
     }
     let mut delta = number(difference(row), row.delta.mean);
-    delta.class = match (&row.baseline, row.resolved) {
-        (None, _) | (_, false) => "n quiet",
-        (_, true) if row.delta.mean < 0.0 => "n worse",
-        _ => "n better",
+    delta.class = match row.judgement.map(|judgement| judgement.verdict) {
+        None | Some(Verdict::Unresolved) => "n quiet",
+        Some(Verdict::Worse) => "n worse",
+        Some(Verdict::Better) => "n better",
     };
     if let Some(baseline) = &row.baseline {
-        let (top1, error) = (row.top1_baseline, row.delta_error);
-        let judged = match row.threshold {
-            Some(least) => format!("standard error {error:.2}; judged from {least:.2} points on"),
-            None => format!(
-                "the test images alone give a standard error of {error:.2}; too few seeds for that of training"
-            ),
-        };
-        delta.hint = format!("against {baseline} with {top1:.2} %; {judged}");
+        let top1 = row.top1_baseline;
+        delta.hint = format!("against {baseline} with {top1:.2} %; {}", grounds(row));
     }
     let mut width = number(
         bits(row, policies),
@@ -295,7 +289,7 @@ mod tests {
             "6.17× smaller",
             "channels + W8A8\u{a0}◆",
             "91.70 ± 0.14",
-            "−6.80 ~",
+            "−6.80 ▼~",
             "−17.70 ▼",
             "40.55",
             "8 &#x2f; 8",

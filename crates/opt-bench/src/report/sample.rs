@@ -1,8 +1,8 @@
 //! A made run that tests of reports and plots share.
 
 use crate::results::{
-    Cpu, CurvePoint, DataSource, DatasetInfo, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA,
-    Versions,
+    Cpu, CurvePoint, DataSource, DatasetInfo, Discordant, NotRun, RecipeText, ResultLine, RunInfo,
+    SCHEMA, Versions,
 };
 
 pub(crate) fn sample_lines() -> Vec<ResultLine> {
@@ -21,6 +21,7 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         bytes_baseline: Some(1_100_000),
         macs_baseline: Some(40_551_040),
         agreement: None,
+        discordant: None,
         n_test: 10_000,
         params: 269_722,
         nonzero: 269_722,
@@ -105,7 +106,13 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
             layers: 3,
             ..base.clone()
         },
-        variant("prune", "one-shot 50 %", 91.3, 136_000, 640_000),
+        ResultLine {
+            discordant: Some(Discordant {
+                only_variant: 160,
+                only_baseline: 200,
+            }),
+            ..variant("prune", "one-shot 50 %", 91.3, 136_000, 640_000)
+        },
         variant("prune", "one-shot 90 %", 84.9, 29_000, 190_000),
         variant("prune", "iterative 80 %", 90.4, 56_000, 330_000),
         quantized("post-training W8A8", 91.65, 8, 285_000),
@@ -127,6 +134,10 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
             baseline: Some("student alone".to_owned()),
             top1: 85.3,
             top1_baseline: 84.1,
+            discordant: Some(Discordant {
+                only_variant: 420,
+                only_baseline: 300,
+            }),
             ..student
         },
         pipeline("channels + W8A8", 90.85, 8, 178_300),

@@ -3,7 +3,8 @@
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::words::{
-    accuracy, bits, difference, in_millions, in_thousands, legend, plain, policies, seconds, times,
+    accuracy, bits, difference, in_millions, in_thousands, legend, plain, policies, seconds,
+    standard_error, times, won_and_lost,
 };
 use crate::results::Summary;
 
@@ -21,6 +22,8 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
             "network",
             "top-1 %",
             "Δ points",
+            "s.e.",
+            "won : lost",
             "kB",
             "smaller",
             "k params",
@@ -42,6 +45,8 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
             row.model.clone(),
             accuracy(row),
             difference(row),
+            standard_error(row),
+            won_and_lost(row),
             in_thousands(row.bytes),
             times(row.bytes_ratio),
             in_thousands(row.params),
@@ -55,7 +60,9 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut text = format!("{table}\n");
-    for line in legend(&summary.rows) {
+    let columns = "s.e.: standard error of Δ in points; won : lost: images that only the variant and that only its baseline has \
+                   right.";
+    for line in std::iter::once(columns.to_owned()).chain(legend(&summary.rows)) {
         text += &wrapped(&line, width.map_or(100, usize::from));
     }
     text
@@ -94,7 +101,10 @@ mod tests {
         let table = terminal_table(&summary, None);
         for words in [
             "91.70 ± 0.14",
-            "−17.70 ▼",
+            "−17.70 ▼ ",
+            "−6.80 ▼~",
+            "0.19",
+            "160 : 200",
             "1,100.0",
             "6.17×",
             "8 / 8",
@@ -104,7 +114,7 @@ mod tests {
         ] {
             assert!(table.contains(words), "{words}\n{table}");
         }
-        let rows = table.lines().take_while(|line| !line.starts_with('Δ'));
+        let rows = table.lines().take_while(|line| !line.starts_with("s.e."));
         assert_eq!(rows.count(), 12 + 2);
         let narrow = terminal_table(&summary, Some(100));
         assert!(

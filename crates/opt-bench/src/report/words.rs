@@ -1,6 +1,8 @@
 //! Numbers and sentences as a reader sees them: units, thousands separators, true minus signs.
 
-use crate::results::{DataSource, DatasetInfo, RunInfo, SummaryRow, best_within};
+use crate::results::{
+    DataSource, DatasetInfo, HoldsFor, Judgement, RunInfo, SummaryRow, Verdict, best_within,
+};
 
 /// An integer with a comma between thousands.
 pub(super) fn thousands(value: u64) -> String {
@@ -73,19 +75,93 @@ pub(super) fn accuracy(row: &SummaryRow) -> String {
     }
 }
 
-/// The difference to the baseline: an arrow where it is resolved, `≈` where it may be chance, `~` where too few seeds were
-/// trained to tell.
+/// The difference to the baseline: an arrow where it is resolved, `≈` where it may be chance; with `~` where the arrow rests on
+/// one training.
 pub(super) fn difference(row: &SummaryRow) -> String {
-    if row.baseline.is_none() {
+    let Some(judgement) = &row.judgement else {
         return "baseline".to_owned();
-    }
-    let mark = match (row.threshold, row.resolved) {
-        (None, _) => '~',
-        (_, false) => '≈',
-        (_, true) if row.delta.mean < 0.0 => '▼',
-        (_, true) => '▲',
     };
-    format!("{} {mark}", signed(row.delta.mean))
+    let mark = match judgement.verdict {
+        Verdict::Unresolved => "≈",
+        Verdict::Worse => "▼",
+        Verdict::Better => "▲",
+    };
+    let limit = if rests_on_one_training(judgement) {
+        "~"
+    } else {
+        ""
+    };
+    format!("{} {mark}{limit}", signed(row.delta.mean))
+}
+
+/// The standard error of the difference, in points; empty for a baseline.
+pub(super) fn standard_error(row: &SummaryRow) -> String {
+    match &row.judgement {
+        Some(judgement) => format!("{:.2}", judgement.error()),
+        None => String::new(),
+    }
+}
+
+/// The images that only the variant and that only its baseline has right, all seeds together; empty for a baseline.
+pub(super) fn won_and_lost(row: &SummaryRow) -> String {
+    match row.judgement.map(|judgement| judgement.discordant) {
+        Some(Some(counts)) => format!(
+            "{} : {}",
+            thousands(counts.only_variant),
+            thousands(counts.only_baseline)
+        ),
+        Some(None) => "–".to_owned(),
+        None => String::new(),
+    }
+}
+
+/// What a verdict rests on, in a sentence without its full stop; empty for a baseline.
+pub(super) fn grounds(row: &SummaryRow) -> String {
+    let Some(judgement) = &row.judgement else {
+        return String::new();
+    };
+    let verdict = match judgement.verdict {
+        Verdict::Unresolved => "unresolved",
+        Verdict::Worse => "worse",
+        Verdict::Better => "better",
+    };
+    let seeds = match judgement.error_seeds {
+        Some(error) => format!(", over the seeds {error:.2}"),
+        None => String::new(),
+    };
+    let paired = match (judgement.discordant, judgement.p_value) {
+        (Some(counts), Some(p)) => format!(
+            "; {} images only this has right, {} only its baseline, McNemar's exact p {}",
+            thousands(counts.only_variant),
+            thousands(counts.only_baseline),
+            p_value(p)
+        ),
+        _ => String::new(),
+    };
+    let holds_for = match judgement.holds_for {
+        HoldsFor::Weights => "; one seed: this speaks about these weights, not about the method",
+        HoldsFor::Method => "",
+    };
+    format!(
+        "{verdict}: a difference must exceed {:.2} points; standard error from the test images {:.2}{seeds}{paired}{holds_for}",
+        judgement.threshold, judgement.error_images
+    )
+}
+
+/// A p-value with its sign of relation.
+fn p_value(p: f64) -> String {
+    match p {
+        p if p < 0.0001 => "< 0.0001".to_owned(),
+        p if p < 0.001 => format!("= {p:.4}"),
+        p => format!("= {p:.3}"),
+    }
+}
+
+/// Whether an arrow says nothing about a second training: one seed, and training since the baseline.
+fn rests_on_one_training(judgement: &Judgement) -> bool {
+    judgement.trained
+        && judgement.holds_for == HoldsFor::Weights
+        && judgement.verdict != Verdict::Unresolved
 }
 
 /// An RFC 3339 time in UTC to the minute, for reading.
@@ -134,20 +210,30 @@ fn policy_mark(place: usize) -> String {
 /// What the marks in the table mean, a sentence or two each; only of marks that can occur in these rows.
 pub(super) fn legend(rows: &[SummaryRow]) -> Vec<String> {
     let mut lines = vec![
-        "Δ: top-1 minus that of the row's baseline. ▲ better, ▼ worse: chance alone brings that much in at most 5 of 100 \
-         cases, judged by the number of test images and, where there are three or more seeds, by their spread; ≈ may be \
-         chance."
+        "Δ: top-1 minus that of the row's baseline with the same seed. ▲ better, ▼ worse: more than two standard errors, on \
+         the same test images; ≈ unresolved: within two standard errors, may be chance."
             .to_owned(),
     ];
-    let unjudged = rows
-        .iter()
-        .filter(|row| row.baseline.is_some() && row.threshold.is_none());
-    if let Some(n) = unjudged.map(|row| row.n).max() {
-        let seeds = if n == 1 { "one seed" } else { "two seeds" };
-        lines.push(format!(
-            "~ {seeds}: the variant was trained, and training it with another seed would change the difference by an \
-             amount that this run does not know; three seeds are needed to call it better or worse."
-        ));
+    let judged: Vec<&Judgement> = rows.iter().filter_map(|r| r.judgement.as_ref()).collect();
+    if judged.iter().any(|j| j.error_seeds.is_some()) {
+        lines.push(
+            "Several seeds: ± after top-1 is their standard deviation; the standard error of Δ is the larger of that of the \
+             test images and that over the seeds, which counts at least twice, for few seeds as often as Student's t says."
+                .to_owned(),
+        );
+    }
+    if judged.iter().any(|j| j.holds_for == HoldsFor::Weights) {
+        lines.push(
+            "One seed: a verdict speaks about these weights on images like these, not about the method."
+                .to_owned(),
+        );
+    }
+    if judged.iter().any(|j| rests_on_one_training(j)) {
+        lines.push(
+            "~ one seed, and the variant was trained: training it with another seed would change the difference by an amount \
+             that this run does not know."
+                .to_owned(),
+        );
     }
     for (place, policy) in policies(rows).iter().enumerate() {
         lines.push(format!("{} after bits: {policy}.", policy_mark(place)));
@@ -206,16 +292,27 @@ fn headline_for(loss: &str, row: Option<&SummaryRow>) -> Headline {
         }
         _ => String::new(),
     };
-    let seeds = match (row.threshold, row.n) {
-        (None, 1) => " (one seed)",
-        (None, _) => " (two seeds)",
-        _ => "",
+    let mut remarks = Vec::new();
+    if row
+        .judgement
+        .is_some_and(|j| j.verdict == Verdict::Unresolved)
+    {
+        remarks.push("unresolved".to_owned());
+    }
+    match (row.n, row.judgement.is_some_and(|j| j.trained)) {
+        (1, true) => remarks.push("one seed".to_owned()),
+        (1, false) => {}
+        (n, _) => remarks.push(format!("{n} seeds")),
+    }
+    let remarks = match remarks.as_slice() {
+        [] => String::new(),
+        remarks => format!(" ({})", remarks.join(", ")),
     };
     Headline {
         loss: loss.to_owned(),
         gain: format!("{} smaller", times(row.bytes_ratio)),
         detail: format!(
-            "{}: {} ({}). {} kB{instead}{macs}; {} % top-1, {} points against {}{seeds}.",
+            "{}: {} ({}). {} kB{instead}{macs}; {} % top-1, {} points against {}{remarks}.",
             row.experiment,
             row.variant,
             row.model,
@@ -229,16 +326,14 @@ fn headline_for(loss: &str, row: Option<&SummaryRow>) -> Headline {
 
 /// How the headline was picked, so that nobody takes it for a prediction.
 pub(super) fn how_picked(rows: &[SummaryRow]) -> String {
-    let n = rows.iter().filter(|row| row.baseline.is_some()).count();
-    let errors = rows.iter().filter(|row| row.baseline.is_some());
-    let error = errors.map(|row| row.delta_error).fold(0.0, f64::max);
-    let unjudged = rows
+    let judged: Vec<&Judgement> = rows.iter().filter_map(|r| r.judgement.as_ref()).collect();
+    let n = judged.len();
+    let error = judged.iter().map(|j| j.error()).fold(0.0, f64::max);
+    let chance = match judged
         .iter()
-        .any(|row| row.baseline.is_some() && row.threshold.is_none());
-    let chance = match unjudged {
-        true => {
-            " from the test images alone, and fewer than three seeds do not show how much training adds"
-        }
+        .any(|j| j.trained && j.holds_for == HoldsFor::Weights)
+    {
+        true => " from the test images alone, and one seed does not show how much training adds",
         false => "",
     };
     format!(
@@ -337,7 +432,7 @@ pub(super) fn conditions(run: &RunInfo) -> Vec<(&'static str, String)> {
 mod tests {
     use super::*;
     use crate::report::{sample_lines, sample_run};
-    use crate::results::summarize;
+    use crate::results::{ResultLine, summarize};
 
     #[test]
     fn numbers_for_readers() {
@@ -389,16 +484,78 @@ mod tests {
     #[test]
     fn differences_say_their_direction_without_colour() {
         let mut row = summarize(&sample_lines()).rows[3].clone();
-        let mut difference_of = |mean, threshold, resolved| {
+        let mut difference_of = |mean, verdict, trained, holds_for| {
             row.delta.mean = mean;
-            row.threshold = threshold;
-            row.resolved = resolved;
+            row.judgement = row.judgement.map(|judgement| Judgement {
+                verdict,
+                trained,
+                holds_for,
+                ..judgement
+            });
             difference(&row)
         };
-        assert_eq!(difference_of(-3.0, Some(1.0), true), "−3.00 ▼");
-        assert_eq!(difference_of(3.0, Some(1.0), true), "+3.00 ▲");
-        assert_eq!(difference_of(0.1, Some(1.0), false), "+0.10 ≈");
-        assert_eq!(difference_of(-9.0, None, false), "−9.00 ~");
+        let (one, several) = (HoldsFor::Weights, HoldsFor::Method);
+        assert_eq!(
+            difference_of(-3.0, Verdict::Worse, true, several),
+            "−3.00 ▼"
+        );
+        assert_eq!(
+            difference_of(3.0, Verdict::Better, true, several),
+            "+3.00 ▲"
+        );
+        assert_eq!(difference_of(3.0, Verdict::Better, false, one), "+3.00 ▲");
+        assert_eq!(difference_of(-9.0, Verdict::Worse, true, one), "−9.00 ▼~");
+        assert_eq!(
+            difference_of(0.1, Verdict::Unresolved, true, one),
+            "+0.10 ≈"
+        );
+    }
+
+    #[test]
+    fn the_grounds_of_a_verdict_are_said_with_its_limits() {
+        let lines = sample_lines();
+        let row = &summarize(&lines).rows[2];
+        // √(360 − 40²/10 000) / 100 = 0.1897; p of 160 against 200 in exact arithmetic: 0.0397.
+        assert_eq!(
+            grounds(row),
+            "worse: a difference must exceed 0.38 points; standard error from the test images 0.19; 160 images only this \
+             has right, 200 only its baseline, McNemar's exact p = 0.040; one seed: this speaks about these weights, not \
+             about the method"
+        );
+        assert_eq!(
+            (standard_error(row), won_and_lost(row)),
+            ("0.19".to_owned(), "160 : 200".to_owned())
+        );
+
+        // Two seeds, the second one without counts.
+        let second = ResultLine {
+            seed: 1,
+            discordant: None,
+            top1: lines[2].top1 - 0.1,
+            ..lines[2].clone()
+        };
+        let row = &summarize(&[lines[2].clone(), second]).rows[0];
+        let words = grounds(row);
+        assert!(words.starts_with("unresolved: "), "{words}");
+        assert!(words.contains(", over the seeds 0.05"), "{words}");
+        assert!(!words.contains("McNemar") && !words.contains("one seed"));
+        assert_eq!(won_and_lost(row), "–");
+
+        let baseline = &summarize(&lines).rows[0];
+        assert_eq!(grounds(baseline) + &won_and_lost(baseline), "");
+    }
+
+    #[test]
+    fn p_values_for_readers() {
+        let cases = [
+            (1.0, "= 1.000"),
+            (0.0397, "= 0.040"),
+            (0.000_42, "= 0.0004"),
+            (1e-30, "< 0.0001"),
+        ];
+        for (p, words) in cases {
+            assert_eq!(p_value(p), words);
+        }
     }
 
     #[test]
@@ -438,12 +595,17 @@ mod tests {
                 .iter()
                 .any(|line| line.starts_with("~ one seed"))
         );
-        let judged: Vec<_> = rows
+        let unresolved: Vec<_> = rows
             .into_iter()
-            .filter(|row| row.threshold.is_some())
+            .filter(|row| {
+                row.judgement
+                    .is_some_and(|j| j.verdict == Verdict::Unresolved)
+            })
             .collect();
-        assert!(!judged.is_empty());
-        assert!(!legend(&judged).iter().any(|line| line.starts_with('~')));
+        assert!(!unresolved.is_empty());
+        let lines = legend(&unresolved);
+        assert!(!lines.iter().any(|line| line.starts_with('~')));
+        assert!(lines.iter().any(|line| line.starts_with("One seed")));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ResultLine, SCHEMA};
+use super::verdict::judge;
+use super::{Judgement, ResultLine, SCHEMA};
 
 /// The content of `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +21,9 @@ pub struct Spread {
     pub mean: f64,
     /// The sample standard deviation (division by n − 1); `None` for one number.
     pub std: Option<f64>,
+    /// The standard error of the mean, std / √n; `None` for one number.
+    #[serde(default)]
+    pub error: Option<f64>,
     /// The smallest.
     pub min: f64,
     /// The largest.
@@ -51,14 +55,9 @@ pub struct SummaryRow {
     pub top1_baseline: f64,
     /// Accuracy minus the baseline's with the same seed, in points.
     pub delta: Spread,
-    /// The standard error of the mean difference, in points.
-    pub delta_error: f64,
-    /// The mean difference from which on, up or down, chance is no explanation (95 %), in points; `None` for a baseline,
-    /// and for a variant that was trained with fewer than three seeds, whose chance in training is not known.
+    /// Whether the mean difference is more than chance, and what that rests on; `None` for a baseline.
     #[serde(default)]
-    pub threshold: Option<f64>,
-    /// Whether the mean difference reaches `threshold`.
-    pub resolved: bool,
+    pub judgement: Option<Judgement>,
     /// Test images predicted as the baseline predicts them, in percent.
     pub agreement: Option<f64>,
     /// Images in the test set.
@@ -103,19 +102,8 @@ pub struct SummaryRow {
 
 /// Summarizes lines by experiment, variant, model and data set.
 ///
-/// A line that repeats the seed of an earlier one replaces it. Differences are paired by seed. Their error has two
-/// sources: chance in training, seen in the spread over at least three seeds, and the choice of test images, estimated
-/// as if the two models had been tested on different ones. With fewer seeds only the second is known, so that a variant
-/// that was trained is not judged at all:
-///
-/// ```text
-/// e = √((p(100 − p) + q(100 − q)) / n_test)             p, q the two accuracies in percent
-/// n ≥ 3:              resolved if |mean Δ| ≥ max(t(n − 1) s / √n, 1.96 e / √n)
-/// n < 3, not trained: resolved if |mean Δ| ≥ 1.96 e / √n
-/// n < 3, trained:     never resolved
-/// ```
-///
-/// where t is the two-sided 95 % quantile of Student's distribution and s the standard deviation of Δ over the seeds.
+/// A line that repeats the seed of an earlier one replaces it. Differences are paired by seed; [`Judgement`] says how they
+/// are judged.
 pub fn summarize(lines: &[ResultLine]) -> Summary {
     Summary {
         schema: SCHEMA,
@@ -198,9 +186,6 @@ fn summarize_group(group: &[&ResultLine], trained: bool) -> SummaryRow {
         .map(|line| line.top1 - line.top1_baseline)
         .collect();
     let (top1, baseline, delta) = (spread(&values), spread(&baselines), spread(&deltas));
-    let sampling = sampling_error(top1.mean, baseline.mean, first.n_test);
-    let (delta_error, threshold) = judge(&delta, values.len(), sampling, trained);
-    let threshold = threshold.filter(|_| first.baseline.is_some());
     let agreements: Vec<f64> = group.iter().filter_map(|line| line.agreement).collect();
     let (macs, bytes) = (
         mean(group, |line| line.macs),
@@ -217,9 +202,10 @@ fn summarize_group(group: &[&ResultLine], trained: bool) -> SummaryRow {
         top1,
         top1_baseline: baseline.mean,
         delta,
-        delta_error,
-        threshold,
-        resolved: threshold.is_some_and(|least| delta.mean != 0.0 && delta.mean.abs() >= least),
+        judgement: first
+            .baseline
+            .is_some()
+            .then(|| judge(group, &delta, trained)),
         agreement: (agreements.len() == group.len()).then(|| spread(&agreements).mean),
         n_test: first.n_test,
         params: mean(group, |line| line.params),
@@ -250,51 +236,13 @@ fn spread(values: &[f64]) -> Spread {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+    let std = (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt());
     Spread {
         mean,
-        std: (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()),
+        std,
+        error: std.map(|std| std / n.sqrt()),
         min: values.iter().copied().fold(f64::INFINITY, f64::min),
         max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
-    }
-}
-
-/// The standard error of the mean difference, and the difference that counts as resolved, if any does.
-fn judge(delta: &Spread, n: usize, sampling: f64, trained: bool) -> (f64, Option<f64>) {
-    let root = (n as f64).sqrt();
-    let floor = sampling / root;
-    match delta.std {
-        Some(std) if n >= 3 => {
-            let over_seeds = std / root;
-            let threshold = (t_quantile(n - 1) * over_seeds).max(NORMAL * floor);
-            (over_seeds.max(floor), Some(threshold))
-        }
-        _ => (floor, (!trained).then_some(NORMAL * floor)),
-    }
-}
-
-/// The error of a difference that comes from which images the test set has, in points.
-fn sampling_error(top1: f64, baseline: f64, n_test: u64) -> f64 {
-    let variance = |percent: f64| percent * (100.0 - percent);
-    ((variance(top1) + variance(baseline)) / n_test.max(1) as f64).sqrt()
-}
-
-/// The two-sided 95 % quantile of the normal distribution.
-const NORMAL: f64 = 1.96;
-
-/// The two-sided 95 % quantile of Student's t; that of the normal distribution beyond 30 degrees of freedom.
-///
-/// # References
-///
-/// Student, *The Probable Error of a Mean*, Biometrika 6, 1908.
-fn t_quantile(degrees: usize) -> f64 {
-    const TABLE: [f64; 30] = [
-        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-        2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
-        2.052, 2.048, 2.045, 2.042,
-    ];
-    match degrees {
-        0 => f64::INFINITY,
-        _ => TABLE.get(degrees - 1).copied().unwrap_or(NORMAL),
     }
 }
 
@@ -330,7 +278,7 @@ mod tests {
         let cases: [(&[f64], f64, Option<f64>); 4] = [
             (&[90.0], 90.0, None),
             (&[90.0, 90.0], 90.0, Some(0.0)),
-            // Deviations −1 and 1: √(2 / 1).
+            // Deviations −1 and 1: √(2 / 1), and √2 / √2 for the mean.
             (&[90.0, 92.0], 91.0, Some(std::f64::consts::SQRT_2)),
             // Deviations −2, 0, 2: √(8 / 2).
             (&[88.0, 90.0, 92.0], 90.0, Some(2.0)),
@@ -338,6 +286,8 @@ mod tests {
         for (values, mean, std) in cases {
             let spread = spread(values);
             assert_eq!((spread.mean, spread.std), (mean, std));
+            let root = (values.len() as f64).sqrt();
+            assert_eq!(spread.error, std.map(|std| std / root));
             assert_eq!(
                 (spread.min, spread.max),
                 (values[0], values[values.len() - 1])
@@ -358,35 +308,22 @@ mod tests {
         assert_eq!((row.delta.mean, row.delta.std), (-1.0, Some(0.0)));
     }
 
-    /// A line and the baseline it names, both with 8 epochs.
-    fn untrained(seed: u64, top1: f64, top1_baseline: f64) -> [ResultLine; 2] {
-        let line = ResultLine {
-            train_precision: String::new(),
-            epochs: 8.0,
-            ..line(seed, top1, top1_baseline)
-        };
-        [sample_lines()[0].clone(), line]
-    }
-
     #[test]
-    fn a_few_seeds_judge_a_variant_only_if_nothing_was_trained() {
-        // e = √((90·10 + 90·10) / 10 000) = √0.18 = 0.424 points; 1.96 e = 0.832.
-        let row = &summarize(&untrained(0, 90.0, 90.0)).rows[1];
-        assert!((row.delta_error - 0.18_f64.sqrt()).abs() < 1e-12);
-        assert!((row.threshold.unwrap() - 0.8316).abs() < 1e-4);
-        assert!(!row.resolved);
-        assert!(!summarize(&untrained(0, 89.6, 90.4)).rows[1].resolved);
-        assert!(summarize(&untrained(0, 89.5, 90.4)).rows[1].resolved);
-
-        // The same, but something was trained: nothing is known about chance in training.
+    fn what_lies_between_a_variant_and_its_baseline() {
         let trained = |change: fn(&mut ResultLine)| {
-            let mut lines = untrained(0, 60.0, 90.0);
+            let mut lines = [
+                sample_lines()[0].clone(),
+                ResultLine {
+                    train_precision: String::new(),
+                    epochs: 8.0,
+                    ..line(0, 60.0, 90.0)
+                },
+            ];
             change(&mut lines[1]);
-            let row = summarize(&lines).rows[1].clone();
-            assert!(row.delta_error > 0.0);
-            (row.threshold, row.resolved)
+            summarize(&lines).rows[1].judgement.unwrap().trained
         };
-        assert!(trained(|_| {}).1);
+        // Both have 8 epochs: nothing was trained.
+        assert!(!trained(|_| {}));
         let cases: [fn(&mut ResultLine); 4] = [
             |line| line.train_precision = "bf16".to_owned(),
             // Lines without the field: more epochs, and fewer, than the baseline.
@@ -396,93 +333,10 @@ mod tests {
             |line| line.baseline = Some("elsewhere".to_owned()),
         ];
         for (number, change) in cases.into_iter().enumerate() {
-            assert_eq!(trained(change), (None, false), "case {number}");
+            assert!(trained(change), "case {number}");
         }
-        // Two seeds are too few as well.
-        let rows = summarize(&[line(0, 60.0, 90.0), line(1, 61.0, 90.0)]).rows;
-        assert_eq!((rows[0].threshold, rows[0].resolved), (None, false));
         // A baseline is never compared with itself.
-        assert_eq!(summarize(&sample_lines()).rows[0].threshold, None);
-    }
-
-    #[test]
-    fn three_seeds_judge_by_student_and_by_the_test_images() {
-        struct Case {
-            deltas: [f64; 3],
-            n_test: u64,
-            error: f64,
-            threshold: f64,
-            resolved: bool,
-        }
-        let cases = [
-            // s = 1: 1 / √3 = 0.57735, times 4.303 = 2.48434. Two standard errors would have called 2 points resolved.
-            Case {
-                deltas: [-1.0, -2.0, -3.0],
-                n_test: u64::MAX,
-                error: 0.57735,
-                threshold: 2.48434,
-                resolved: false,
-            },
-            Case {
-                deltas: [-2.0, -3.0, -4.0],
-                n_test: u64::MAX,
-                error: 0.57735,
-                threshold: 2.48434,
-                resolved: true,
-            },
-            // Three equal differences: the test images remain. p = 50, q = 51: √((2500 + 2499) / 10 000) / √3 = 0.40821.
-            Case {
-                deltas: [-1.0; 3],
-                n_test: 10_000,
-                error: 0.40821,
-                threshold: 0.80009,
-                resolved: true,
-            },
-            // The same on a hundredth of the images.
-            Case {
-                deltas: [-1.0; 3],
-                n_test: 100,
-                error: 4.08207,
-                threshold: 8.00087,
-                resolved: false,
-            },
-            // No difference is none, however small the error.
-            Case {
-                deltas: [0.0; 3],
-                n_test: u64::MAX,
-                error: 0.0,
-                threshold: 0.0,
-                resolved: false,
-            },
-        ];
-        for case in cases {
-            let lines: Vec<_> = case
-                .deltas
-                .iter()
-                .zip(0..)
-                .map(|(delta, seed)| ResultLine {
-                    n_test: case.n_test,
-                    ..line(seed, 50.0, 50.0 - delta)
-                })
-                .collect();
-            let row = &summarize(&lines).rows[0];
-            // Hand values are rounded to five decimals.
-            assert!((row.delta_error - case.error).abs() < 1e-5, "{row:?}");
-            let threshold = row.threshold.unwrap();
-            assert!((threshold - case.threshold).abs() < 1e-5, "{threshold}");
-            assert_eq!(row.resolved, case.resolved, "{row:?}");
-        }
-    }
-
-    #[test]
-    fn quantiles_of_student() {
-        assert_eq!(t_quantile(0), f64::INFINITY);
-        assert_eq!(t_quantile(1), 12.706);
-        assert_eq!(t_quantile(2), 4.303);
-        assert_eq!(t_quantile(9), 2.262);
-        assert_eq!(t_quantile(30), 2.042);
-        assert_eq!(t_quantile(31), 1.96);
-        assert!((1..31).all(|n| t_quantile(n) > t_quantile(n + 1)));
+        assert_eq!(summarize(&sample_lines()).rows[0].judgement, None);
     }
 
     #[test]
@@ -534,7 +388,9 @@ mod tests {
         map.remove("bytes_baseline");
         map.remove("policy");
         map.remove("train_precision");
+        map.remove("discordant");
         let read: ResultLine = serde_json::from_value(value).unwrap();
         assert_eq!((read.agreement, read.bytes_baseline), (None, None));
+        assert_eq!(read.discordant, None);
     }
 }

@@ -1,0 +1,505 @@
+//! A profile for the time given: more seeds where there is time, fewer epochs and then fewer networks where there is not.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use humantime::format_duration;
+use opt_core::InputSpec;
+use tch::Device;
+
+use crate::plan::{Counts, Work, macs, plan_for};
+use crate::profile::Profile;
+use crate::recipe::Train;
+use crate::speed::Speed;
+
+/// A profile that fits into a budget.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fitted {
+    /// What is left of the profile, with its seeds and epochs: run as it is, it needs no budget.
+    pub profile: Profile,
+    /// The profile's seeds.
+    pub seeds: usize,
+    /// What was decided, in words.
+    pub notes: Vec<String>,
+    /// The baselines that were left out, with everything that starts from them.
+    pub dropped: Vec<String>,
+}
+
+/// The share of a budget that is planned; the rest is for what the estimate does not know.
+const PLANNED: f64 = 0.9;
+/// Where there is time, this many seeds at most, unless the profile has more.
+const MOST_SEEDS: usize = 5;
+/// Epochs are scaled to this many hundredths at least.
+const LEAST_PERCENT: usize = 25;
+
+/// Fits a profile into a budget: the first of these that takes at most nine tenths of it.
+///
+/// 1. All epochs, with as many seeds as there is time for: at most 5, or the profile's own number if that is larger.
+/// 2. One seed, and all epochs times the largest common factor from 0.99 down to 0.25. A phase keeps at least one epoch,
+///    iterative pruning one for each round.
+/// 3. The same two without the most expensive network and all that starts from it, then without the next one. A network
+///    stays if some experiment would have nothing left.
+///
+/// The result depends on nothing but the arguments. More budget never gives fewer networks, and of the same networks never
+/// fewer epochs × seeds.
+///
+/// # Errors
+///
+/// Nothing fits: names the least budget that would do. Or a network cannot be built.
+pub fn fit(
+    profile: &Profile,
+    experiments: &[String],
+    counts: Counts,
+    input: &InputSpec,
+    device: Device,
+    speed: &Speed,
+    budget: Duration,
+) -> Result<Fitted> {
+    let work = Work {
+        counts,
+        device,
+        speed: *speed,
+        macs: macs(profile, input)?,
+    };
+    fit_work(profile, experiments, &work, budget)
+}
+
+fn fit_work(
+    profile: &Profile,
+    experiments: &[String],
+    work: &Work,
+    budget: Duration,
+) -> Result<Fitted> {
+    let seconds =
+        |profile: &Profile| -> Result<f64> { Ok(plan_for(profile, experiments, work)?.seconds()) };
+    let usable = PLANNED * budget.as_secs_f64();
+    let mut rest = profile.clone();
+    let mut dropped = Vec::new();
+    loop {
+        let most_seeds = profile.seeds.max(MOST_SEEDS);
+        if let Some(size) = size_within(&rest, usable, most_seeds, seconds)? {
+            let mut fitted = scaled(&rest, size.percent);
+            fitted.seeds = size.seeds;
+            let planned = seconds(&fitted)? * size.seeds as f64;
+            return Ok(Fitted {
+                notes: vec![words(profile, size, &dropped, budget, planned)],
+                profile: fitted,
+                seeds: size.seeds,
+                dropped,
+            });
+        }
+        let Some((name, smaller)) = without_most_expensive(&rest, experiments, seconds)? else {
+            let least = seconds(&scaled(&rest, LEAST_PERCENT))? / PLANNED;
+            bail!(
+                "a budget of {} is too short: {} need {} with one seed and as few epochs as possible{}; give that much, ask \
+                 for one experiment, or name a smaller --profile",
+                format_duration(budget),
+                experiments.join(", "),
+                // Rounded up: what is named is enough.
+                format_duration(Duration::try_from_secs_f64(least.ceil()).unwrap_or(Duration::MAX)),
+                without(&dropped),
+            );
+        };
+        dropped.push(name);
+        rest = smaller;
+    }
+}
+
+/// How much of a profile is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Size {
+    seeds: usize,
+    /// Epochs, in hundredths of the profile's.
+    percent: usize,
+}
+
+/// The largest size that takes at most `usable` seconds, if one does.
+fn size_within(
+    profile: &Profile,
+    usable: f64,
+    most_seeds: usize,
+    seconds: impl Fn(&Profile) -> Result<f64>,
+) -> Result<Option<Size>> {
+    let whole = seconds(profile)?;
+    let seeds = (1..=most_seeds).rev().find(|n| *n as f64 * whole <= usable);
+    if let Some(seeds) = seeds {
+        let percent = 100;
+        return Ok(Some(Size { seeds, percent }));
+    }
+    let fits = |percent| Ok::<_, anyhow::Error>(seconds(&scaled(profile, percent))? <= usable);
+    if !fits(LEAST_PERCENT)? {
+        return Ok(None);
+    }
+    let (mut percent, mut too_much) = (LEAST_PERCENT, 100);
+    while percent + 1 < too_much {
+        let middle = usize::midpoint(percent, too_much);
+        match fits(middle)? {
+            true => percent = middle,
+            false => too_much = middle,
+        }
+    }
+    Ok(Some(Size { seeds: 1, percent }))
+}
+
+/// The profile with every phase's epochs scaled, to the nearest epoch.
+fn scaled(profile: &Profile, percent: usize) -> Profile {
+    let scale = |train: &mut Train, least: usize| {
+        if train.epochs > 0 {
+            train.epochs = ((train.epochs * percent + 50) / 100).max(least);
+        }
+    };
+    let mut profile = profile.clone();
+    for recipe in &mut profile.baseline {
+        scale(&mut recipe.train, 1);
+    }
+    for prune in &mut profile.prune {
+        scale(&mut prune.fine_tune, prune.rounds);
+    }
+    for quantize in &mut profile.quantize {
+        scale(&mut quantize.aware_train, 1);
+    }
+    for pipeline in &mut profile.pipeline {
+        scale(&mut pipeline.fine_tune, 1);
+        scale(&mut pipeline.aware_train, 1);
+    }
+    profile
+}
+
+/// The network whose removal saves the most time among those that can be spared, and what is left without it; of equals the
+/// first.
+fn without_most_expensive(
+    profile: &Profile,
+    experiments: &[String],
+    seconds: impl Fn(&Profile) -> Result<f64>,
+) -> Result<Option<(String, Profile)>> {
+    let before = seconds(profile)?;
+    let mut most: Option<(f64, String, Profile)> = None;
+    for recipe in &profile.baseline {
+        let smaller = without_network(profile, &recipe.name);
+        let emptied = |e: &String| n_blocks(profile, e) > 0 && n_blocks(&smaller, e) == 0;
+        let saved = before - seconds(&smaller)?;
+        let least = most.as_ref().map_or(0.0, |(saved, ..)| *saved);
+        if !experiments.iter().any(emptied) && saved > least {
+            most = Some((saved, recipe.name.clone(), smaller));
+        }
+    }
+    Ok(most.map(|(_, name, smaller)| (name, smaller)))
+}
+
+/// The profile without a baseline and every block that starts from it.
+fn without_network(profile: &Profile, name: &str) -> Profile {
+    let mut profile = profile.clone();
+    profile.baseline.retain(|recipe| recipe.name != name);
+    profile.prune.retain(|prune| prune.base != name);
+    profile.quantize.retain(|quantize| quantize.base != name);
+    profile
+        .distill
+        .retain(|distill| distill.teacher != name && distill.student != name);
+    profile.pipeline.retain(|pipeline| pipeline.base != name);
+    profile
+}
+
+fn n_blocks(profile: &Profile, experiment: &str) -> usize {
+    match experiment {
+        "baseline" => profile.baseline.len(),
+        "prune" => profile.prune.len(),
+        "quantize" => profile.quantize.len(),
+        "distill" => profile.distill.len(),
+        _ => profile.pipeline.len(),
+    }
+}
+
+/// `budget 30m: 1 seed, epochs × 0.60, without source; 26m planned, the rest in reserve`.
+fn words(
+    profile: &Profile,
+    size: Size,
+    dropped: &[String],
+    budget: Duration,
+    planned: f64,
+) -> String {
+    let count = |n: usize| format!("{n} {}", if n == 1 { "seed" } else { "seeds" });
+    let instead = match size.seeds == profile.seeds {
+        true => String::new(),
+        false => format!(" instead of {}", profile.seeds),
+    };
+    let epochs = match size.percent {
+        100 => "all epochs".to_owned(),
+        percent => format!("epochs × {:.2}", percent as f64 / 100.0),
+    };
+    let unit = match planned {
+        s if s < 120.0 => 1.0,
+        s if s < 3600.0 => 10.0,
+        _ => 60.0,
+    };
+    let planned = Duration::try_from_secs_f64((planned / unit).ceil() * unit);
+    format!(
+        "budget {}: {}{instead}, {epochs}{}; {} planned, the rest in reserve",
+        format_duration(budget),
+        count(size.seeds),
+        without(dropped),
+        format_duration(planned.unwrap_or(Duration::MAX)),
+    )
+}
+
+fn without(dropped: &[String]) -> String {
+    match dropped {
+        [] => String::new(),
+        names => format!(", without {}", names.join(" and ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::profile::EXPERIMENTS;
+
+    /// Two networks of 10 and 20 epochs, everything else on the second; an epoch of either takes ten seconds, evaluation
+    /// no time.
+    fn profile() -> Profile {
+        Profile::parse(
+            r#"
+about = "for tests"
+seeds = 2
+calibration_images = 10
+
+[[baseline]]
+name = "side"
+model = "airbench_8_16_16"
+[baseline.train]
+epochs = 20
+lr = 0.1
+precision = "f32"
+
+[[baseline]]
+name = "main"
+model = "airbench_8_16_16"
+[baseline.train]
+epochs = 10
+lr = 0.1
+precision = "f32"
+
+[[prune]]
+base = "main"
+sparsities = [0.5]
+rounds = 2
+scopes = ["global"]
+[prune.fine_tune]
+epochs = 4
+lr = 0.1
+precision = "f32"
+"#,
+        )
+        .unwrap()
+    }
+
+    fn work() -> Work {
+        Work {
+            counts: Counts {
+                train: 1000,
+                test: 1,
+            },
+            device: Device::Cpu,
+            speed: Speed {
+                bf16_training: f64::NAN,
+                f32_training: 1e5,
+                f32_forward: f64::INFINITY,
+            },
+            macs: ["side", "main"].map(|n| (n.to_owned(), 1000.0)).into(),
+        }
+    }
+
+    fn names(experiments: &[&str]) -> Vec<String> {
+        experiments.iter().map(|e| (*e).to_owned()).collect()
+    }
+
+    fn epochs(profile: &Profile) -> Vec<usize> {
+        profile.trains().iter().map(|train| train.epochs).collect()
+    }
+
+    #[test]
+    fn a_profile_fits_into_the_time_given() {
+        struct Case {
+            experiments: &'static [&'static str],
+            seconds: u64,
+            seeds: usize,
+            epochs: &'static [usize],
+            note: &'static str,
+        }
+        let cases = [
+            // 300 s for the baselines, 3 × 40 s for pruning: 420 s a seed; nine tenths of the budget count.
+            Case {
+                experiments: &["baseline", "prune"],
+                seconds: 934,
+                seeds: 2,
+                epochs: &[20, 10, 4],
+                note: "budget 15m 34s: 2 seeds, all epochs; 14m planned, the rest in reserve",
+            },
+            Case {
+                experiments: &["baseline", "prune"],
+                seconds: 933,
+                seeds: 1,
+                epochs: &[20, 10, 4],
+                note: "budget 15m 33s: 1 seed instead of 2, all epochs; 7m planned, the rest in reserve",
+            },
+            // Never more than five seeds.
+            Case {
+                experiments: &["baseline", "prune"],
+                seconds: 86_400,
+                seeds: 5,
+                epochs: &[20, 10, 4],
+                note: "budget 1day: 5 seeds instead of 2, all epochs; 35m planned, the rest in reserve",
+            },
+            // 270 s: at 0.63 there would be 13 + 6 + 3·3 epochs, at 0.62 12 + 6 + 3·2.
+            Case {
+                experiments: &["baseline", "prune"],
+                seconds: 300,
+                seeds: 1,
+                epochs: &[12, 6, 2],
+                note: "budget 5m: 1 seed instead of 2, epochs × 0.62; 4m planned, the rest in reserve",
+            },
+            // 5 + 3 + 3·2 epochs, the same as at a quarter: a round has one.
+            Case {
+                experiments: &["baseline", "prune"],
+                seconds: 156,
+                seeds: 1,
+                epochs: &[5, 3, 2],
+                note: "budget 2m 36s: 1 seed instead of 2, epochs × 0.27; 2m 20s planned, the rest in reserve",
+            },
+            // Too little for both networks; without the first there is time for 6 + 3·2 epochs.
+            Case {
+                experiments: &["baseline", "prune"],
+                seconds: 155,
+                seeds: 1,
+                epochs: &[6, 2],
+                note: "budget 2m 35s: 1 seed instead of 2, epochs × 0.62, without side; 2m planned, the rest in reserve",
+            },
+            // Only what the experiments train counts: `prune` needs no `side`.
+            Case {
+                experiments: &["prune"],
+                seconds: 245,
+                seeds: 1,
+                epochs: &[20, 10, 4],
+                note: "budget 4m 5s: 1 seed instead of 2, all epochs; 3m 40s planned, the rest in reserve",
+            },
+        ];
+        for case in cases {
+            let budget = Duration::from_secs(case.seconds);
+            let fitted = fit_work(&profile(), &names(case.experiments), &work(), budget).unwrap();
+            assert_eq!(fitted.seeds, case.seeds, "{:?}", fitted.notes);
+            assert_eq!(fitted.profile.seeds, case.seeds);
+            assert_eq!(epochs(&fitted.profile), case.epochs, "{:?}", fitted.notes);
+            assert_eq!(fitted.notes, [case.note]);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_fitted_names_the_time_that_would_do() {
+        let fit = |experiments: &[&str], seconds| {
+            let budget = Duration::from_secs(seconds);
+            fit_work(&profile(), &names(experiments), &work(), budget)
+        };
+        // Without `side`, 3 + 3·2 epochs are 90 s.
+        let error = fit(&["baseline", "prune"], 99).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "a budget of 1m 39s is too short: baseline, prune need 1m 40s with one seed and as few epochs as possible, \
+             without side; give that much, ask for one experiment, or name a smaller --profile"
+        );
+        let fitted = fit(&["baseline", "prune"], 100).unwrap();
+        assert_eq!(fitted.dropped, ["side"]);
+        assert_eq!(epochs(&fitted.profile), [3, 2]);
+        // `main` is all that `prune` has; it stays, and `side` costs `prune` nothing.
+        let error = fit(&["prune"], 0).unwrap_err().to_string();
+        assert!(!error.contains("without side"), "{error}");
+        // Of the baselines alone one must stay: the cheaper one, 3 epochs.
+        let error = fit(&["baseline"], 1).unwrap_err().to_string();
+        assert!(error.contains("baseline need 34s with one seed"), "{error}");
+    }
+
+    #[test]
+    fn a_network_leaves_with_everything_that_starts_from_it() {
+        let quick = Profile::built_in("quick").unwrap();
+        let rest = without_network(&quick, "airbench-s");
+        assert!(rest.distill.is_empty() && rest.recipe("airbench-s").is_err());
+        assert_eq!((rest.prune.len(), rest.pipeline.len()), (1, 1));
+        let rest = without_network(&quick, "airbench-m");
+        let blocks = rest.prune.len() + rest.quantize.len() + rest.distill.len();
+        assert_eq!(blocks + rest.pipeline.len(), 0);
+        assert_eq!(rest.baseline.len(), 2);
+    }
+
+    #[test]
+    fn a_fitted_profile_is_one_that_can_be_run() {
+        let input = InputSpec::cifar10();
+        let speed = Speed {
+            bf16_training: 4e10,
+            f32_training: 2e10,
+            f32_forward: 5e10,
+        };
+        let all: Vec<&str> = EXPERIMENTS.iter().map(|(name, _)| *name).collect();
+        let counts = Counts {
+            train: 50_000,
+            test: 10_000,
+        };
+        for (name, _) in crate::profile::PROFILES {
+            let profile = Profile::built_in(name).unwrap();
+            let fit = |seconds| {
+                fit(
+                    &profile,
+                    &names(&all),
+                    counts,
+                    &input,
+                    Device::Cpu,
+                    &speed,
+                    Duration::from_secs(seconds),
+                )
+            };
+            let shortest = (0..).map(|n| 60 << n).find_map(|s| fit(s).ok()).unwrap();
+            for fitted in [shortest, fit(1_000_000).unwrap()] {
+                let text = toml::to_string(&fitted.profile).unwrap();
+                assert_eq!(Profile::parse(&text).unwrap(), fitted.profile);
+                for experiment in all.iter().map(|e| (*e).to_owned()) {
+                    assert!(n_blocks(&fitted.profile, &experiment) > 0, "{experiment}");
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+        #[test]
+        fn more_time_never_gives_less(
+            name in prop::sample::select(vec!["smoke", "quick", "full"]),
+            asked in prop::sample::subsequence(EXPERIMENTS.to_vec(), 1..=EXPERIMENTS.len()),
+            seconds in prop::array::uniform2(60u64..300_000),
+        ) {
+            let profile = Profile::built_in(name).unwrap();
+            let asked: Vec<String> = asked.iter().map(|(name, _)| (*name).to_owned()).collect();
+            // Work of made-up size: more for the first networks of a profile.
+            let macs = profile.baseline.iter().zip(1..);
+            let work = Work {
+                counts: Counts { train: 50_000, test: 10_000 },
+                speed: Speed { bf16_training: 4e10, f32_training: 2e10, f32_forward: 5e10 },
+                macs: macs.map(|(r, n)| (r.name.clone(), 8e7 / f64::from(n))).collect(),
+                ..work()
+            };
+            let fit = |seconds| fit_work(&profile, &asked, &work, Duration::from_secs(seconds)).ok();
+            let [shorter, longer] = seconds;
+            let (less, more) = (fit(shorter.min(longer)), fit(shorter.max(longer)));
+            let Some(less) = less else { return Ok(()) };
+            let more = more.unwrap();
+            prop_assert!(more.profile.baseline.len() >= less.profile.baseline.len());
+            prop_assert!(less.dropped.starts_with(&more.dropped));
+            if more.dropped == less.dropped {
+                let trained = |fitted: &Fitted| fitted.seeds * epochs(&fitted.profile).iter().sum::<usize>();
+                prop_assert!(trained(&more) >= trained(&less));
+            }
+            for (fitted, budget) in [(&less, shorter.min(longer)), (&more, shorter.max(longer))] {
+                let one = plan_for(&fitted.profile, &asked, &work).unwrap().seconds();
+                prop_assert!(one * fitted.seeds as f64 <= PLANNED * budget as f64);
+            }
+        }
+    }
+}
