@@ -23,7 +23,7 @@ use crate::recipe::{Recipe, Train};
 use crate::report::terminal_table;
 use crate::results::{self, NotRun, RecipeText, summarize};
 use crate::run::{Request, Run, slug, threads};
-use crate::speed::{IfBusy, Speed, kept, kept_or_measured};
+use crate::speed::{Speed, kept, kept_or_measured};
 use crate::training::Label;
 
 /// Trains, prunes, quantizes and distils networks, measures the files that ship, and reports.
@@ -333,23 +333,12 @@ fn as_it_is(profile: &Profile, seeds: usize) -> Fitted {
     }
 }
 
-/// How fast this machine is. A dry run measures nothing, and only a budget cannot do without.
+/// How fast this machine is. Only a budget is worth the seconds of a measurement.
 fn speed(device: tch::Device, args: &ExperimentArgs) -> Result<Speed> {
-    let if_busy = match args.budget {
-        Some(_) => IfBusy::Keep,
-        None => IfBusy::Fail,
-    };
-    let found = match args.dry_run {
-        true => kept(device).map(|speed| speed.unwrap_or_else(|| Speed::assumed(device))),
-        false => kept_or_measured(device, if_busy),
-    };
-    match found {
-        Err(error) if args.budget.is_none() => {
-            eprintln!("expected times are guesses: {error:#}");
-            Ok(Speed::assumed(device))
-        }
-        found => found,
+    if args.budget.is_some() && !args.dry_run {
+        return kept_or_measured(device);
     }
+    Ok(kept(device)?.unwrap_or_else(|| Speed::assumed(device)))
 }
 
 fn show_plan(plan: &Plan, profile: &str, fitted: &Fitted) {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use opt_core::cost::cost;
 use opt_core::{InputSpec, Model, zoo};
 use opt_nn::evaluate::evaluate;
@@ -69,21 +69,12 @@ pub fn kept(device: Device) -> Result<Option<Speed>> {
     find(&cache::folder()?.join(FILE), &Machine::this(device))
 }
 
-/// What happens to a measurement while other programs take the processor, which makes the machine seem slow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IfBusy {
-    /// It is kept, with a warning: it is the best that is known.
-    Keep,
-    /// It is an error, and a later run measures again.
-    Fail,
-}
-
 /// The speed that was kept for this machine; measured now and kept if there is none.
 ///
 /// # Errors
 ///
-/// There is no cache folder, its `speed.json` is broken or cannot be written, the measurement fails, or the machine is busy.
-pub fn kept_or_measured(device: Device, if_busy: IfBusy) -> Result<Speed> {
+/// There is no cache folder, its `speed.json` is broken or cannot be written, or the measurement fails.
+pub fn kept_or_measured(device: Device) -> Result<Speed> {
     let (folder, machine) = (cache::folder()?, Machine::this(device));
     find_or_keep(&folder, machine, || {
         eprintln!("measuring how fast this machine trains, once, in a few seconds");
@@ -91,17 +82,12 @@ pub fn kept_or_measured(device: Device, if_busy: IfBusy) -> Result<Speed> {
         let speed = measure(device)?;
         let waited = waited_share(before, schedule_times());
         if waited > BUSY {
-            let busy = format!(
-                "other programs took the processor for {:.0} % of the measurement",
-                100.0 * waited
+            eprintln!(
+                "warning: other programs took the processor for {:.0} % of the measurement, so that the machine seems slower \
+                 than it is; remove {} to measure again",
+                100.0 * waited,
+                folder.join(FILE).display()
             );
-            match if_busy {
-                IfBusy::Fail => bail!("{busy}; nothing was kept, the next run measures again"),
-                IfBusy::Keep => eprintln!(
-                    "warning: {busy}, so that the machine seems slower than it is; remove {} to measure again",
-                    folder.join(FILE).display()
-                ),
-            }
         }
         Ok(speed)
     })
