@@ -1,4 +1,4 @@
-//! The command line: `experiment` and `train`.
+//! The command line: `experiment`, `train` and `bench`.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use indicatif::HumanDuration;
 use opt_core::InputSpec;
 use opt_nn::device;
 
+use crate::bench::{self, Bench};
 use crate::data::{Data, Limits, would_download};
 use crate::experiment::{run_all, train_recipe};
 use crate::plan::{Counts, Plan, plan};
@@ -37,6 +38,9 @@ enum Command {
     /// Train one network from a recipe file; leaves a safetensors file and its result line.
     #[command(after_help = TRAIN_HELP)]
     Train(TrainArgs),
+    /// Measure speed and memory beside other people's programs.
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +123,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Experiment(args) => experiment(args),
         Command::Train(args) => train(args),
+        Command::Bench(bench) => bench::run(&bench),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

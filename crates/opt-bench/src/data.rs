@@ -133,17 +133,14 @@ impl Data {
             // A mirror image of one synthetic class is another class.
             augment.flip = Flip::None;
         }
-        Loader {
-            dataset: self.train.clone(),
-            options: TrainOptions {
-                batch_size: train.batch,
-                order_seed: seed,
-                augment_seed: AUGMENT_SEED,
-                augment,
-                drop_last: false,
-            },
-            first_epoch: 0,
-        }
+        let options = TrainOptions {
+            batch_size: train.batch,
+            order_seed: seed,
+            augment_seed: AUGMENT_SEED,
+            augment,
+            drop_last: false,
+        };
+        Loader::new(self.train.clone(), options)
     }
 
     /// The test images, in order.
@@ -166,6 +163,18 @@ pub struct Loader {
     /// The number of the first epoch in the stream of orders and variations: a later phase goes on where the one before
     /// it ended.
     pub first_epoch: usize,
+}
+
+impl Loader {
+    /// The batches of `dataset`.
+    #[must_use]
+    pub fn new(dataset: Dataset, options: TrainOptions) -> Self {
+        Self {
+            dataset,
+            options,
+            first_epoch: 0,
+        }
+    }
 }
 
 impl BatchSource for Loader {

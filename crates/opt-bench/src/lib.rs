@@ -4,12 +4,14 @@
 //! recipes), [`data`] (what they are fed), [`run`] (the folder that a run fills), [`measure`] (what is measured: the file
 //! that ships), [`training`] (the loop with its progress), [`distillation`] and [`quantization`] (method crates joined to
 //! the loop and to lowering), [`experiment`] (the experiments), [`results`], [`plots`] and [`report`] (what is left
-//! behind), [`plan`] (what a run will do and how long that takes), [`cli`].
+//! behind), [`plan`] (what a run will do and how long that takes), [`bench`] (speed and memory beside other programs),
+//! [`cli`].
 //!
 //! # What this crate does not do
 //!
 //! It holds no method: a formula that is not about counting results belongs to another crate.
 
+pub mod bench;
 pub mod cli;
 pub mod data;
 pub mod distillation;

@@ -11,8 +11,8 @@ pub use run::{
     Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Versions, cpu, notice,
     rfc3339,
 };
-pub(crate) use summary::grouped;
 pub use summary::{Spread, Summary, SummaryRow, best_within, summarize};
+pub(crate) use summary::{grouped, t_quantile};
 
 /// One line of `results.jsonl`: one variant of one experiment with one seed.
 ///
