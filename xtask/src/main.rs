@@ -64,6 +64,9 @@ enum Command {
     /// Trains one model from a recipe: `train RECIPE`
     #[command(disable_help_flag = true)]
     Train(PassedOn),
+    /// Measures speed and memory beside other programs: `bench <train|data> [--json FILE]`, after `setup --peers`
+    #[command(disable_help_flag = true)]
+    Bench(PassedOn),
 }
 
 /// Arguments that belong to the program which is started.
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Command::Data(_) => cmd::data::run(&passed_on),
         Command::Experiment(_) => cmd::opt_bench::run("experiment", &passed_on),
         Command::Train(_) => cmd::opt_bench::run("train", &passed_on),
+        Command::Bench(_) => cmd::opt_bench::run("bench", &passed_on),
     };
     match outcome {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! The command line: `experiment` and `train`.
+//! The command line: `experiment`, `train` and `bench`.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -14,6 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+use crate::bench::{self, Bench};
 use crate::budget::{Fitted, fit};
 use crate::data::{Data, Limits, to_download};
 use crate::experiment::{run_all, train_recipe};
@@ -42,6 +43,9 @@ enum Command {
     /// Train one network from a recipe file; leaves a safetensors file and its result line.
     #[command(after_help = TRAIN_HELP)]
     Train(TrainArgs),
+    /// Measure speed and memory beside other people's programs.
+    #[command(subcommand)]
+    Bench(Bench),
 }
 
 #[derive(Debug, Args)]
@@ -136,6 +140,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Experiment(args) => experiment(args),
         Command::Train(args) => train(args),
+        Command::Bench(bench) => bench::run(&bench),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -219,17 +219,14 @@ impl Data {
             // A mirror image of one synthetic class is another class.
             augment.flip = Flip::None;
         }
-        Loader {
-            dataset: self.train.clone(),
-            options: TrainOptions {
-                batch_size: train.batch,
-                order_seed: seed,
-                augment_seed: AUGMENT_SEED,
-                augment,
-                drop_last: false,
-            },
-            first_epoch: 0,
-        }
+        let options = TrainOptions {
+            batch_size: train.batch,
+            order_seed: seed,
+            augment_seed: AUGMENT_SEED,
+            augment,
+            drop_last: false,
+        };
+        Loader::new(self.train.clone(), options)
     }
 
     /// The test images, in order.
@@ -255,6 +252,16 @@ pub struct Loader {
 }
 
 impl Loader {
+    /// The batches of `dataset`.
+    #[must_use]
+    pub fn new(dataset: Dataset, options: TrainOptions) -> Self {
+        Self {
+            dataset,
+            options,
+            first_epoch: 0,
+        }
+    }
+
     /// What the batches follow from beside the images themselves.
     #[must_use]
     pub fn identity(&self) -> String {

@@ -5,12 +5,14 @@
 //! that ships), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`] under their [`identity`]), [`distillation`] and [`quantization`] (method crates joined to
 //! the loop and to lowering), [`experiment`] (the experiments), [`results`], [`plots`] and [`report`] (what is left
 //! behind), [`plan`] (what a run will do and how long that takes), [`speed`] (of this machine), [`budget`] (a profile for the
-//! time given), [`cache`] (what outlives a run), [`cli`].
+//! time given), [`cache`] (what outlives a run),
+//! [`bench`] (speed and memory beside other programs), [`cli`].
 //!
 //! # What this crate does not do
 //!
 //! It holds no method: a formula that is not about counting results belongs to another crate.
 
+pub mod bench;
 pub mod budget;
 pub mod cache;
 pub mod cli;

@@ -1,4 +1,4 @@
-//! The program that `cargo xtask experiment` and `cargo xtask train` start.
+//! The program that `cargo xtask experiment`, `train` and `bench` start.
 
 fn main() -> std::process::ExitCode {
     opt_bench::cli::main()

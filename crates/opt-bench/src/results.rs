@@ -16,6 +16,7 @@ pub use run::{
 };
 pub(crate) use summary::grouped;
 pub use summary::{Spread, Summary, SummaryRow, best_within, summarize};
+pub(crate) use verdict::t_quantile;
 pub use verdict::{HoldsFor, Judgement, Verdict};
 
 /// One line of `results.jsonl`: one variant of one experiment with one seed.

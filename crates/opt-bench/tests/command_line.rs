@@ -14,6 +14,7 @@ fn command(cache: &Path, args: &[&str]) -> Command {
         .args(args)
         .env_remove("OPT_DATA_DIR")
         .env("OPT_CACHE_DIR", cache)
+        .env_remove("OPT_PEERS_PYTHON")
         // Tests run side by side: threads that wait for each other would wait for other tests' threads.
         .env("OMP_NUM_THREADS", "1");
     command
@@ -389,6 +390,17 @@ fn mistakes_say_what_to_do() {
             ],
             "noise.safetensors into the network `resnet20`",
         ),
+        // Benchmarks: no Python, one that is not there, a case that does not exist, too few rounds for an interval.
+        (&["bench", "train"], "run `cargo xtask setup --peers`"),
+        (
+            &["bench", "data", "--python", &missing],
+            "cannot be started; run `cargo xtask setup --peers`",
+        ),
+        (
+            &["bench", "train", "--case", "vgg"],
+            "no case contains `vgg`; there are resnet20, source_net",
+        ),
+        (&["bench", "data", "--rounds", "1"], "2..=1000"),
     ];
     for (args, expect) in cases {
         let output = opt_bench(args);

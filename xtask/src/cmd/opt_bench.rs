@@ -1,10 +1,11 @@
-//! `cargo xtask experiment` and `train`: set-up, then opt-bench with the same arguments.
+//! `cargo xtask experiment`, `train` and `bench`: set-up, then opt-bench with the same arguments.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
+use crate::cmd::setup;
 use crate::{libtorch, workspace};
 
 /// Builds opt-bench and becomes it: its output, exit code and signals are its own.
@@ -29,6 +30,11 @@ pub(crate) fn run(command: &str, arguments: &[OsString]) -> Result<ExitCode> {
     if std::env::var_os("OMP_NUM_THREADS").is_none() {
         let cores = std::thread::available_parallelism().context("counting the cores")?;
         bench.env("OMP_NUM_THREADS", cores.to_string());
+    }
+    if std::env::var_os("OPT_PEERS_PYTHON").is_none()
+        && let Some(python) = setup::peers()
+    {
+        bench.env("OPT_PEERS_PYTHON", python);
     }
     workspace::become_command(&mut bench)
 }

@@ -52,18 +52,28 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The Python of the environment, if that was made and is complete.
+pub(crate) fn peers() -> Option<PathBuf> {
+    complete_python(&cache::folder().ok()?.join("peers"))
+}
+
+/// The file that is written last into an environment, because an environment cannot be moved; it holds what was wanted.
+const COMPLETE: &str = "complete";
+
+fn complete_python(folder: &Path) -> Option<PathBuf> {
+    let there = fs::read_to_string(folder.join(COMPLETE)).ok()?;
+    (there == PEERS.join("\n")).then(|| folder.join("bin/python"))
+}
+
 /// The Python of the environment, made first if need be.
 fn bring_peers() -> Result<PathBuf> {
     let cache = cache::folder()?;
     let _lock = cache::lock(&cache, "peers")?;
     let folder = cache.join("peers");
-    let python = folder.join("bin/python");
-    // An environment cannot be moved, so a file that is written last says that it is complete.
-    let complete = folder.join("complete");
-    let wanted = PEERS.join("\n");
-    if fs::read_to_string(&complete).is_ok_and(|there| there == wanted) {
+    if let Some(python) = complete_python(&folder) {
         return Ok(python);
     }
+    let python = folder.join("bin/python");
     eprintln!("making a Python environment in {}", folder.display());
     step(
         Command::new("python3")
@@ -97,7 +107,7 @@ fn bring_peers() -> Result<PathBuf> {
         "the peers are installed but cannot be imported",
     )?;
     fs::remove_dir_all(&temporary).with_context(|| format!("removing {}", temporary.display()))?;
-    write(&complete, &wanted)?;
+    write(&folder.join(COMPLETE), &PEERS.join("\n"))?;
     Ok(python)
 }
 
@@ -116,4 +126,20 @@ fn step(command: &mut Command, failure: &str) -> Result<()> {
         bail!("{failure}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_environment_counts_when_it_is_complete_and_of_these_versions() {
+        let folder = tempfile::tempdir().unwrap();
+        let python = folder.path().join("bin/python");
+        assert_eq!(complete_python(folder.path()), None);
+        fs::write(folder.path().join(COMPLETE), "torch==1.0").unwrap();
+        assert_eq!(complete_python(folder.path()), None);
+        fs::write(folder.path().join(COMPLETE), PEERS.join("\n")).unwrap();
+        assert_eq!(complete_python(folder.path()), Some(python));
+    }
 }

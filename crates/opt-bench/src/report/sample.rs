@@ -36,6 +36,7 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         seconds: 412.4,
         recipe: "resnet20-quick".to_owned(),
         file: "models/baseline-resnet20-0.safetensors".to_owned(),
+        key: String::new(),
         commit: "0123456789abcdef".to_owned(),
     };
     let variant = |experiment: &str, name: &str, top1: f64, nonzero: u64, bytes: u64| ResultLine {
@@ -183,6 +184,7 @@ pub(crate) fn sample_run() -> RunInfo {
     RunInfo {
         schema: SCHEMA,
         started: "2025-01-02T03:04:05Z".to_owned(),
+        resumed: Vec::new(),
         finished: Some("2025-01-02T03:33:05Z".to_owned()),
         command: "cargo xtask experiment all --data cifar-10-batches-bin".to_owned(),
         profile: "quick".to_owned(),

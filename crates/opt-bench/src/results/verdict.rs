@@ -136,7 +136,7 @@ fn unpaired_error(top1: f64, baseline: f64, n_test: u64) -> f64 {
 /// # References
 ///
 /// Student, *The Probable Error of a Mean*, Biometrika 6, 1908.
-fn t_quantile(degrees: usize) -> f64 {
+pub(crate) fn t_quantile(degrees: usize) -> f64 {
     const TABLE: [f64; 30] = [
         12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
         2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
