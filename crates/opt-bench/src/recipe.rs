@@ -504,7 +504,7 @@ schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }
             (
                 "epochs = 2",
                 "epochs = 2\noptimizer = { adamw = { beta3 = 0.5 } }",
-                "unknown field `beta3`",
+                "unexpected keys in table: beta3",
             ),
             (
                 "epochs = 2",
