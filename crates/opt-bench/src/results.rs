@@ -1,11 +1,13 @@
 //! What a run leaves behind: result lines, training curves, the run's conditions, and their summary.
 
+mod layers;
 mod lines;
 mod run;
 mod summary;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use layers::{Layer, LayerLine, layers};
 pub use lines::{Lines, append_line, read_lines, write_atomic};
 pub use run::{
     Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Versions, cpu, notice,
