@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use opt_bench::results::{ResultLine, RunInfo, read_lines};
+use opt_bench::results::{Layer, LayerLine, ResultLine, RunInfo, read_lines};
 
 fn opt_bench(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_opt-bench"))
@@ -93,12 +93,42 @@ fn smoke_leaves_everything_that_was_promised() {
         "report.md",
         "curves.jsonl",
         "plots/accuracy-bytes.svg",
+        "plots/accuracy-bytes.png",
     ] {
         assert!(
             std::fs::metadata(out.join(file)).unwrap().len() > 100,
             "{file}"
         );
     }
+
+    // Every variant has its layers, with the bits of its file.
+    let layers = read_lines::<LayerLine>(&out.join("layers.jsonl"))
+        .unwrap()
+        .values;
+    assert_eq!(layers.len(), lines.len());
+    for (line, layers) in lines.iter().zip(&layers) {
+        assert_eq!(line.variant, layers.variant);
+        let sum = |of: fn(&Layer) -> u64| layers.layers.iter().map(of).sum::<u64>();
+        assert_eq!(
+            (sum(|l| l.macs), sum(|l| l.params)),
+            (line.macs, line.params)
+        );
+        let mut bits = layers
+            .layers
+            .iter()
+            .filter(|l| l.macs > 0)
+            .map(|l| l.weight_bits);
+        assert!(bits.any(|bits| bits == line.weight_bits), "{line:?}");
+    }
+    // The report is made of these files alone.
+    let report = std::fs::read(out.join("report.html")).unwrap();
+    std::fs::remove_file(out.join("report.html")).unwrap();
+    let output = opt_bench(&["report", out_text]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        std::fs::read(out.join("report.html")).unwrap() == report,
+        "another report"
+    );
 
     // The same folder again: refused, and nothing is lost.
     let before = std::fs::read(out.join("results.jsonl")).unwrap();
@@ -155,6 +185,8 @@ fn mistakes_say_what_to_do() {
     let missing = dir.path().join("nowhere").to_str().unwrap().to_owned();
     let out = dir.path().join("out").to_str().unwrap().to_owned();
     let cases: &[(&[&str], &str)] = &[
+        // A folder without a run.
+        (&["report", &missing], "run.json; name the folder of a run"),
         // Names that do not exist, with those that do.
         (
             &["experiment", "prun", "--data", "synthetic"],

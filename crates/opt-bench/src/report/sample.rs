@@ -1,8 +1,8 @@
 //! A made run that tests of reports and plots share.
 
 use crate::results::{
-    Cpu, CurvePoint, DataSource, DatasetInfo, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA,
-    Versions,
+    Cpu, CurvePoint, DataSource, DatasetInfo, Layer, LayerLine, NotRun, RecipeText, ResultLine,
+    RunInfo, SCHEMA, Versions,
 };
 
 pub(crate) fn sample_lines() -> Vec<ResultLine> {
@@ -36,6 +36,7 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         recipe: "resnet20-quick".to_owned(),
         file: "models/baseline-resnet20-0.safetensors".to_owned(),
         commit: "0123456789abcdef".to_owned(),
+        key: String::new(),
     };
     let variant = |experiment: &str, name: &str, top1: f64, nonzero: u64, bytes: u64| ResultLine {
         experiment: experiment.to_owned(),
@@ -141,6 +142,61 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
     ]
 }
 
+/// A baseline, and a variant of it without half of the channels in between.
+pub(crate) fn sample_layers() -> Vec<LayerLine> {
+    let layer = |name: &str, op: &str, weight: &[usize], output: &[usize], bits: u32| {
+        let n = weight.iter().product::<usize>();
+        let positions = if op == "Conv" {
+            output[1] * output[2]
+        } else {
+            1
+        };
+        Layer {
+            name: name.to_owned(),
+            op: op.to_owned(),
+            weight_shape: weight.to_vec(),
+            output_shape: output.to_vec(),
+            params: n as u64,
+            macs: if op == "BatchNormalization" {
+                0
+            } else {
+                (n * positions) as u64
+            },
+            sparsity: 0.25,
+            weight_bits: bits,
+            activation_bits: bits,
+        }
+    };
+    let line = |experiment: &str, variant: &str, layers: Vec<Layer>| LayerLine {
+        experiment: experiment.to_owned(),
+        variant: variant.to_owned(),
+        model: "resnet20".to_owned(),
+        seed: 0,
+        layers,
+    };
+    vec![
+        line(
+            "baseline",
+            "resnet20",
+            vec![
+                layer("conv1", "Conv", &[16, 3, 3, 3], &[16, 32, 32], 32),
+                layer("bn1", "BatchNormalization", &[16], &[16, 32, 32], 32),
+                layer("conv2", "Conv", &[16, 16, 3, 3], &[16, 32, 32], 32),
+                layer("fc", "Gemm", &[10, 64], &[10], 32),
+            ],
+        ),
+        line(
+            "pipeline",
+            "channels + W8A8",
+            vec![
+                layer("conv1", "Conv", &[8, 3, 3, 3], &[8, 32, 32], 8),
+                layer("conv2", "Conv", &[16, 8, 3, 3], &[16, 32, 32], 8),
+                layer("fc", "Gemm", &[10, 64], &[10], 8),
+            ],
+        ),
+    ]
+}
+
 pub(crate) fn sample_curves() -> Vec<CurvePoint> {
     let mut points = Vec::new();
     for (experiment, variant, n_epochs, end) in [
@@ -172,6 +228,7 @@ pub(crate) fn sample_run() -> RunInfo {
     RunInfo {
         schema: SCHEMA,
         started: "2025-01-02T03:04:05Z".to_owned(),
+        resumed: Vec::new(),
         finished: Some("2025-01-02T03:33:05Z".to_owned()),
         command: "cargo xtask experiment all --data cifar-10-batches-bin".to_owned(),
         profile: "quick".to_owned(),
