@@ -51,7 +51,8 @@ enum Command {
     Doctor,
     /// Sets up, then runs `cargo test --workspace`
     ///
-    /// The arguments go to `cargo test` as they are: `cargo xtask test -p opt-nn -- --nocapture`.
+    /// Without arguments, where a Chromium is found (`CHROMIUM`, else on the `PATH`), a report is opened in it too. Arguments
+    /// go to `cargo test` as they are: `cargo xtask test -p opt-nn -- --nocapture`.
     Test(PassedOn),
     /// Format and lints, warnings denied
     Check,
@@ -64,6 +65,9 @@ enum Command {
     /// Trains one model from a recipe: `train RECIPE`
     #[command(disable_help_flag = true)]
     Train(PassedOn),
+    /// Writes the report of a results folder again: `report DIR`
+    #[command(disable_help_flag = true)]
+    Report(PassedOn),
 }
 
 /// Arguments that belong to the program which is started.
@@ -94,6 +98,7 @@ fn main() -> ExitCode {
         Command::Data(_) => cmd::data::run(&passed_on),
         Command::Experiment(_) => cmd::opt_bench::run("experiment", &passed_on),
         Command::Train(_) => cmd::opt_bench::run("train", &passed_on),
+        Command::Report(_) => cmd::opt_bench::run("report", &passed_on),
     };
     match outcome {
         Ok(code) => code,
