@@ -51,7 +51,8 @@ enum Command {
     Doctor,
     /// Sets up, then runs `cargo test --workspace`
     ///
-    /// The arguments go to `cargo test` as they are: `cargo xtask test -p opt-nn -- --nocapture`.
+    /// Without arguments, where a Chromium is found (`CHROMIUM`, else on the `PATH`), a report is opened in it too. Arguments
+    /// go to `cargo test` as they are: `cargo xtask test -p opt-nn -- --nocapture`.
     Test(PassedOn),
     /// Format and lints, warnings denied
     Check,
@@ -67,6 +68,9 @@ enum Command {
     /// Measures speed and memory beside other programs: `bench <train|data> [--json FILE]`, after `setup --peers`
     #[command(disable_help_flag = true)]
     Bench(PassedOn),
+    /// Writes the report of a results folder again: `report DIR`
+    #[command(disable_help_flag = true)]
+    Report(PassedOn),
 }
 
 /// Arguments that belong to the program which is started.
@@ -98,6 +102,7 @@ fn main() -> ExitCode {
         Command::Experiment(_) => cmd::opt_bench::run("experiment", &passed_on),
         Command::Train(_) => cmd::opt_bench::run("train", &passed_on),
         Command::Bench(_) => cmd::opt_bench::run("bench", &passed_on),
+        Command::Report(_) => cmd::opt_bench::run("report", &passed_on),
     };
     match outcome {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! The command line: `experiment`, `train` and `bench`.
+//! The command line: `experiment`, `train`, `bench` and `report`.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ use crate::experiment::{run_all, train_recipe};
 use crate::plan::{Counts, Plan, plan};
 use crate::profile::{EXPERIMENTS, PROFILES, Profile};
 use crate::recipe::{Recipe, Train};
-use crate::report::terminal_table;
+use crate::report::{rewrite_report, terminal_table};
 use crate::results::{self, NotRun, RecipeText, summarize};
 use crate::run::{Request, Run, slug, threads};
 use crate::speed::{Speed, kept, kept_or_measured};
@@ -46,6 +46,8 @@ enum Command {
     /// Measure speed and memory beside other people's programs.
     #[command(subcommand)]
     Bench(Bench),
+    /// Write the report of a results folder again, from the files that the run left in it.
+    Report(ReportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -109,6 +111,12 @@ struct TrainArgs {
     common: Common,
 }
 
+#[derive(Debug, Args)]
+struct ReportArgs {
+    /// The folder of a run, also one that was broken off: run.json, results.jsonl, curves.jsonl and layers.jsonl are read.
+    dir: PathBuf,
+}
+
 const TRAIN_HELP: &str = r#"A recipe:
   name = "resnet20"
   model = "resnet20"                # a network of the zoo: see docs/recipes.md
@@ -141,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Experiment(args) => experiment(args),
         Command::Train(args) => train(args),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Report(args) => report(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -298,6 +307,14 @@ fn train(args: TrainArgs) -> Result<()> {
 }
 
 #[expect(clippy::print_stdout, reason = "the result of the command")]
+fn report(args: &ReportArgs) -> Result<()> {
+    for file in rewrite_report(&args.dir)? {
+        println!("{}", file.display());
+    }
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the command")]
 fn finish(run: &mut Run) -> Result<()> {
     let files = run.finish()?;
     let columns = std::env::var("COLUMNS").ok().and_then(|n| n.parse().ok());
@@ -312,6 +329,7 @@ fn finish(run: &mut Run) -> Result<()> {
         "results.jsonl",
         "superseded.jsonl",
         "curves.jsonl",
+        "layers.jsonl",
         "models/",
         "answers/",
     ];

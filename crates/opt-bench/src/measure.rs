@@ -34,6 +34,25 @@ pub enum Shipped<'a> {
     },
 }
 
+impl Shipped<'_> {
+    /// The bits of a stored weight, by its parameter's name, and of the values that it is multiplied with.
+    #[must_use]
+    pub fn bits(&self, weight: &str) -> (u32, u32) {
+        match self {
+            Self::Float(_) => (32, 32),
+            Self::Coded(coded) => {
+                let code = coded.codes.get(weight);
+                (code.map_or(32, |c| u32::from(c.bits)), 32)
+            }
+            Self::Integer { spec, .. } => {
+                let codes = spec.weights.get(weight);
+                // Every edge of an integer network is u8.
+                (codes.map_or(32, |w| u32::from(w.bits)), 8)
+            }
+        }
+    }
+}
+
 /// What was measured.
 #[derive(Debug, Clone)]
 pub struct Measured {

@@ -3,17 +3,17 @@
 //! Text is placed by estimated widths, because an SVG is drawn with fonts that are not known here. Every kind of point
 //! differs by shape as well as by colour.
 
+mod axis;
 mod canvas;
 mod curves;
 mod pareto;
+mod png;
 mod scatter;
 
-pub use curves::training_curves;
+pub use curves::{single_epochs, training_curves};
 pub use pareto::pareto_front;
+pub use png::png;
 pub use scatter::{accuracy_against_bytes, accuracy_against_macs};
 
 /// The colour of text and axes as it stands in the SVG; a page may replace it by its own.
-pub(crate) fn ink() -> String {
-    let plotters::style::RGBColor(red, green, blue) = canvas::INK;
-    format!("#{red:02X}{green:02X}{blue:02X}")
-}
+pub(crate) const INK: &str = canvas::INK;

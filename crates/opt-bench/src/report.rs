@@ -2,6 +2,7 @@
 
 mod html;
 mod markdown;
+mod ranking;
 #[cfg(test)]
 mod sample;
 mod terminal;
@@ -11,8 +12,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::plots::{accuracy_against_bytes, accuracy_against_macs, training_curves};
-use crate::results::{CurvePoint, DatasetInfo, ResultLine, RunInfo, summarize, write_atomic};
+use crate::plots::{accuracy_against_bytes, accuracy_against_macs, png, training_curves};
+use crate::results::{
+    CurvePoint, DatasetInfo, LayerLine, ResultLine, RunInfo, read_lines, summarize, write_atomic,
+};
 
 pub use html::html;
 pub use markdown::markdown;
@@ -34,82 +37,116 @@ pub struct Plot {
     pub svg: String,
 }
 
-/// Writes `summary.json`, `report.html`, `report.md` and `plots/*.svg` into `dir` and returns their paths.
+/// Writes `summary.json`, `report.html`, `report.md` and `plots/` (SVG and PNG) into `dir` and returns their paths.
 ///
-/// A pure function of its arguments: equal input gives equal files. Each file appears at once, so a report may be
-/// written again while a run goes on.
+/// Beside its arguments it reads `layers.jsonl` in `dir`, if there is one; equal input gives equal files. Each file appears
+/// at once, so a report may be written again while a run goes on.
 ///
 /// # Errors
 ///
-/// A file cannot be written.
+/// `layers.jsonl` cannot be read, or a file cannot be written.
 pub fn write_report(
     dir: &Path,
     run: &RunInfo,
     lines: &[ResultLine],
     curves: &[CurvePoint],
 ) -> Result<Vec<PathBuf>> {
+    let layers = read_lines::<LayerLine>(&dir.join("layers.jsonl"))?.values;
     let summary = summarize(lines);
-    let plots = plots(&run.dataset, lines, curves)?;
+    let plots = plots(&run.dataset, lines, curves);
     let mut json =
         serde_json::to_string_pretty(&summary).context("turning the summary into JSON")?;
     json.push('\n');
+    let page = html(run, lines, curves, &layers, &plots)?;
     let mut files = vec![
-        (dir.join("summary.json"), json),
-        (dir.join("report.md"), markdown(run, &summary, &plots)),
-        (dir.join("report.html"), html(run, lines, &plots)?),
+        (dir.join("summary.json"), json.into_bytes()),
+        (
+            dir.join("report.md"),
+            markdown(run, &summary, &plots).into_bytes(),
+        ),
+        (dir.join("report.html"), page.into_bytes()),
     ];
     for plot in plots {
-        let name = format!("{}.svg", plot.name);
-        files.push((dir.join("plots").join(name), plot.svg));
+        let path = dir.join("plots").join(&plot.name);
+        files.push((path.with_extension("png"), png(&plot.svg)?));
+        files.push((path.with_extension("svg"), plot.svg.into_bytes()));
     }
     for (path, content) in &files {
-        write_atomic(path, content.as_bytes())?;
+        write_atomic(path, content)?;
     }
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }
 
-/// Draws the plots of a report: accuracy against bytes and against multiply-accumulates, and training curves.
+/// Writes the report of a folder again, from `run.json`, `results.jsonl`, `curves.jsonl` and `layers.jsonl` in it.
 ///
 /// # Errors
 ///
-/// Drawing fails.
-pub fn plots(
-    dataset: &DatasetInfo,
-    lines: &[ResultLine],
-    curves: &[CurvePoint],
-) -> Result<Vec<Plot>> {
+/// `dir` holds no run, a file in it is not of this program, or a file cannot be written.
+pub fn rewrite_report(dir: &Path) -> Result<Vec<PathBuf>> {
+    let path = dir.join("run.json");
+    let text = std::fs::read(&path).with_context(|| {
+        format!(
+            "reading {}; name the folder of a run, which has this file",
+            path.display()
+        )
+    })?;
+    let run: RunInfo = serde_json::from_slice(&text)
+        .with_context(|| format!("reading {}: not the conditions of a run", path.display()))?;
+    let lines = read_lines::<ResultLine>(&dir.join("results.jsonl"))?;
+    let curves = read_lines::<CurvePoint>(&dir.join("curves.jsonl"))?;
+    for warning in [&lines.torn, &curves.torn].into_iter().flatten() {
+        eprintln!("{warning}");
+    }
+    write_report(dir, &run, &lines.values, &curves.values)
+}
+
+/// Draws the plots of a report: accuracy against bytes and against multiply-accumulates, and training curves.
+pub fn plots(dataset: &DatasetInfo, lines: &[ResultLine], curves: &[CurvePoint]) -> Vec<Plot> {
     let data = data_words(dataset);
     let rows = summarize(lines).rows;
     let mut plots = vec![
         Plot {
             name: "accuracy-bytes".to_owned(),
-            caption: "Accuracy against the size of the written model file. Up and to the left is better.".to_owned(),
-            svg: accuracy_against_bytes(&rows, &data)?,
+            caption: "Accuracy against the size of the model file. Up and to the left is better; numbers as in the table of results.".to_owned(),
+            svg: accuracy_against_bytes(&rows, &data),
         },
         Plot {
             name: "accuracy-macs".to_owned(),
-            caption: "Accuracy against multiply-accumulates for one image, multiplications by zero included.".to_owned(),
-            svg: accuracy_against_macs(&rows, &data)?,
+            caption: "Accuracy against multiply-accumulates for one image, multiplications by zero included. Up and to the left is better.".to_owned(),
+            svg: accuracy_against_macs(&rows, &data),
         },
     ];
+    for experiment in experiments(curves) {
+        let drawn = training_curves(curves, experiment, &data);
+        let n = drawn.len();
+        for (i, svg) in drawn.into_iter().enumerate() {
+            let (mut name, mut part) =
+                (format!("training-{}", file_name(experiment)), String::new());
+            if n > 1 {
+                name += &format!("-{}", i + 1);
+                part = format!(", part {} of {n}", i + 1);
+            }
+            let caption = format!("Training in the experiment {experiment}, first seed{part}.");
+            plots.push(Plot { name, caption, svg });
+        }
+    }
+    plots
+}
+
+/// The experiments that trained, in the order of their first epochs.
+fn experiments(curves: &[CurvePoint]) -> Vec<&str> {
     let mut experiments: Vec<&str> = Vec::new();
     for point in curves {
         if !experiments.contains(&point.experiment.as_str()) {
             experiments.push(&point.experiment);
         }
     }
-    for experiment in experiments {
-        let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
-        plots.push(Plot {
-            name: format!(
-                "training-{}",
-                experiment.chars().map(safe).collect::<String>()
-            ),
-            caption: format!("Training in the experiment {experiment}, first seed."),
-            svg: training_curves(curves, experiment, &data)?,
-        });
-    }
-    Ok(plots)
+    experiments
+}
+
+fn file_name(experiment: &str) -> String {
+    let safe = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+    experiment.chars().map(safe).collect()
 }
 
 #[cfg(test)]
@@ -154,7 +191,7 @@ mod tests {
         dataset.name = "shapes".to_owned();
         dataset.source = DataSource::Synthetic;
         for lines in [sample_lines(), Vec::new()] {
-            for plot in plots(&dataset, &lines, &sample_curves()).unwrap() {
+            for plot in plots(&dataset, &lines, &sample_curves()) {
                 assert!(
                     plot.svg.contains("shapes (synthetic images)"),
                     "{}",

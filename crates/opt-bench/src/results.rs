@@ -1,5 +1,6 @@
 //! What a run leaves behind: result lines, training curves, the run's conditions, and their summary.
 
+mod layers;
 mod lines;
 mod mcnemar;
 mod run;
@@ -8,6 +9,7 @@ mod verdict;
 
 use serde::{Deserialize, Deserializer, Serialize};
 
+pub use layers::{Layer, LayerLine, layers};
 pub use lines::{Lines, append_line, read_lines, write_atomic};
 pub use mcnemar::{Discordant, discordant, mcnemar};
 pub use run::{

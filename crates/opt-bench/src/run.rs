@@ -18,8 +18,8 @@ use crate::identity::{self, Identity};
 use crate::measure::{Measured, Shipped, content, measure, stored_model};
 use crate::recipe::Train;
 use crate::results::{
-    CurvePoint, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, cpu, discordant, rfc3339,
-    write_atomic,
+    CurvePoint, LayerLine, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, append_line, cpu,
+    discordant, layers, rfc3339, write_atomic,
 };
 use crate::trained::{Finished, Slot};
 use crate::training::{Label, Watch, loss};
@@ -324,6 +324,19 @@ impl Run {
         let measured = measure(shipped, &path, &provenance, &self.data, self.device)
             .with_context(|| format!("measuring {} · {}", label.experiment, label.variant))?;
         let line = self.line(&variant, &measured, file, key);
+        // Before the result, so that no result is without its layers.
+        append_line(
+            &self.out.join("layers.jsonl"),
+            &LayerLine {
+                experiment: line.experiment.clone(),
+                variant: line.variant.clone(),
+                model: line.model.clone(),
+                seed: line.seed,
+                layers: layers(&measured.model, &measured.cost, |weight| {
+                    shipped.bits(weight)
+                }),
+            },
+        )?;
         let answers = Answers {
             key: line.key.clone(),
             answers: measured.evaluation.predictions.clone(),

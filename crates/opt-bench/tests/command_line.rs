@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use opt_bench::results::{ResultLine, RunInfo, read_lines};
+use opt_bench::results::{Layer, LayerLine, ResultLine, RunInfo, read_lines};
 
 /// The program with a cache of its own, so that nothing was trained before.
 fn command(cache: &Path, args: &[&str]) -> Command {
@@ -114,12 +114,42 @@ fn smoke_leaves_everything_that_was_promised() {
         "report.md",
         "curves.jsonl",
         "plots/accuracy-bytes.svg",
+        "plots/accuracy-bytes.png",
     ] {
         assert!(
             std::fs::metadata(out.join(file)).unwrap().len() > 100,
             "{file}"
         );
     }
+
+    // Every variant has its layers, with the bits of its file.
+    let layers = read_lines::<LayerLine>(&out.join("layers.jsonl"))
+        .unwrap()
+        .values;
+    assert_eq!(layers.len(), lines.len());
+    for (line, layers) in lines.iter().zip(&layers) {
+        assert_eq!(line.variant, layers.variant);
+        let sum = |of: fn(&Layer) -> u64| layers.layers.iter().map(of).sum::<u64>();
+        assert_eq!(
+            (sum(|l| l.macs), sum(|l| l.params)),
+            (line.macs, line.params)
+        );
+        let mut bits = layers
+            .layers
+            .iter()
+            .filter(|l| l.macs > 0)
+            .map(|l| l.weight_bits);
+        assert!(bits.any(|bits| bits == line.weight_bits), "{line:?}");
+    }
+    // The report is made of these files alone.
+    let report = std::fs::read(out.join("report.html")).unwrap();
+    std::fs::remove_file(out.join("report.html")).unwrap();
+    let output = opt_bench(&["report", out_text]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        std::fs::read(out.join("report.html")).unwrap() == report,
+        "another report"
+    );
 
     // Somebody else is at work in the folder.
     let lock = std::fs::File::open(out.join(".lock")).unwrap();
@@ -300,6 +330,8 @@ fn mistakes_say_what_to_do() {
     let missing = dir.path().join("nowhere").to_str().unwrap().to_owned();
     let out = dir.path().join("out").to_str().unwrap().to_owned();
     let cases: &[(&[&str], &str)] = &[
+        // A folder without a run.
+        (&["report", &missing], "run.json; name the folder of a run"),
         // Names that do not exist, with those that do.
         (
             &["experiment", "prun", "--data", "synthetic"],
@@ -482,9 +514,9 @@ fn a_profile_of_ones_own_may_not_overwrite_a_model() {
     let results = out.join("results.jsonl");
     let lines = read_lines::<ResultLine>(&results).unwrap().values;
     assert_eq!(lines.len(), 7, "{lines:?}");
-    // A folder that holds only curves is taken as well.
-    std::fs::rename(&results, out.join("curves.jsonl")).unwrap();
-    assert!(stderr(&run()).contains("already holds results"));
+    // A folder with results that say nothing about their conditions is refused.
+    std::fs::remove_file(out.join("run.json")).unwrap();
+    assert!(stderr(&run()).contains("holds results without a run.json"));
 }
 
 #[test]
@@ -497,7 +529,7 @@ fn a_budget_chooses_the_same_seeds_each_time_and_says_so() {
     std::fs::write(&profile, text).unwrap();
     let run = |name: &str| {
         let out = dir.path().join(name);
-        let output = opt_bench(&[
+        let args = [
             "experiment",
             "baseline",
             "--profile",
@@ -510,7 +542,8 @@ fn a_budget_chooses_the_same_seeds_each_time_and_says_so() {
             "1h",
             "--out",
             out.to_str().unwrap(),
-        ]);
+        ];
+        let output = command(&dir.path().join("cache"), &args).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
         let info = std::fs::read(out.join("run.json")).unwrap();
         let info: RunInfo = serde_json::from_slice(&info).unwrap();
@@ -524,8 +557,8 @@ fn a_budget_chooses_the_same_seeds_each_time_and_says_so() {
     assert!(info.recipes[0].text.contains("seeds = 5"), "{info:?}");
     let (again, text) = run("b");
     assert_eq!(
-        (again.recipes, again.seeds, again.notes),
-        (info.recipes, info.seeds, info.notes)
+        (again.recipes, again.seeds, &again.notes[0]),
+        (info.recipes, info.seeds, &info.notes[0])
     );
     assert!(!text.contains("measuring how fast"), "{text}");
 }

@@ -71,6 +71,7 @@ pub(crate) fn run() -> Result<ExitCode> {
         cpu(),
         cuda(),
         data(),
+        chromium(),
     ];
     print!("{}", table(&checks));
     if checks.iter().any(|check| check.state == State::Missing) {
@@ -106,6 +107,17 @@ fn first_line(command: &mut Command) -> Option<String> {
         .filter(|output| output.status.success())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines().next().map(|line| line.trim().to_owned())
+}
+
+fn chromium() -> Check {
+    match super::test::chromium() {
+        Some(path) => Check::ok("chromium", path.display().to_string()),
+        None => Check::optional(
+            "chromium",
+            "none: the report is not tested in a browser",
+            "apt-get install chromium",
+        ),
+    }
 }
 
 fn platform() -> Check {

@@ -1,9 +1,10 @@
-//! `cargo xtask test`: set-up, then every test of the workspace.
+//! `cargo xtask test`: set-up, then every test of the workspace, and the report in a browser where there is one.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{libtorch, workspace};
 
@@ -11,10 +12,65 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     libtorch::ensure()?;
     let mut cargo = workspace::cargo();
     cargo.current_dir(workspace::root()).arg("test");
-    if !names_packages(arguments) {
-        cargo.arg("--workspace");
+    if !arguments.is_empty() {
+        // Somebody picks tests: these alone are run.
+        if !names_packages(arguments) {
+            cargo.arg("--workspace");
+        }
+        return workspace::become_command(cargo.args(arguments));
     }
-    workspace::become_command(cargo.args(arguments))
+    let status = cargo
+        .arg("--workspace")
+        .status()
+        .context("starting cargo")?;
+    if !status.success() {
+        return Ok(ExitCode::FAILURE);
+    }
+    let Some(chromium) = chromium() else {
+        println!("\n{NO_CHROMIUM}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    println!("\nthe report in a browser: {}", chromium.display());
+    let status = workspace::cargo()
+        .current_dir(workspace::root())
+        .args([
+            "test",
+            "--package",
+            "opt-bench",
+            "--test",
+            "browser",
+            "--",
+            "--ignored",
+        ])
+        .env("CHROMIUM", &chromium)
+        .status()
+        .context("starting cargo")?;
+    Ok(match status.success() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+const NO_CHROMIUM: &str = "\
+!! NOT RUN: the test of the report in a browser, because no Chromium was found. All other tests passed.
+!! Install one (on Debian: apt-get install chromium) or name it: CHROMIUM=/path/to/chromium cargo xtask test";
+
+/// The browser that tests use: the one named in `CHROMIUM`, else the first on the `PATH`.
+pub(crate) fn chromium() -> Option<PathBuf> {
+    let named = std::env::var_os("CHROMIUM").filter(|name| !name.is_empty());
+    if let Some(named) = named {
+        return Some(named.into());
+    }
+    first_on(&std::env::var_os("PATH")?)
+}
+
+fn first_on(path: &OsStr) -> Option<PathBuf> {
+    const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+    let in_folder =
+        |folder: &Path, name: &str| Some(folder.join(name)).filter(|file| file.is_file());
+    NAMES
+        .into_iter()
+        .find_map(|name| std::env::split_paths(path).find_map(|folder| in_folder(&folder, name)))
 }
 
 /// Whether cargo's own part of the arguments selects packages (`-p opt-core`).
@@ -29,6 +85,19 @@ fn names_packages(arguments: &[OsString]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_chromium_on_the_path_is_taken() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = std::env::join_paths([one.path(), other.path()]).unwrap();
+        assert_eq!(first_on(&path), None);
+        std::fs::create_dir(one.path().join("chromium")).unwrap();
+        std::fs::write(one.path().join("google-chrome"), "").unwrap();
+        assert_eq!(first_on(&path), Some(one.path().join("google-chrome")));
+        // A name that comes first in the list wins, wherever it lies; a folder is no program.
+        std::fs::write(other.path().join("chromium"), "").unwrap();
+        assert_eq!(first_on(&path), Some(other.path().join("chromium")));
+    }
 
     #[test]
     fn only_cargos_own_arguments_name_packages() {

@@ -1,24 +1,40 @@
 //! Accuracy against epochs, a curve per variant.
 
-use anyhow::Result;
-
-use super::canvas::{Entry, axes, curve, linear_axis, marker, nothing, page, place, shortened};
+use super::axis::linear_axis;
+use super::canvas::{Entry, axes, curve, marker, nothing, page, place, shortened};
 use crate::results::CurvePoint;
 
 /// Curves in one plot; more could not be told apart.
-const LIMIT: usize = 7;
+const LIMIT: usize = 6;
 
-/// Draws the training curves of one experiment: the first seed of its first seven variants.
+/// What a variant went through: the points of its first seed by epoch.
+type Curve<'a> = Vec<&'a CurvePoint>;
+
+/// Draws the training curves of one experiment: the first seed of its variants, at most six in a plot, as many plots as
+/// that takes.
 ///
-/// Shows accuracy on held-out images if every epoch drawn has it, and otherwise on the augmented training images.
+/// Shows accuracy on held-out images if every epoch drawn has it, and otherwise on the augmented training images. Variants
+/// that were trained for a single epoch have no curve and are not drawn: see [`single_epochs`].
 ///
 /// `data` names the data set below the title.
-///
-/// # Errors
-///
-/// Drawing fails.
-pub fn training_curves(points: &[CurvePoint], experiment: &str, data: &str) -> Result<String> {
-    let mut curves: Vec<Vec<&CurvePoint>> = Vec::new();
+pub fn training_curves(points: &[CurvePoint], experiment: &str, data: &str) -> Vec<String> {
+    let mut curves = by_variant(points, experiment);
+    curves.retain(|curve| curve.len() > 1);
+    curves
+        .chunks(LIMIT)
+        .map(|curves| draw(curves, data))
+        .collect()
+}
+
+/// The only epochs of those variants of an experiment that were trained for a single one, first seed.
+pub fn single_epochs<'a>(points: &'a [CurvePoint], experiment: &str) -> Vec<&'a CurvePoint> {
+    let curves = by_variant(points, experiment);
+    let single = curves.into_iter().filter(|curve| curve.len() == 1);
+    single.map(|curve| curve[0]).collect()
+}
+
+fn by_variant<'a>(points: &'a [CurvePoint], experiment: &str) -> Vec<Curve<'a>> {
+    let mut curves: Vec<Curve<'_>> = Vec::new();
     for point in points.iter().filter(|point| point.experiment == experiment) {
         match curves
             .iter_mut()
@@ -32,11 +48,13 @@ pub fn training_curves(points: &[CurvePoint], experiment: &str, data: &str) -> R
             None => curves.push(vec![point]),
         }
     }
-    let n_left_out = curves.len().saturating_sub(LIMIT);
-    curves.truncate(LIMIT);
     for curve in &mut curves {
         curve.sort_by(|a, b| a.epoch.total_cmp(&b.epoch));
     }
+    curves
+}
+
+fn draw(curves: &[Curve<'_>], data: &str) -> String {
     let held_out = curves
         .iter()
         .flatten()
@@ -45,20 +63,21 @@ pub fn training_curves(points: &[CurvePoint], experiment: &str, data: &str) -> R
         Some(top1) if held_out => top1,
         _ => point.train_top1,
     };
+    let mut curves = curves.to_vec();
     for curve in &mut curves {
         curve.retain(|point| point.epoch.is_finite() && accuracy(point).is_finite());
     }
-    let all: Vec<&CurvePoint> = curves.iter().flatten().copied().collect();
+    let all: Curve<'_> = curves.iter().flatten().copied().collect();
     if all.is_empty() {
-        return page(data, &[], |area| nothing(area, "no training curves"));
+        return page(data, &[], |area| nothing(area, "training diverged"));
     }
-    let low = |value: fn(f64, f64) -> f64, from: f64, of: &dyn Fn(&CurvePoint) -> f64| {
+    let fold = |value: fn(f64, f64) -> f64, from: f64, of: &dyn Fn(&CurvePoint) -> f64| {
         all.iter().map(|point| of(point)).fold(from, value)
     };
     let epoch = |point: &CurvePoint| point.epoch;
     let (first, last) = (
-        low(f64::min, f64::INFINITY, &epoch),
-        low(f64::max, f64::NEG_INFINITY, &epoch),
+        fold(f64::min, f64::INFINITY, &epoch),
+        fold(f64::max, f64::NEG_INFINITY, &epoch),
     );
     let room = if last - first < 1.0 { 0.5 } else { 0.0 };
     let mut x = linear_axis(first - room, last + room, short);
@@ -66,37 +85,33 @@ pub fn training_curves(points: &[CurvePoint], experiment: &str, data: &str) -> R
         x.ticks.retain(|(epoch, _)| is_whole(*epoch));
     }
     let y = linear_axis(
-        low(f64::min, f64::INFINITY, &accuracy),
-        low(f64::max, 0.0, &accuracy),
+        fold(f64::min, f64::INFINITY, &accuracy),
+        fold(f64::max, 0.0, &accuracy),
         short,
     );
-    let mut legend: Vec<Entry> = curves
+    let legend: Vec<Entry> = curves
         .iter()
         .enumerate()
         .filter(|(_, curve)| !curve.is_empty())
-        .map(|(kind, curve)| Entry::Marker(kind, shortened(&curve[0].variant, 40)))
+        .map(|(kind, curve)| Entry::Marker(kind, shortened(&curve[0].variant, 60)))
         .collect();
-    if n_left_out > 0 {
-        legend.push(Entry::Note(format!("{n_left_out} more in curves.jsonl")));
-    }
     let title = if held_out {
         "top-1 accuracy on held-out images (%)"
     } else {
         "top-1 accuracy on augmented training images (%)"
     };
     page(data, &legend, |area| {
-        axes(area, &x, &y, "epochs since random initialisation", title)?;
+        axes(area, &x, &y, "epochs since random initialisation", title);
         for (kind, points) in curves.iter().enumerate() {
             let at: Vec<(i32, i32)> = points
                 .iter()
                 .map(|point| place(&x, &y, point.epoch, accuracy(point)))
                 .collect();
-            curve(area, kind, &at)?;
+            curve(area, kind, &at);
             for &at in at.iter().step_by(at.len().div_ceil(12).max(1)) {
-                marker(area, kind, at)?;
+                marker(area, kind, at);
             }
         }
-        Ok(())
     })
 }
 
@@ -114,15 +129,38 @@ mod tests {
     use super::*;
     use crate::report::sample_curves;
 
+    fn only(points: &[CurvePoint], experiment: &str) -> String {
+        let mut plots = training_curves(points, experiment, "data: made");
+        assert_eq!(plots.len(), 1);
+        plots.remove(0)
+    }
+
     #[test]
     fn a_curve_per_variant_of_the_experiment() {
-        let svg = training_curves(&sample_curves(), "baseline", "data: made").unwrap();
-        assert!(svg.contains("\nresnet20\n") && svg.contains("augmented training images"));
+        let svg = only(&sample_curves(), "baseline");
+        assert!(svg.contains(">resnet20<") && svg.contains("augmented training images"));
         assert!(!svg.contains("iterative"));
-        assert_eq!(
-            svg,
-            training_curves(&sample_curves(), "baseline", "data: made").unwrap()
-        );
+        assert_eq!(svg, only(&sample_curves(), "baseline"));
+    }
+
+    #[test]
+    fn many_variants_share_several_plots() {
+        let mut points = Vec::new();
+        for i in 0..8 {
+            for point in &sample_curves()[..2] {
+                let variant = format!("variant {i}");
+                points.push(CurvePoint {
+                    variant,
+                    ..point.clone()
+                });
+            }
+        }
+        let plots = training_curves(&points, "baseline", "data: made");
+        let n_curves: Vec<usize> = plots
+            .iter()
+            .map(|svg| svg.matches(">variant").count())
+            .collect();
+        assert_eq!(n_curves, [6, 2]);
     }
 
     #[test]
@@ -131,47 +169,43 @@ mod tests {
         for point in &mut points {
             point.test_top1 = Some(50.0);
         }
-        assert!(
-            training_curves(&points, "prune", "data: made")
-                .unwrap()
-                .contains("held-out")
-        );
-        points[0].test_top1 = None;
-        points[0].experiment = "prune".to_owned();
-        assert!(
-            training_curves(&points, "prune", "data: made")
-                .unwrap()
-                .contains("augmented")
-        );
+        assert!(only(&points, "prune").contains("held-out"));
+        points
+            .iter_mut()
+            .rev()
+            .take(1)
+            .for_each(|point| point.test_top1 = None);
+        assert!(only(&points, "prune").contains("augmented"));
     }
 
     #[test]
     fn the_axis_of_epochs_begins_where_training_begins_and_has_whole_ticks() {
         let mut points = sample_curves();
         points.retain(|point| point.experiment == "prune" && point.epoch >= 9.0);
-        let svg = training_curves(&points, "prune", "data: made").unwrap();
-        assert!(svg.contains("\n9\n") && svg.contains("\n10\n"), "{svg}");
-        assert!(!svg.contains("\n5\n") && !svg.contains("\n9.2\n"));
-        // One epoch alone.
-        points.retain(|point| point.epoch == 9.0);
-        let svg = training_curves(&points, "prune", "data: made").unwrap();
-        assert!(svg.contains("\n9\n"), "{svg}");
+        let svg = only(&points, "prune");
+        assert!(svg.contains(">9<") && svg.contains(">10<"), "{svg}");
+        assert!(!svg.contains(">5<") && !svg.contains(">9.2<"));
+    }
+
+    #[test]
+    fn a_single_epoch_is_no_curve() {
+        let mut points = sample_curves();
+        points.retain(|point| point.experiment == "prune" && point.epoch == 9.0);
+        assert!(training_curves(&points, "prune", "data: made").is_empty());
+        let single = single_epochs(&points, "prune");
+        assert_eq!(single.len(), 2);
+        assert_eq!(single[0].variant, "one-shot 90 %");
+        assert!(single_epochs(&sample_curves(), "prune").is_empty());
     }
 
     #[test]
     fn diverged_epochs_and_missing_experiments() {
         let mut points = sample_curves();
-        points.truncate(1);
-        points[0].train_top1 = f64::NAN;
-        assert!(
-            training_curves(&points, "baseline", "data: made")
-                .unwrap()
-                .contains("no training curves")
-        );
-        assert!(
-            training_curves(&[], "none", "data: made")
-                .unwrap()
-                .contains("no training curves")
-        );
+        points.truncate(2);
+        for point in &mut points {
+            point.train_top1 = f64::NAN;
+        }
+        assert!(only(&points, "baseline").contains("training diverged"));
+        assert!(training_curves(&[], "none", "data: made").is_empty());
     }
 }

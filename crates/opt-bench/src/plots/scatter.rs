@@ -1,10 +1,11 @@
 //! Accuracy against a cost, with the Pareto front drawn.
+//!
+//! Points have the numbers of their rows; the names of those on the front stand below the plot.
 
-use anyhow::Result;
-
+use super::axis::{linear_axis, log_axis};
 use super::canvas::{
-    Covered, Entry, Kind, axes, dashes, error_bar, label, linear_axis, log_axis, marker, nothing,
-    page, place, shortened,
+    Covered, Entry, Kind, Weight, axes, dashes, error_bar, label, nothing, page, place, point,
+    shortened,
 };
 use super::pareto_front;
 use crate::results::SummaryRow;
@@ -13,14 +14,13 @@ use crate::results::SummaryRow;
 /// others together.
 const DEPTH: f64 = 12.0;
 
+/// Names of the front below a plot; a longer list would be the table once more.
+const NAMED: usize = 10;
+
 /// Draws accuracy against the size of the model file.
 ///
-/// `data` names the data set below the title.
-///
-/// # Errors
-///
-/// Drawing fails.
-pub fn accuracy_against_bytes(rows: &[SummaryRow], data: &str) -> Result<String> {
+/// `data` names the data set below the title; the number of a point is that of its row, from 1.
+pub fn accuracy_against_bytes(rows: &[SummaryRow], data: &str) -> String {
     scatter(
         rows,
         data,
@@ -35,12 +35,8 @@ pub fn accuracy_against_bytes(rows: &[SummaryRow], data: &str) -> Result<String>
 
 /// Draws accuracy against multiply-accumulates for one image.
 ///
-/// `data` names the data set below the title.
-///
-/// # Errors
-///
-/// Drawing fails.
-pub fn accuracy_against_macs(rows: &[SummaryRow], data: &str) -> Result<String> {
+/// `data` names the data set below the title; the number of a point is that of its row, from 1.
+pub fn accuracy_against_macs(rows: &[SummaryRow], data: &str) -> String {
     scatter(
         rows,
         data,
@@ -77,14 +73,15 @@ fn scatter(
     cost: fn(&SummaryRow) -> u64,
     cost_title: &str,
     cost_words: fn(f64) -> String,
-) -> Result<String> {
-    let rows: Vec<&SummaryRow> = rows
-        .iter()
-        .filter(|row| cost(row) > 0 && row.top1.mean.is_finite())
+) -> String {
+    let numbered: Vec<(usize, &SummaryRow)> = (1..)
+        .zip(rows)
+        .filter(|(_, row)| cost(row) > 0 && row.top1.mean.is_finite())
         .collect();
-    if rows.is_empty() {
+    if numbered.is_empty() {
         return page(data, &[], |area| nothing(area, "no results yet"));
     }
+    let rows: Vec<&SummaryRow> = numbered.iter().map(|(_, row)| *row).collect();
     let points: Vec<(f64, f64)> = rows
         .iter()
         .map(|row| (cost(row) as f64, row.top1.mean))
@@ -101,12 +98,15 @@ fn scatter(
     let y = linear_axis(floor, best, rounded);
     let kinds = kinds(&rows);
     let front = pareto_front(&points);
+    let described = |i: usize| {
+        let (row, cost) = (rows[i], cost_words(four_digits(points[i].0)));
+        format!("{cost}, {:.2} %: {}", row.top1.mean, row.variant)
+    };
 
     let mut legend: Vec<Entry> = kinds
         .iter()
         .map(|(name, kind)| Entry::Marker(*kind, shortened(name, 40)))
         .collect();
-    legend.push(Entry::Dashes("best for its cost".to_owned()));
     if rows.iter().any(|row| row.n > 1) {
         let words = "bars: one standard deviation over seeds";
         legend.push(Entry::Note(words.to_owned()));
@@ -118,6 +118,18 @@ fn scatter(
             rounded(floor)
         )));
     }
+    legend.push(Entry::Dashes(
+        "Pareto front: none is smaller and better".to_owned(),
+    ));
+    for &i in front.iter().take(NAMED) {
+        let number = numbered[i].0.to_string();
+        let words = shortened(&described(i), 62);
+        legend.push(Entry::Row(kind_of(&kinds, rows[i]), number, words));
+    }
+    if front.len() > NAMED {
+        let more = front.len() - NAMED;
+        legend.push(Entry::Note(format!("{more} more: see the table")));
+    }
 
     page(data, &legend, |area| {
         axes(
@@ -126,7 +138,7 @@ fn scatter(
             &y,
             cost_title,
             "top-1 accuracy on the test set (%)",
-        )?;
+        );
         let at: Vec<(i32, i32)> = points
             .iter()
             .map(|point| place(&x, &y, point.0.log10(), point.1))
@@ -138,27 +150,46 @@ fn scatter(
             }
             corners.push(at[i]);
         }
-        dashes(area, &corners)?;
+        dashes(area, &corners);
         for (row, &(column, _)) in rows.iter().zip(&at) {
             if let Some(std) = row.top1.std {
                 let edge = |accuracy| place(&x, &y, x.low, accuracy).1;
                 let (low, high) = (edge(row.top1.mean - std), edge(row.top1.mean + std));
-                error_bar(area, kind_of(&kinds, row), column, low, high)?;
+                error_bar(area, kind_of(&kinds, row), column, low, high);
             }
         }
-        for (row, &at) in rows.iter().zip(&at) {
-            marker(area, kind_of(&kinds, row), at)?;
+        // The front lies on top.
+        let beaten = (0..rows.len()).filter(|i| !front.contains(i));
+        let order: Vec<usize> = beaten.chain(front.iter().copied()).collect();
+        for &i in &order {
+            let words = format!(
+                "{}. {} ({})",
+                numbered[i].0,
+                described(i),
+                rows[i].experiment
+            );
+            point(area, kind_of(&kinds, rows[i]), at[i], &words);
         }
         let mut covered: Vec<Covered> = at.iter().map(|&at| Covered::marker(at)).collect();
         let lines: Vec<Covered> = corners
             .windows(2)
             .map(|pair| Covered::line(pair[0], pair[1]))
             .collect();
-        for &i in &front {
-            label(area, &rows[i].variant, at[i], &lines, &mut covered)?;
+        for &i in order.iter().rev() {
+            let weight = match front.contains(&i) {
+                true => Weight::Bold,
+                false => Weight::Normal,
+            };
+            let number = numbered[i].0.to_string();
+            label(area, &number, at[i], weight, &lines, &mut covered);
         }
-        Ok(())
     })
+}
+
+/// A count without digits that no reader of a plot needs.
+fn four_digits(value: f64) -> f64 {
+    let unit = 10_f64.powf(value.log10().floor() - 3.0);
+    (value / unit).round() * unit
 }
 
 fn kind_of(kinds: &[(&str, Kind)], row: &SummaryRow) -> Kind {
@@ -184,26 +215,28 @@ mod tests {
     fn equal_input_gives_equal_bytes() {
         let rows = summarize(&sample_lines()).rows;
         assert_eq!(
-            accuracy_against_bytes(&rows, "data: made").unwrap(),
-            accuracy_against_bytes(&rows.clone(), "data: made").unwrap()
+            accuracy_against_bytes(&rows, "data: made"),
+            accuracy_against_bytes(&rows.clone(), "data: made")
         );
     }
 
     #[test]
     fn the_plot_names_its_axes_its_kinds_and_its_best_points() {
-        let svg = accuracy_against_bytes(&summarize(&sample_lines()).rows, "data: made").unwrap();
+        let svg = accuracy_against_bytes(&summarize(&sample_lines()).rows, "data: made");
         for words in [
             "size of the model file",
             "200 kB",
             "(%)",
-            "\npipeline\n",
-            "channels + W8A8",
+            ">pipeline</text>",
+            ">11</text>",
+            ">178.3 kB, 90.85 %: channels + W8A8</text>",
+            // Beaten by others, so it is named for the mouse alone.
+            "<title>4. 190 kB, 84.90 %: one-shot 90 % (prune)</title>",
         ] {
             assert!(svg.contains(words), "{words}");
         }
-        // Beaten by others, so it has a marker and no label.
-        assert!(!svg.contains("one-shot 90 %"));
-        let svg = accuracy_against_macs(&summarize(&sample_lines()).rows, "data: made").unwrap();
+        assert!(!svg.contains("one-shot 90 %</text>"));
+        let svg = accuracy_against_macs(&summarize(&sample_lines()).rows, "data: made");
         assert!(svg.contains("20 M"));
     }
 
@@ -214,39 +247,27 @@ mod tests {
             row.variant = "<b>&".to_owned();
             row.experiment = "<i>".to_owned();
         }
-        let svg = accuracy_against_bytes(&rows, "data: made").unwrap();
+        let svg = accuracy_against_bytes(&rows, "data: made");
         assert!(!svg.contains("<b>") && !svg.contains("<i>"));
         assert!(svg.contains("&lt;b&gt;&amp;"));
     }
 
     #[test]
     fn plots_of_nothing_and_of_one_point() {
-        assert!(
-            accuracy_against_bytes(&[], "data: made")
-                .unwrap()
-                .contains("no results yet")
-        );
+        assert!(accuracy_against_bytes(&[], "data: made").contains("no results yet"));
         let rows = summarize(&sample_lines()[..1]).rows;
-        assert!(
-            accuracy_against_macs(&rows, "data: made")
-                .unwrap()
-                .contains("baseline")
-        );
+        assert!(accuracy_against_macs(&rows, "data: made").contains("baseline"));
         // A model that was not written has no size.
         let mut rows = rows;
         rows[0].bytes = 0;
-        assert!(
-            accuracy_against_bytes(&rows, "data: made")
-                .unwrap()
-                .contains("no results yet")
-        );
+        assert!(accuracy_against_bytes(&rows, "data: made").contains("no results yet"));
     }
 
     #[test]
     fn a_collapsed_model_is_drawn_at_the_edge_and_said_so() {
         let mut rows = summarize(&sample_lines()).rows;
         rows[1].top1.mean = 10.0;
-        let svg = accuracy_against_bytes(&rows, "data: made").unwrap();
+        let svg = accuracy_against_bytes(&rows, "data: made");
         assert!(svg.contains("at the lower edge: below"), "{svg}");
     }
 }

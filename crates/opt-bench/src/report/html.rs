@@ -1,65 +1,55 @@
 //! `report.html`: one file that opens offline, with and without scripts, on a screen and on a phone.
 
+mod layers;
+mod tables;
+
 use anyhow::{Context, Result};
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
-use super::Plot;
-use super::words::{
-    accuracy, bits, conditions, difference, grounds, headline, how_picked, in_millions,
-    in_thousands, left_out, legend, moment, plain, policies, seconds, times,
-};
-use crate::plots::{ink, pareto_front};
-use crate::results::{ResultLine, RunInfo, SummaryRow, Verdict, grouped, notice, summarize};
+use super::ranking::{fronts, leaders};
+use super::words::{conditions, headline, how_picked, left_out, legend, moment, plain, policies};
+use super::{Plot, experiments};
+use crate::plots::{INK, single_epochs};
+use crate::results::{CurvePoint, LayerLine, ResultLine, RunInfo, grouped, notice, summarize};
+use layers::layer_tables;
+use tables::{Ranked, columns, lead_columns, run_columns, table};
 
 const TEMPLATE: &str = include_str!("../../templates/report.html");
-
-/// One cell of a table: its text and what it is sorted by.
-#[derive(Debug)]
-struct Cell {
-    text: String,
-    /// A number to sort by; empty for cells that sort by their text.
-    key: String,
-    class: &'static str,
-    hint: String,
-}
-
-#[derive(Debug)]
-struct Column {
-    name: &'static str,
-    unit: &'static str,
-    class: &'static str,
-}
+const STYLE: &str = include_str!("../../templates/report.css");
+const SCRIPT: &str = include_str!("../../templates/report.js");
 
 /// Writes the report as one self-contained HTML file.
 ///
 /// # Errors
 ///
 /// The template fails, which would be a bug in it.
-pub fn html(run: &RunInfo, lines: &[ResultLine], plots: &[Plot]) -> Result<String> {
+pub fn html(
+    run: &RunInfo,
+    lines: &[ResultLine],
+    curves: &[CurvePoint],
+    layers: &[LayerLine],
+    plots: &[Plot],
+) -> Result<String> {
     let rows = summarize(lines).rows;
-    let points: Vec<(f64, f64)> = rows
+    let (fronts, policies) = (fronts(&rows), policies(&rows));
+    let ranked: Vec<Ranked<'_>> = rows
         .iter()
-        .map(|row| match row.bytes {
-            0 => (f64::NAN, row.top1.mean),
-            bytes => (bytes as f64, row.top1.mean),
+        .zip(&fronts)
+        .enumerate()
+        .map(|(i, (row, &front))| Ranked {
+            number: i + 1,
+            row,
+            front,
+            policies: &policies,
         })
         .collect();
-    let front = pareto_front(&points);
-    let policies = policies(&rows);
-    let main: Vec<Vec<Cell>> = rows
-        .iter()
-        .enumerate()
-        .map(|(i, row)| main_row(row, front.contains(&i), &policies))
-        .collect();
-    let runs: Vec<Vec<Cell>> = grouped(lines).into_iter().flatten().map(run_row).collect();
+    let leaders = leaders(&rows, &fronts);
+    let runs: Vec<&ResultLine> = grouped(lines).into_iter().flatten().collect();
     let headlines: Vec<_> = headline(&rows)
         .into_iter()
         .map(|line| context! { loss => line.loss, gain => line.gain, detail => line.detail })
         .collect();
-    let plots: Vec<_> = plots
-        .iter()
-        .map(|plot| context! { caption => &plot.caption, svg => inline(&plot.svg, &plot.caption) })
-        .collect();
+    let (costs, training) = plots.split_at(plots.len().min(2));
     let recipes: Vec<_> = run
         .recipes
         .iter()
@@ -79,6 +69,8 @@ pub fn html(run: &RunInfo, lines: &[ResultLine], plots: &[Plot]) -> Result<Strin
         .get_template("report.html")
         .and_then(|template| {
             template.render(context! {
+                style => STYLE,
+                script => SCRIPT,
                 dataset => &run.dataset.name,
                 profile => &run.profile,
                 started => moment(&run.started),
@@ -86,161 +78,53 @@ pub fn html(run: &RunInfo, lines: &[ResultLine], plots: &[Plot]) -> Result<Strin
                 notice => notice(&run.dataset),
                 headlines,
                 how_picked => how_picked(&rows),
+                lead => table(&lead_columns(), leaders.iter().map(|&i| &ranked[i])),
+                n_leaders => leaders.len(),
+                n_rows => rows.len(),
                 legend => legend(&rows),
                 findings => &run.notes,
-                columns => heads(&COLUMNS),
-                rows => values(main),
-                plots,
+                results => table(&columns(), &ranked),
+                costs => figures(costs),
+                training => figures(training),
+                single_epochs => single_epoch_sentences(curves),
+                layers => layer_tables(&rows, layers),
                 conditions,
                 left_out => left_out(run),
                 recipes,
-                run_columns => heads(&RUN_COLUMNS),
-                runs => values(runs),
+                runs => table(&run_columns(), &runs),
             })
         })
         .context("filling the template of the report")
 }
 
-fn heads(columns: &[Column]) -> Vec<Value> {
-    columns
-        .iter()
-        .map(|column| context! { name => column.name, unit => column.unit, class => column.class })
+fn figures(plots: &[Plot]) -> Vec<Value> {
+    let figure = |plot: &Plot| {
+        context! {
+            name => &plot.name, caption => &plot.caption, svg => inline(&plot.svg, &plot.caption),
+        }
+    };
+    plots.iter().map(figure).collect()
+}
+
+/// What a plot of curves leaves out, a sentence per experiment.
+fn single_epoch_sentences(curves: &[CurvePoint]) -> Vec<String> {
+    let sentence = |experiment: &str| {
+        let single = single_epochs(curves, experiment);
+        let each: Vec<String> = single
+            .iter()
+            .map(|point| format!("{} {} %", point.variant, plain(point.train_top1)))
+            .collect();
+        (!each.is_empty()).then(|| {
+            format!(
+                "{experiment}, trained for one epoch, which gives no curve (accuracy on augmented training images): {}.",
+                each.join("; ")
+            )
+        })
+    };
+    experiments(curves)
+        .into_iter()
+        .filter_map(sentence)
         .collect()
-}
-
-fn values(rows: Vec<Vec<Cell>>) -> Vec<Vec<Value>> {
-    let value = |cell: Cell| {
-        context! { text => cell.text, key => cell.key, class => cell.class, hint => cell.hint }
-    };
-    rows.into_iter()
-        .map(|row| row.into_iter().map(value).collect())
-        .collect()
-}
-
-const COLUMNS: [Column; 14] = [
-    column("Experiment", "", ""),
-    column("Variant", "", ""),
-    column("Top-1", "%", "n"),
-    column("Δ", "points", "n"),
-    column("Size", "kB", "n"),
-    column("Smaller", "×", "n"),
-    column("Params", "k", "n"),
-    column("Non-zero", "k", "n"),
-    column("MACs", "M / image", "n"),
-    column("Bits", "W / A", "n"),
-    column("Layers", "", "n"),
-    column("Network", "", ""),
-    column("Epochs", "", "n"),
-    column("Time", "s", "n"),
-];
-
-const RUN_COLUMNS: [Column; 11] = [
-    column("Experiment", "", ""),
-    column("Variant", "", ""),
-    column("Seed", "", "n"),
-    column("Top-1", "%", "n"),
-    column("Baseline", "%", "n"),
-    column("Agreement", "%", "n"),
-    column("Time", "s", "n"),
-    column("Epochs", "", ""),
-    column("Trained in", "", ""),
-    column("Accuracy computed in", "", ""),
-    column("File", "", ""),
-];
-
-const fn column(name: &'static str, unit: &'static str, class: &'static str) -> Column {
-    Column { name, unit, class }
-}
-
-fn words(text: &str) -> Cell {
-    Cell {
-        text: text.to_owned(),
-        key: String::new(),
-        class: "",
-        hint: String::new(),
-    }
-}
-
-fn number(text: String, key: f64) -> Cell {
-    Cell {
-        text,
-        key: format!("{key}"),
-        class: "n",
-        hint: String::new(),
-    }
-}
-
-fn main_row(row: &SummaryRow, on_front: bool, policies: &[&str]) -> Vec<Cell> {
-    let mut variant = words(&row.variant);
-    if on_front {
-        variant.text.push_str("\u{a0}◆");
-        variant.hint = "no other variant is both smaller and more accurate".to_owned();
-    }
-    let mut top1 = number(accuracy(row), row.top1.mean);
-    if row.n > 1 {
-        let (min, max) = (row.top1.min, row.top1.max);
-        top1.hint = format!("{} seeds, {min:.2} to {max:.2}", row.n);
-    }
-    let mut delta = number(difference(row), row.delta.mean);
-    delta.class = match row.judgement.map(|judgement| judgement.verdict) {
-        None | Some(Verdict::Unresolved) => "n quiet",
-        Some(Verdict::Worse) => "n worse",
-        Some(Verdict::Better) => "n better",
-    };
-    if let Some(baseline) = &row.baseline {
-        let top1 = row.top1_baseline;
-        delta.hint = format!("against {baseline} with {top1:.2} %; {}", grounds(row));
-    }
-    let mut width = number(
-        bits(row, policies),
-        f64::from(row.weight_bits) * 100.0 + f64::from(row.activation_bits),
-    );
-    width.hint = match row.policy.as_str() {
-        "" => row.precision.clone(),
-        policy => format!("{policy}; accuracy in {}", row.precision),
-    };
-    let mut epochs = number(plain(row.epochs), row.epochs);
-    epochs.hint.clone_from(&row.epochs_of);
-    vec![
-        words(&row.experiment),
-        variant,
-        top1,
-        delta,
-        number(in_thousands(row.bytes), row.bytes as f64),
-        number(times(row.bytes_ratio), row.bytes_ratio.unwrap_or(0.0)),
-        number(in_thousands(row.params), row.params as f64),
-        number(in_thousands(row.nonzero), row.nonzero as f64),
-        number(in_millions(row.macs), row.macs as f64),
-        width,
-        number(row.layers.to_string(), f64::from(row.layers)),
-        words(&row.model),
-        epochs,
-        number(seconds(row.seconds), row.seconds),
-    ]
-}
-
-fn run_row(line: &ResultLine) -> Vec<Cell> {
-    let percent = |value: f64| number(format!("{value:.2}"), value);
-    vec![
-        words(&line.experiment),
-        words(&line.variant),
-        number(line.seed.to_string(), line.seed as f64),
-        percent(line.top1),
-        percent(line.top1_baseline),
-        line.agreement
-            .map_or_else(|| number("–".to_owned(), 0.0), percent),
-        number(seconds(line.seconds), line.seconds),
-        words(&match line.epochs_of.as_str() {
-            "" => plain(line.epochs),
-            of => format!("{} = {of}", plain(line.epochs)),
-        }),
-        words(match line.train_precision.as_str() {
-            "" => "–",
-            precision => precision,
-        }),
-        words(&line.precision),
-        words(&line.file),
-    ]
 }
 
 /// An SVG file as a part of a page: as wide as its place, on the page's background, in the page's text colour.
@@ -264,19 +148,21 @@ fn inline(svg: &str, caption: &str) -> String {
     }
     let view = &svg[view..view_end];
     format!("<svg {view} width=\"100%\" role=\"img\" aria-label=\"{caption}\">{body}")
-        .replace(&ink(), "currentColor")
+        .replace(INK, "currentColor")
+        .replace("#FFFFFF", "var(--page)")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::report::plots;
-    use crate::report::sample::{sample_curves, sample_lines, sample_run};
+    use crate::report::sample::{sample_curves, sample_layers, sample_lines, sample_run};
     use crate::results::DataSource;
 
     fn page(run: &RunInfo, lines: &[ResultLine]) -> String {
-        let plots = plots(&run.dataset, lines, &sample_curves()).unwrap();
-        html(run, lines, &plots).unwrap()
+        let (curves, layers) = (sample_curves(), sample_layers());
+        let plots = plots(&run.dataset, lines, &curves);
+        html(run, lines, &curves, &layers, &plots).unwrap()
     }
 
     #[test]
@@ -287,7 +173,7 @@ mod tests {
         assert_eq!(table.matches("<tr>").count(), 12 + 1);
         for words in [
             "6.17× smaller",
-            "channels + W8A8\u{a0}◆",
+            "<td>◆ size</td>",
             "91.70 ± 0.14",
             "−6.80 ▼~",
             "−17.70 ▼",
@@ -306,6 +192,44 @@ mod tests {
             assert!(html.contains(words), "{words}");
         }
         assert_eq!(html.matches("<svg").count(), 4);
+        let lead = html.split("id=\"lead\"").nth(1).unwrap();
+        let lead = &lead[..lead.find("</table>").unwrap()];
+        let (first, second) = (lead.find("channels + W4A8"), lead.find("aware W4A8"));
+        assert!(first.unwrap() < second.unwrap());
+    }
+
+    #[test]
+    fn layers_stand_beside_those_of_the_baseline() {
+        let html = page(&sample_run(), &sample_lines());
+        let layers = html.split("id=\"layers\"").nth(1).unwrap();
+        let layers = &layers[..layers.find("</section>").unwrap()];
+        assert_eq!(layers.matches("<details>").count(), 2);
+        let baseline = &layers[..layers.find("</details>").unwrap()];
+        let pruned = &layers[baseline.len()..];
+        for words in [
+            // 16·3·9 + 16·16·9 + 640 weights and 16 scales; (432 + 2304)·1024 + 640 MACs.
+            "3 layers, 3.4 k parameters, 2.80 M MACs, 25.0 % of the weights zero, weights f32",
+            "Not listed: batch normalization, 0.0 k parameters in 1 places.",
+        ] {
+            assert!(baseline.contains(words), "{words}\n{baseline}");
+        }
+        for words in [
+            "Weight before",
+            "16\u{2009}×\u{2009}3\u{2009}×\u{2009}3\u{2009}×\u{2009}3",
+            "8 &#x2f; 8",
+            "s 2.80 M MACs are left (50.0 %)",
+            "the same",
+        ] {
+            assert!(pruned.contains(words), "{words}\n{pruned}");
+        }
+        assert!(!baseline.contains("Weight before"));
+    }
+
+    #[test]
+    fn a_run_without_layers_has_no_section_for_them() {
+        let (run, lines) = (sample_run(), sample_lines());
+        let html = html(&run, &lines, &[], &[], &plots(&run.dataset, &lines, &[])).unwrap();
+        assert!(!html.contains("id=\"layers\"") && html.contains("Nothing was trained."));
     }
 
     #[test]
@@ -344,7 +268,7 @@ mod tests {
     #[test]
     fn plots_take_the_colours_and_the_width_of_the_page() {
         let html = page(&sample_run(), &sample_lines());
-        assert!(html.contains("fill=\"currentColor\"") && !html.contains(&ink()));
+        assert!(html.contains("fill=\"currentColor\"") && !html.contains(INK));
         assert!(html.contains("<svg viewBox=\"0 0 640 "));
         assert!(!html.contains("fill=\"#FFFFFF\""));
     }

@@ -1,9 +1,10 @@
 //! `report.md`: the main table and its conditions, to be read in a terminal or put into a README.
 
 use super::Plot;
+use super::ranking::fronts;
 use super::words::{
     accuracy, bits, conditions, difference, headline, how_picked, in_millions, in_thousands,
-    left_out, legend, plain, policies, times,
+    left_out, legend, policies, times,
 };
 use crate::results::{RunInfo, Summary, notice};
 
@@ -22,49 +23,51 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
     }
     text += &format!("\n{}\n\n", how_picked(&summary.rows));
 
-    let policies = policies(&summary.rows);
+    let (policies, fronts) = (policies(&summary.rows), fronts(&summary.rows));
     let mut table: Vec<Vec<String>> = vec![
         [
+            "no.",
             "experiment",
             "variant",
-            "network",
-            "top-1 (%)",
-            "Δ (points)",
-            "size (kB)",
+            "Pareto",
+            "top-1 %",
+            "Δ points",
+            "kB",
             "smaller",
-            "params (k)",
-            "non-zero (k)",
+            "non-zero k",
             "MMACs",
             "bits W / A",
-            "epochs",
         ]
         .map(str::to_owned)
         .to_vec(),
     ];
-    for row in &summary.rows {
+    for (number, (row, front)) in (1..).zip(summary.rows.iter().zip(&fronts)) {
         table.push(vec![
+            number.to_string(),
             escaped(&row.experiment),
             escaped(&row.variant),
-            escaped(&row.model),
+            front.words().to_owned(),
             accuracy(row),
             difference(row),
             in_thousands(row.bytes),
             times(row.bytes_ratio),
-            in_thousands(row.params),
             in_thousands(row.nonzero),
             in_millions(row.macs),
             escaped(&bits(row, &policies)),
-            plain(row.epochs),
         ]);
     }
-    text += &aligned(&table, 3);
+    text += &aligned(&table, 4);
     text.push('\n');
     for line in legend(&summary.rows) {
         text += &format!("- {}\n", escaped(&line));
     }
+    text += "- Pareto ◆: no other variant has a smaller file (size) or fewer multiply-accumulates (MACs) and is more accurate.\n";
     text += "- MMACs: millions of multiply-accumulates per image, zeros included; k: thousands; 1 kB = 1,000 bytes.\n\n";
     for plot in plots.iter().take(2) {
         text += &format!("![{}](plots/{}.svg)\n", plot.caption, plot.name);
+    }
+    if !plots.is_empty() {
+        text += "\nTraining curves, layers, single seeds and recipes: report.html.\n";
     }
     if !run.notes.is_empty() {
         text += "\n## Findings\n\n";

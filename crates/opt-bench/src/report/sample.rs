@@ -1,8 +1,8 @@
 //! A made run that tests of reports and plots share.
 
 use crate::results::{
-    Cpu, CurvePoint, DataSource, DatasetInfo, Discordant, NotRun, RecipeText, ResultLine, RunInfo,
-    SCHEMA, Versions,
+    Cpu, CurvePoint, DataSource, DatasetInfo, Discordant, Layer, LayerLine, NotRun, RecipeText,
+    ResultLine, RunInfo, SCHEMA, Versions,
 };
 
 pub(crate) fn sample_lines() -> Vec<ResultLine> {
@@ -150,6 +150,61 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
             top1_baseline: 91.8,
             ..base
         },
+    ]
+}
+
+/// A baseline, and a variant of it without half of the channels in between.
+pub(crate) fn sample_layers() -> Vec<LayerLine> {
+    let layer = |name: &str, op: &str, weight: &[usize], output: &[usize], bits: u32| {
+        let n = weight.iter().product::<usize>();
+        let positions = if op == "Conv" {
+            output[1] * output[2]
+        } else {
+            1
+        };
+        Layer {
+            name: name.to_owned(),
+            op: op.to_owned(),
+            weight_shape: weight.to_vec(),
+            output_shape: output.to_vec(),
+            params: n as u64,
+            macs: if op == "BatchNormalization" {
+                0
+            } else {
+                (n * positions) as u64
+            },
+            sparsity: 0.25,
+            weight_bits: bits,
+            activation_bits: bits,
+        }
+    };
+    let line = |experiment: &str, variant: &str, layers: Vec<Layer>| LayerLine {
+        experiment: experiment.to_owned(),
+        variant: variant.to_owned(),
+        model: "resnet20".to_owned(),
+        seed: 0,
+        layers,
+    };
+    vec![
+        line(
+            "baseline",
+            "resnet20",
+            vec![
+                layer("conv1", "Conv", &[16, 3, 3, 3], &[16, 32, 32], 32),
+                layer("bn1", "BatchNormalization", &[16], &[16, 32, 32], 32),
+                layer("conv2", "Conv", &[16, 16, 3, 3], &[16, 32, 32], 32),
+                layer("fc", "Gemm", &[10, 64], &[10], 32),
+            ],
+        ),
+        line(
+            "pipeline",
+            "channels + W8A8",
+            vec![
+                layer("conv1", "Conv", &[8, 3, 3, 3], &[8, 32, 32], 8),
+                layer("conv2", "Conv", &[16, 8, 3, 3], &[16, 32, 32], 8),
+                layer("fc", "Gemm", &[10, 64], &[10], 8),
+            ],
+        ),
     ]
 }
 

@@ -1,0 +1,270 @@
+//! The tables of variants and runs: what stands in each column, and what it is sorted by.
+
+use minijinja::{Value, context};
+
+use crate::report::ranking::Front;
+use crate::report::words::{
+    accuracy, bits, difference, grounds, in_millions, in_thousands, plain, seconds, standard_error,
+    times, won_and_lost,
+};
+use crate::results::{Judgement, ResultLine, SummaryRow, Verdict};
+
+/// One cell of a table.
+#[derive(Debug, Default)]
+pub(super) struct Cell {
+    text: String,
+    /// A second line in small letters.
+    small: String,
+    /// A number to sort by; empty for cells that sort by their text, and for numbers that are missing.
+    key: String,
+    class: &'static str,
+    hint: String,
+    /// A percentage to draw as a bar.
+    bar: Option<f64>,
+}
+
+/// One column: its head, and its cell for a `T`.
+pub(super) struct Column<T> {
+    pub(super) name: &'static str,
+    pub(super) unit: &'static str,
+    /// `n` for numbers.
+    pub(super) class: &'static str,
+    pub(super) cell: fn(&T) -> Cell,
+}
+
+/// The head and the rows of a table for the template.
+pub(super) fn table<'a, T: 'a>(
+    columns: &[Column<T>],
+    rows: impl IntoIterator<Item = &'a T>,
+) -> Value {
+    let heads: Vec<Value> = columns
+        .iter()
+        .map(|column| context! { name => column.name, unit => column.unit, class => column.class })
+        .collect();
+    let rows: Vec<Vec<Value>> = rows
+        .into_iter()
+        .map(|row| columns.iter().map(|c| value((c.cell)(row))).collect())
+        .collect();
+    context! { heads, rows }
+}
+
+pub(super) fn value(cell: Cell) -> Value {
+    context! {
+        text => cell.text, small => cell.small, key => cell.key, class => cell.class, hint => cell.hint,
+        bar => cell.bar.map(|bar| format!("{bar:.1}")),
+    }
+}
+
+pub(super) fn words(text: impl Into<String>) -> Cell {
+    Cell {
+        text: text.into(),
+        ..Cell::default()
+    }
+}
+
+pub(super) fn number(text: impl Into<String>, key: f64) -> Cell {
+    Cell {
+        text: text.into(),
+        key: if key.is_finite() {
+            key.to_string()
+        } else {
+            String::new()
+        },
+        class: "n",
+        ..Cell::default()
+    }
+}
+
+/// A number that is not known: sorted behind all others.
+pub(super) fn missing() -> Cell {
+    number("–", f64::NAN)
+}
+
+/// A share in percent with its bar.
+pub(super) fn share(part: u64, whole: u64) -> Cell {
+    let percent = 100.0 * part as f64 / whole.max(1) as f64;
+    Cell {
+        bar: Some(percent),
+        ..number(format!("{percent:.1}"), percent)
+    }
+}
+
+impl Cell {
+    pub(super) fn with_small(self, small: impl Into<String>) -> Self {
+        Self {
+            small: small.into(),
+            ..self
+        }
+    }
+
+    fn with_hint(self, hint: impl Into<String>) -> Self {
+        Self {
+            hint: hint.into(),
+            ..self
+        }
+    }
+
+    fn with_class(self, class: &'static str) -> Self {
+        Self { class, ..self }
+    }
+}
+
+/// A row of the summary with what only the whole table knows.
+#[derive(Debug)]
+pub(super) struct Ranked<'a> {
+    /// Its place in the summary, from 1: its number in plots.
+    pub(super) number: usize,
+    pub(super) row: &'a SummaryRow,
+    pub(super) front: Front,
+    pub(super) policies: &'a [&'a str],
+}
+
+/// A column of a table of `T`.
+pub(super) const fn column<T>(
+    name: &'static str,
+    unit: &'static str,
+    class: &'static str,
+    cell: fn(&T) -> Cell,
+) -> Column<T> {
+    Column {
+        name,
+        unit,
+        class,
+        cell,
+    }
+}
+
+/// The table that opens the report; few columns, so that a phone shows them all.
+pub(super) fn lead_columns<'a>() -> Vec<Column<Ranked<'a>>> {
+    vec![
+        column("Variant", "", "name", |r| {
+            words(&r.row.variant).with_small(&r.row.experiment)
+        }),
+        column("Smaller", "kB", "n", |r| {
+            let from = r.row.bytes_baseline.map(in_thousands);
+            let from = from.map(|from| format!(" of {from}")).unwrap_or_default();
+            ratio(r.row.bytes_ratio).with_small(format!("{}{from}", in_thousands(r.row.bytes)))
+        }),
+        column("Δ", "points", "n", |r| {
+            delta(r).with_small(format!("{} %", accuracy(r.row)))
+        }),
+        column("Fewer MACs", "M / image", "n", |r| {
+            ratio(r.row.macs_ratio).with_small(in_millions(r.row.macs))
+        }),
+        column("Pareto", "", "", |r| words(r.front.words())),
+    ]
+}
+
+/// The table of all variants.
+pub(super) fn columns<'a>() -> Vec<Column<Ranked<'a>>> {
+    vec![
+        column("No.", "", "n", |r| {
+            number(r.number.to_string(), r.number as f64)
+        }),
+        column("Variant", "", "name", |r| words(&r.row.variant)),
+        column("Experiment", "", "", |r| words(&r.row.experiment)),
+        column("Top-1", "%", "n", top1),
+        column("Δ", "points", "n", delta),
+        column("s.e.", "points", "n", |r| {
+            let error = r.row.judgement.as_ref().map(Judgement::error);
+            number(standard_error(r.row), error.unwrap_or(f64::NAN))
+        }),
+        column("Won : lost", "images", "n", |r| {
+            let counts = r.row.judgement.as_ref().and_then(|j| j.discordant);
+            let net = counts.map(|c| c.only_variant as f64 - c.only_baseline as f64);
+            number(won_and_lost(r.row), net.unwrap_or(f64::NAN)).with_hint(
+                "test images that only this variant, and that only its baseline, has right",
+            )
+        }),
+        column("Size", "kB", "n", |r| count(r.row.bytes, in_thousands)),
+        column("Smaller", "times", "n", |r| ratio(r.row.bytes_ratio)),
+        column("Params", "k", "n", |r| count(r.row.params, in_thousands)),
+        column("Non-zero", "k", "n", |r| count(r.row.nonzero, in_thousands)),
+        column("MACs", "M / image", "n", |r| count(r.row.macs, in_millions)),
+        column("Bits", "W / A", "n", width),
+        column("Pareto", "", "", |r| words(r.front.words())),
+        column("Network", "", "", |r| words(&r.row.model)),
+        column("Epochs", "", "n", |r| {
+            number(plain(r.row.epochs), r.row.epochs).with_hint(&r.row.epochs_of)
+        }),
+    ]
+}
+
+fn count(value: u64, words: fn(u64) -> String) -> Cell {
+    number(words(value), value as f64)
+}
+
+fn ratio(ratio: Option<f64>) -> Cell {
+    ratio.map_or_else(missing, |value| number(times(ratio), value))
+}
+
+fn top1(ranked: &Ranked<'_>) -> Cell {
+    let row = ranked.row;
+    let cell = number(accuracy(row), row.top1.mean);
+    match row.n {
+        0 | 1 => cell,
+        n => cell.with_hint(format!(
+            "{n} seeds, {:.2} to {:.2}",
+            row.top1.min, row.top1.max
+        )),
+    }
+}
+
+fn delta(ranked: &Ranked<'_>) -> Cell {
+    let row = ranked.row;
+    let Some(baseline) = &row.baseline else {
+        return number(difference(row), f64::NAN).with_class("n quiet");
+    };
+    let class = match row.judgement.map(|judgement| judgement.verdict) {
+        None | Some(Verdict::Unresolved) => "n quiet",
+        Some(Verdict::Worse) => "n worse",
+        Some(Verdict::Better) => "n better",
+    };
+    let top1 = row.top1_baseline;
+    number(difference(row), row.delta.mean)
+        .with_class(class)
+        .with_hint(format!(
+            "against {baseline} with {top1:.2} %; {}",
+            grounds(row)
+        ))
+}
+
+fn width(ranked: &Ranked<'_>) -> Cell {
+    let row = ranked.row;
+    let key = f64::from(row.weight_bits) * 100.0 + f64::from(row.activation_bits);
+    number(bits(row, ranked.policies), key).with_hint(match row.policy.as_str() {
+        "" => row.precision.clone(),
+        policy => format!("{policy}; accuracy in {}", row.precision),
+    })
+}
+
+/// The table of single runs.
+pub(super) fn run_columns<'a>() -> Vec<Column<&'a ResultLine>> {
+    vec![
+        column("Variant", "", "name", |l| words(&l.variant)),
+        column("Experiment", "", "", |l| words(&l.experiment)),
+        column("Seed", "", "n", |l| {
+            number(l.seed.to_string(), l.seed as f64)
+        }),
+        column("Top-1", "%", "n", |l| percent(l.top1)),
+        column("Baseline", "%", "n", |l| percent(l.top1_baseline)),
+        column("Agreement", "%", "n", |l| {
+            l.agreement.map_or_else(missing, percent)
+        }),
+        column("Time", "s", "n", |l| number(seconds(l.seconds), l.seconds)),
+        column("Epochs", "", "n", |l| number(plain(l.epochs), l.epochs)),
+        column("Which were", "", "", |l| words(&l.epochs_of)),
+        column("Trained in", "", "", |l| {
+            words(match l.train_precision.as_str() {
+                "" => "–",
+                precision => precision,
+            })
+        }),
+        column("Accuracy computed in", "", "", |l| words(&l.precision)),
+        column("File", "", "", |l| words(&l.file)),
+    ]
+}
+
+fn percent(value: f64) -> Cell {
+    number(format!("{value:.2}"), value)
+}

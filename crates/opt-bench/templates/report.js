@@ -1,0 +1,29 @@
+document.querySelectorAll("table.sortable").forEach(function (table) {
+  var heads = Array.from(table.tHead.rows[0].cells), body = table.tBodies[0];
+  var original = Array.from(body.rows);
+  var words = new Intl.Collator("en", { numeric: true });
+  heads.forEach(function (head, index) {
+    var button = document.createElement("button");
+    button.type = "button";
+    button.title = "sort by this column";
+    button.textContent = head.firstChild.textContent;
+    head.replaceChild(button, head.firstChild);
+    button.addEventListener("click", function () {
+      var up = head.getAttribute("aria-sort") !== "ascending";
+      heads.forEach(function (other) { other.removeAttribute("aria-sort"); });
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      var rows = original.map(function (row) {
+        var cell = row.cells[index];
+        var key = head.classList.contains("n") ? parseFloat(cell.dataset.v) : cell.textContent.trim();
+        return { row: row, key: key, missing: key === "" || key !== key };
+      });
+      // Rows without a value stay last either way; equal ones keep their order.
+      rows.sort(function (a, b) {
+        if (a.missing || b.missing) return a.missing - b.missing;
+        var order = typeof a.key === "number" ? a.key - b.key : words.compare(a.key, b.key);
+        return up ? order : -order;
+      });
+      rows.forEach(function (sorted) { body.appendChild(sorted.row); });
+    });
+  });
+});
