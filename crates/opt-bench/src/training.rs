@@ -110,6 +110,13 @@ impl Hooks for Watch<'_> {
         };
         let loss = loss(report);
         let done = report.epoch + 1;
+        // Before the line that says so.
+        if done < self.epochs {
+            self.slot.keep(&state()?).map_err(|error| NnError::Method {
+                what: format!("keeping the state after epoch {done}"),
+                source: error.into(),
+            })?;
+        }
         let here = (done - self.resumed).max(1);
         let left = self.started.elapsed().as_secs_f64() / here as f64 * (self.epochs - done) as f64;
         let line = format!(
@@ -125,13 +132,7 @@ impl Hooks for Watch<'_> {
             HumanDuration(Duration::from_secs_f64(left)),
         );
         say(&self.bar, &line);
-        if done == self.epochs {
-            return Ok(());
-        }
-        self.slot.keep(&state()?).map_err(|error| NnError::Method {
-            what: format!("keeping the state after epoch {done}"),
-            source: error.into(),
-        })
+        Ok(())
     }
 }
 
