@@ -85,9 +85,7 @@ mod tests {
         assert_eq!(base.text(), "lr: 0.1\nseed: 3\n");
         assert_eq!(base.hash().len(), 32);
         for other in [
-            Identity::default()
-                .with("lr", 0.100_000_000_000_000_01)
-                .with("seed", 4u64),
+            Identity::default().with("lr", 0.1).with("seed", 4u64),
             Identity::default().with("lr", 0.2).with("seed", 3u64),
             Identity::default().with("seed", 3u64).with("lr", 0.1),
         ] {

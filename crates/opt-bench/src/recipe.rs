@@ -86,7 +86,6 @@ fn default_weight_decay() -> f64 {
 fn one() -> f64 {
     1.0
 }
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_one(factor: &f64) -> bool {
     *factor == 1.0
 }
@@ -156,7 +155,6 @@ pub enum Average {
 }
 
 impl Average {
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     fn is_none(&self) -> bool {
         *self == Self::None
     }

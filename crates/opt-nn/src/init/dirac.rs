@@ -15,7 +15,7 @@ use opt_core::op::Op;
 ///
 /// # References
 ///
-/// S. Zagoruyko, N. Komodakis, *DiracNets: Training Very Deep Neural Networks Without Skip-Connections*, 2017,
+/// S. Zagoruyko, N. Komodakis, *`DiracNets`: Training Very Deep Neural Networks Without Skip-Connections*, 2017,
 /// arXiv:1706.00388; the partial form is that of K. Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single GPU*, 2024,
 /// arXiv:2404.00498.
 #[must_use]

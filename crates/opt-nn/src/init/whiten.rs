@@ -41,7 +41,7 @@ pub fn whiten(mut model: Model, images: &Batch) -> Result<Model> {
             window,
             group,
             ..
-        } => Some((node.inputs[0], weight.clone(), window.clone(), *group)),
+        } => Some((node.inputs[0], weight.clone(), *window, *group)),
         _ => None,
     });
     let problem = |problem: String| NnError::Init {
