@@ -154,7 +154,7 @@ fn a_new_mask_clears_momentum_and_keeps_it_clear() {
             .iter()
             .map(|n| net.tensor(n).ones_like() * size)
             .collect();
-        optimizer.step(&net, 0.1, 0.5, &gradients);
+        optimizer.step(net, 0.1, 0.5, &gradients);
     };
     step(&mut optimizer, &net, 1.0);
     let shape = net.to_model().unwrap().params[name].shape().to_vec();
