@@ -143,6 +143,7 @@ fn experiment_help() -> String {
 /// Runs the program; errors are printed with their causes and what to do next.
 #[must_use]
 pub fn main() -> ExitCode {
+    device::keep_memory();
     let cli = Cli::parse();
     device::set_threads(threads());
     let done = match cli.command {

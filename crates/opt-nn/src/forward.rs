@@ -101,6 +101,20 @@ pub fn forward(
     for &kept in taps.iter().chain([&net.graph().output]) {
         last_reader[kept] = usize::MAX;
     }
+    let readers = |id: NodeId| {
+        let inputs = nodes.iter().flat_map(|node| &node.inputs);
+        inputs.filter(|input| **input == id).count()
+    };
+    // Whether a value may be overwritten by its one reader: the gradient of what made it does not need it.
+    let spare: Vec<bool> = (0..nodes.len())
+        .map(|id| {
+            let made_by = matches!(
+                nodes[id].op,
+                Op::Conv { .. } | Op::Gemm { .. } | Op::BatchNormalization { .. } | Op::Add
+            );
+            made_by && last_reader[id] != usize::MAX && readers(id) == 1
+        })
+        .collect();
     let mut values: Vec<Option<Tensor>> = Vec::with_capacity(nodes.len());
     for (id, node) in nodes.iter().enumerate() {
         let value = match &node.op {
@@ -111,7 +125,8 @@ pub fn forward(
                     .iter()
                     .filter_map(|&i| values[i].as_ref())
                     .collect();
-                run_node(net, node, &inputs, mode, precision)
+                let in_place = node.inputs.first().is_some_and(|&input| spare[input]);
+                run_node(net, node, &inputs, in_place, mode, precision)
             }
         };
         values.push(Some(value));
@@ -136,6 +151,7 @@ fn run_node(
     net: &Net,
     node: &Node,
     inputs: &[&Tensor],
+    in_place: bool,
     mode: Mode,
     precision: Precision,
 ) -> Tensor {
@@ -179,8 +195,10 @@ fn run_node(
                 false,
             )
         }
+        Op::Relu if in_place => x.shallow_clone().relu_(),
         Op::Relu => x.relu(),
         Op::Clip { min, max } => x.clamp(f64::from(*min), f64::from(*max)),
+        Op::Add if in_place && x.kind() == inputs[1].kind() => x.shallow_clone().g_add_(inputs[1]),
         Op::Add => x + inputs[1],
         op => layout(op, x),
     }
@@ -226,7 +244,7 @@ pub(crate) fn layout(op: &Op, x: &Tensor) -> Tensor {
             }
         }
         Op::GlobalAveragePool => x.mean_dim([2i64, 3].as_slice(), true, x.kind()),
-        Op::Flatten => x.contiguous().flatten(1, -1),
+        Op::Flatten => flatten(x),
         Op::Slice { start, end, step } => {
             let mut y = x.shallow_clone();
             for axis in 0..start.len() {
@@ -248,6 +266,18 @@ pub(crate) fn layout(op: &Op, x: &Tensor) -> Tensor {
         }
         _ => x.shallow_clone(),
     }
+}
+
+/// Channels first, as weights expect. Clamping to all numbers changes none, but its gradient has the layout of its input:
+/// without it, everything before would be propagated in the slow layout of the flattened gradient.
+fn flatten(x: &Tensor) -> Tensor {
+    let moves = x.dim() == 4 && !x.is_contiguous();
+    let x = if moves {
+        x.clamp_min(f64::NEG_INFINITY)
+    } else {
+        x.shallow_clone()
+    };
+    x.contiguous().flatten(1, -1)
 }
 
 /// Convolution with padding on each side as the window says.
