@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Kills the smoke profile with SIGKILL at random moments, starts the same command again each time, and checks that the end is
-# that of a run which was never stopped: the same accuracy and the same shipped content for every variant, in at most the
+# that of a run which was never stopped: the same accuracy and the same bytes of models and answers for every variant, in at most the
 # time of that run plus KILLS × (start + one epoch). A run that ends before the last kill is compared, and the next begun.
 #
 # Usage: scripts/kill-test.sh [KILLS=20] [SEED=1]     from the repository's root; leaves nothing behind.
@@ -45,6 +45,13 @@ compare() { # after a run that was killed on its way has come to its end
         echo "FAILED: the results differ" >&2
         status=1
     fi
+    for part in models answers; do
+        diff -rq "$work/whole/$part" "$work/stopped/$part" || status=1
+    done
+    for lines in curves layers; do
+        [ "$(wc -l < "$work/whole/$lines.jsonl")" = "$(wc -l < "$work/stopped/$lines.jsonl")" ] ||
+            { echo "FAILED: $lines.jsonl differs in length" >&2; status=1; }
+    done
     rm -rf "$work/stopped" "$work/cache-stopped"
 }
 while [ "$done_kills" -lt "$kills" ]; do
@@ -54,10 +61,16 @@ while [ "$done_kills" -lt "$kills" ]; do
     (run stopped) &
     process=$!
     (sleep "$delay" && kill -KILL "$process") 2> /dev/null &
-    if wait "$process" 2> /dev/null; then
+    code=0
+    wait "$process" 2> /dev/null || code=$?
+    if [ "$code" -eq 0 ]; then
         total=$(echo "$total + $(since "$begin")" | bc -l)
         compare
         continue
+    elif [ "$code" -ne 137 ]; then
+        echo "FAILED: it ended with $code, not by the kill:" >&2
+        cat "$work/stopped.log" >&2
+        exit 1
     fi
     total=$(echo "$total + $(since "$begin")" | bc -l)
     done_kills=$((done_kills + 1))

@@ -84,6 +84,9 @@ struct ExperimentArgs {
     /// How much is run: one of the profiles below, or a file of your own (see crates/opt-bench/profiles).
     #[arg(long, default_value = "quick", value_name = "NAME|FILE.toml")]
     profile: String,
+    /// Only what starts from this baseline of the profile, with the teachers that it needs.
+    #[arg(long, value_name = "NAME")]
+    base: Option<String>,
     /// Seeds of every variant [default: the profile's].
     #[arg(long, value_name = "N")]
     seeds: Option<usize>,
@@ -181,7 +184,33 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
             vec![one.to_owned()]
         }
     };
-    let profile = Profile::load(&args.profile)?;
+    let mut profile = Profile::load(&args.profile)?;
+    if let Some(base) = &args.base {
+        profile = profile.only(base)?;
+    }
+    let empty: Vec<&String> = experiments.iter().filter(|e| !profile.has(e)).collect();
+    ensure!(
+        empty.len() < experiments.len() && (empty.is_empty() || args.experiment == "all"),
+        "the profile {}{} has nothing for `{}`",
+        args.profile,
+        args.base
+            .as_ref()
+            .map_or_else(String::new, |base| format!(" with --base {base}")),
+        args.experiment
+    );
+    let mut not_run: Vec<NotRun> = empty
+        .into_iter()
+        .map(|experiment| NotRun {
+            what: experiment.clone(),
+            why: "the profile has nothing for it".to_owned(),
+        })
+        .collect();
+    if let Some(base) = &args.base {
+        not_run.push(NotRun {
+            what: format!("what does not start from {base}"),
+            why: "--base".to_owned(),
+        });
+    }
     let seeds = args.seeds.unwrap_or(profile.seeds);
     ensure!(
         (1..=1000).contains(&seeds),
@@ -236,14 +265,14 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
     let mut shown = profile.clone();
     shown.baseline = profile.baseline.iter().map(passed_on).collect();
     let profile_name = file_name(Path::new(&args.profile));
+    let base = args.base.clone().unwrap_or_default();
     let budget = args.budget.map_or_else(String::new, |budget| {
         format!("in {}", humantime::format_duration(budget))
     });
     let request = Request {
-        out: args
-            .common
-            .out
-            .unwrap_or_else(|| default_out(&[&profile_name, &args.experiment, &budget], &data)),
+        out: args.common.out.unwrap_or_else(|| {
+            default_out(&[&profile_name, &base, &args.experiment, &budget], &data)
+        }),
         profile: profile_name.clone(),
         experiments: experiments.clone(),
         recipes: vec![RecipeText {
@@ -257,12 +286,11 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
     watch_for_stops()?;
     let mut run = Run::start(request, data, device)?;
     run.info.notes.extend(fitted.notes);
-    run.info
-        .not_run
-        .extend(fitted.dropped.into_iter().map(|name| NotRun {
-            what: format!("{name} and everything that starts from it"),
-            why: "not enough time in the budget".to_owned(),
-        }));
+    not_run.extend(fitted.dropped.into_iter().map(|name| NotRun {
+        what: format!("{name} and everything that starts from it"),
+        why: "not enough time in the budget".to_owned(),
+    }));
+    run.info.not_run = not_run;
     run.write_info()?;
     run_all(&mut run, &profile, &experiments)?;
     finish(&mut run)

@@ -5,7 +5,9 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use opt_core::InputSpec;
 use opt_data::augment::Flip;
-use opt_data::batches::{TrainOptions, eval_batches, prefetch, train_batches, train_len};
+use opt_data::batches::{
+    TrainOptions, epoch_order, eval_batches, prefetch, train_batches, train_len,
+};
 use opt_data::source::{Kind, Options, Request, resolve};
 use opt_data::{Dataset, Origin, cifar10, cifar100};
 use opt_nn::{Batch, BatchSource};
@@ -15,6 +17,9 @@ use crate::results::{DataSource, DatasetInfo};
 
 /// The images that networks are evaluated on at a time.
 const EVALUATION_BATCH: usize = 250;
+
+/// The seed of the one order in which images of folders are kept.
+const FOLDER_ORDER_SEED: u64 = 0;
 
 /// The seed of augmentation: the same for every run, so that a teacher's view serves every student and seed.
 const AUGMENT_SEED: u64 = 0;
@@ -150,6 +155,14 @@ impl Data {
         if limits.holdout {
             let first = train.len() / 10 * 9;
             (train, test) = train.split(first, 0)?;
+        }
+        if resolved.kind == Kind::ImageFolder {
+            // They come class by class; whoever takes the first images must not get one class.
+            for set in [&mut train, &mut test] {
+                let order = epoch_order(FOLDER_ORDER_SEED, 0, set.len());
+                let order: Vec<usize> = order.into_iter().map(|i| i as usize).collect();
+                *set = set.subset(&order);
+            }
         }
         let cut = |set: &mut Dataset, limit: Option<usize>| {
             if let Some(n) = limit.filter(|n| *n < set.len()) {

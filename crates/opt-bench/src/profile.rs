@@ -267,6 +267,35 @@ impl Profile {
         Self::parse(text).with_context(|| format!("the built-in profile `{name}`"))
     }
 
+    /// Whether there is anything to do for an experiment.
+    #[must_use]
+    pub fn has(&self, experiment: &str) -> bool {
+        match experiment {
+            "baseline" => !self.baseline.is_empty(),
+            "prune" => !self.prune.is_empty(),
+            "quantize" => !self.quantize.is_empty(),
+            "distill" => !self.distill.is_empty(),
+            _ => !self.pipeline.is_empty(),
+        }
+    }
+
+    /// What of this profile is about the baseline `name`: its blocks, and the teachers that they need.
+    ///
+    /// # Errors
+    ///
+    /// Lists the baselines if there is none of this name.
+    pub fn only(mut self, name: &str) -> Result<Self> {
+        self.recipe(name)?;
+        self.prune.retain(|p| p.base == name);
+        self.quantize.retain(|q| q.base == name);
+        self.distill.retain(|d| d.student == name);
+        self.pipeline.retain(|p| p.base == name);
+        let teachers: Vec<&String> = self.distill.iter().map(|d| &d.teacher).collect();
+        self.baseline
+            .retain(|recipe| recipe.name == name || teachers.contains(&&recipe.name));
+        Ok(self)
+    }
+
     /// Parses and checks a profile.
     ///
     /// # Errors
@@ -439,5 +468,23 @@ mod tests {
             let error = format!("{:#}", Profile::parse(&text.replace(from, to)).unwrap_err());
             assert!(error.contains(expect), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn one_base_comes_with_its_teacher_and_nothing_else() {
+        let full = Profile::built_in("full").unwrap();
+        let only = full.clone().only("source").unwrap();
+        let names: Vec<&str> = only.baseline.iter().map(|r| r.name.as_str()).collect();
+        assert_eq!(names, ["source", "teacher"]);
+        assert!(only.prune.iter().all(|p| p.base == "source"));
+        assert_eq!((only.prune.len(), only.distill.len()), (1, 1));
+        // A teacher alone brings none of its students.
+        let teacher = full.clone().only("teacher").unwrap();
+        assert_eq!((teacher.baseline.len(), teacher.distill.len()), (1, 0));
+        let error = format!("{:#}", full.only("sauce").unwrap_err());
+        assert!(
+            error.contains("sauce") && error.contains("source"),
+            "{error}"
+        );
     }
 }

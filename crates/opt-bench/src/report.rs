@@ -4,7 +4,7 @@ mod html;
 mod markdown;
 mod ranking;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 mod terminal;
 mod words;
 

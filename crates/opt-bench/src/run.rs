@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 use std::time::SystemTime;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use opt_core::Model;
 use opt_nn::Net;
 use opt_nn::device;
@@ -13,7 +13,7 @@ use opt_nn::train::{Constraints, CrossEntropy, EpochReport, Objective, train};
 use tch::Device;
 
 use crate::data::Data;
-use crate::folder::{Answers, Folder};
+use crate::folder::Folder;
 use crate::identity::{self, Identity};
 use crate::measure::{Measured, Shipped, content, measure, stored_model};
 use crate::recipe::Train;
@@ -211,6 +211,8 @@ impl Run {
             .with("code", env!("OPT_TRAINING_CODE"))
             .with("cpu", (&self.info.cpu.model, &self.info.cpu.features))
             .with("device and threads", (&self.info.device, threads()))
+            .with("compiler", &self.info.versions.rustc)
+            .with("library settings", library_settings())
             .with("images", &self.data.train_hash)
             .with("batches", loader.identity())
             .with("network", identity::model(&net.to_model()?))
@@ -224,6 +226,11 @@ impl Run {
                     .fake_quant
                     .map(|q| identity::hash(format!("{q:?}").as_bytes())),
             );
+        // What an objective trains of its own does not come back from the cache.
+        ensure!(
+            objective.parameters().is_empty(),
+            "an objective with parameters of its own cannot be kept"
+        );
         let slot = Slot::open(&identity)?;
         self.reused.1 += 1;
         let reports = if let Some(Finished { model, reports }) = slot.finished() {
@@ -291,6 +298,7 @@ impl Run {
             .with("cpu", (&self.info.cpu.model, &self.info.cpu.features))
             .with("device and threads", (&self.info.device, threads()))
             .with("images", &self.data.test_hash)
+            .with("label", label)
             .with("file", &file)
             .with("content", content(shipped)?)
             .with("recipe", variant.recipe)
@@ -337,11 +345,8 @@ impl Run {
                 }),
             },
         )?;
-        let answers = Answers {
-            key: line.key.clone(),
-            answers: measured.evaluation.predictions.clone(),
-        };
-        self.folder.add_line(&line, &answers)?;
+        self.folder
+            .add_line(&line, measured.evaluation.predictions.clone())?;
         eprintln!(
             "  {} · {} · seed {}: top-1 {:.2} %{}, {:.1} kB, {:.0} s",
             line.experiment,
@@ -479,6 +484,17 @@ fn point(phase: Phase<'_>, report: &EpochReport) -> CurvePoint {
         images_per_second: report.images_per_second,
         test_top1: None,
     }
+}
+
+/// Variables by which libtorch's libraries choose other kernels, and so other roundings.
+fn library_settings() -> Vec<Option<String>> {
+    let names = [
+        "ATEN_CPU_CAPABILITY",
+        "ONEDNN_MAX_CPU_ISA",
+        "ONEDNN_DEFAULT_FPMATH_MODE",
+        "MKL_CBWR",
+    ];
+    names.map(|name| std::env::var(name).ok()).into()
 }
 
 /// The threads that libtorch uses: `OMP_NUM_THREADS`, else all cores.

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use opt_core::Model;
 use opt_nn::optimizer::OptimizerState;
 use opt_nn::train::{EpochReport, TrainState};
@@ -14,10 +14,12 @@ use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 
 use crate::cache;
-use crate::identity::Identity;
+use crate::folder::sweep;
+use crate::identity::{self, Identity};
 
 /// The place of one phase in the cache: `trained/HASH/` with `identity.txt` (what it follows from), `state.safetensors`
-/// while it runs, `model.safetensors` and `epochs.json` when it is done. Held by one process at a time.
+/// while it runs and `model.safetensors` when it is done, both with their epochs and a checksum. Held by one process at a
+/// time.
 #[derive(Debug)]
 pub struct Slot {
     folder: PathBuf,
@@ -67,6 +69,7 @@ impl Slot {
                 }
                 Err(TryLockError::Error(error)) => return Err(error.into()),
             }
+            sweep(&folder);
             let text = folder.join("identity.txt");
             if !text.exists() {
                 opt_artifact::save(&text, identity.text().as_bytes())?;
@@ -93,14 +96,20 @@ impl Slot {
             return None;
         }
         let read = || -> Result<Finished> {
-            let model = opt_artifact::read_model(&opt_artifact::load(&path)?)?;
-            let epochs = fs::read(self.folder.join("epochs.json"))?;
+            let bytes = opt_artifact::load(&path)?;
+            let provenance = opt_artifact::inspect(&bytes)?.provenance;
+            let epochs = provenance
+                .get(EPOCHS)
+                .context("it does not say what its epochs were")?;
             Ok(Finished {
-                model,
-                reports: from_stored(serde_json::from_slice(&epochs)?),
+                model: opt_artifact::read_model(&bytes)?,
+                reports: from_stored(serde_json::from_str(epochs)?),
             })
         };
-        self.sound(&path, read())
+        let finished = self.sound(&path, read())?;
+        // A process that was killed in between has left its state.
+        let _ = fs::remove_file(self.folder.join("state.safetensors"));
+        Some(finished)
     }
 
     /// Keeps the result of a finished phase and drops its state.
@@ -109,9 +118,9 @@ impl Slot {
     ///
     /// A file cannot be written.
     pub fn finish(&self, model: &Model, reports: &[EpochReport]) -> Result<()> {
-        let bytes = opt_artifact::write_model(model, &opt_artifact::Provenance::new())?;
-        let epochs = serde_json::to_vec(&to_stored(reports))?;
-        opt_artifact::save(&self.folder.join("epochs.json"), &epochs)?;
+        let epochs = serde_json::to_string(&to_stored(reports))?;
+        let provenance = opt_artifact::Provenance::from([(EPOCHS.to_owned(), epochs)]);
+        let bytes = opt_artifact::write_model(model, &provenance)?;
         opt_artifact::save(&self.folder.join("model.safetensors"), &bytes)?;
         let state = self.folder.join("state.safetensors");
         if state.exists() {
@@ -170,12 +179,12 @@ fn encode(state: &TrainState) -> Result<Vec<u8>> {
             Ok((name.clone(), view))
         })
         .collect::<Result<Vec<_>>>()?;
+    let steps = state.optimizer.steps.to_string();
+    let epochs = serde_json::to_string(&to_stored(&state.reports))?;
     let metadata = HashMap::from([
-        ("steps".to_owned(), state.optimizer.steps.to_string()),
-        (
-            "epochs".to_owned(),
-            serde_json::to_string(&to_stored(&state.reports))?,
-        ),
+        ("checksum".to_owned(), checksum(&steps, &epochs, &bytes)),
+        ("steps".to_owned(), steps),
+        (EPOCHS.to_owned(), epochs),
     ]);
     Ok(safetensors::serialize(views, Some(metadata))?)
 }
@@ -189,25 +198,46 @@ fn decode(bytes: &[u8]) -> Result<TrainState> {
         let found = metadata.get(name);
         found.with_context(|| format!("its metadata has no `{name}`"))
     };
-    let tensors = SafeTensors::deserialize(bytes)?;
-    let buffers = tensors
+    let mut tensors: Vec<(String, Vec<u8>)> = SafeTensors::deserialize(bytes)?
         .iter()
-        .map(|(name, view)| {
-            let values = view
-                .data()
+        .map(|(name, view)| (name.to_owned(), view.data().to_vec()))
+        .collect();
+    tensors.sort();
+    let (steps, epochs) = (text("steps")?, text(EPOCHS)?);
+    ensure!(
+        *text("checksum")? == checksum(steps, epochs, &tensors),
+        "its content does not have its checksum"
+    );
+    let buffers = tensors
+        .into_iter()
+        .map(|(name, bytes)| {
+            let values = bytes
                 .chunks_exact(4)
                 .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
                 .collect();
-            (name.to_owned(), values)
+            (name, values)
         })
         .collect();
     Ok(TrainState {
-        reports: from_stored(serde_json::from_str(text("epochs")?)?),
+        reports: from_stored(serde_json::from_str(epochs)?),
         optimizer: OptimizerState {
-            steps: text("steps")?.parse()?,
+            steps: steps.parse()?,
             buffers,
         },
     })
+}
+
+/// The key of the epochs in a file's metadata.
+const EPOCHS: &str = "epochs";
+
+/// Over everything that a state holds; `tensors` are in the order of their names.
+fn checksum(steps: &str, epochs: &str, tensors: &[(String, Vec<u8>)]) -> String {
+    let mut content = format!("{steps}\n{epochs}\n").into_bytes();
+    for (name, bytes) in tensors {
+        content.extend(format!("{name} {}\n", bytes.len()).into_bytes());
+        content.extend(bytes);
+    }
+    identity::hash(&content)
 }
 
 fn to_stored(reports: &[EpochReport]) -> Vec<StoredEpoch> {
@@ -302,7 +332,20 @@ mod tests {
             fs::write(&path, &whole[..cut]).unwrap();
             assert!(slot.state().is_none(), "cut to {cut} bytes");
         }
-        fs::write(slot.folder.join("model.safetensors"), b"x").unwrap();
+        // One bit of one number.
+        let mut flipped = whole.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        fs::write(&path, &flipped).unwrap();
+        assert!(slot.state().is_none());
+        fs::write(&path, &whole).unwrap();
+        assert_eq!(slot.state().unwrap(), state());
+
+        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        slot.finish(&model, &reports()).unwrap();
+        let path = slot.folder.join("model.safetensors");
+        let mut whole = fs::read(&path).unwrap();
+        *whole.last_mut().unwrap() ^= 1;
+        fs::write(&path, &whole).unwrap();
         assert!(slot.finished().is_none());
     }
 }

@@ -87,8 +87,10 @@ pub fn keep_memory() {
         // SAFETY: called before any other thread exists, as the documentation demands; the two options only say when memory
         // goes back to the kernel, and the variable is read by libtorch at its first allocation.
         unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+            // Where the first is refused, the second alone would make it worse.
+            if libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT) == 1 {
+                libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+            }
             if std::env::var_os("THP_MEM_ALLOC_ENABLE").is_none() {
                 std::env::set_var("THP_MEM_ALLOC_ENABLE", "1");
             }

@@ -207,6 +207,9 @@ impl Optimizer {
         for moment in &mut self.moments {
             let _ = moment.g_mul_(&mask);
         }
+        if let Some(average) = &mut self.average {
+            let _ = average.weights.g_mul_(&mask);
+        }
         self.mask = Some(mask);
         self.hold_mask();
         Ok(())

@@ -54,8 +54,8 @@ impl Peak {
 /// Trains ours in this process and prints its memory.
 pub(super) fn once(once: &Once) -> Result<()> {
     device::set_threads(once.threads);
-    let loader = loader()?;
     let start = process::memory();
+    let loader = loader()?;
     Ours::new(&once.network, loader)?.run(STEPS)?;
     let memory = start.zip(process::memory());
     #[expect(clippy::print_stdout, reason = "the answer to the process that asked")]

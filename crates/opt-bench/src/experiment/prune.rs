@@ -177,6 +177,7 @@ fn likelihood(run: &mut Run, base: &Base, n_weights: usize) -> Result<()> {
     );
     let path = run.out.join(name);
     let key = Identity::default()
+        .with("code", env!("OPT_PRUNING_CODE"))
         .with("base", &base.recorded.line.key)
         .with("images", (images, &run.data.train_hash))
         .with("weights", n_weights)

@@ -264,6 +264,17 @@ pub struct Headline {
 
 /// Says what was compressed how far within one and within two points of accuracy.
 pub fn headline(rows: &[SummaryRow]) -> Vec<Headline> {
+    if let [row] = rows {
+        return vec![Headline {
+            loss: format!("{} ({})", row.variant, row.model),
+            gain: format!("{} % top-1", accuracy(row)),
+            detail: format!(
+                "{} kB, {} M multiply-accumulates for one image; nothing was compressed.",
+                in_thousands(row.bytes),
+                in_millions(row.macs)
+            ),
+        }];
+    }
     let (one, two) = (best_within(rows, 1.0), best_within(rows, 2.0));
     let mut headlines = vec![headline_for("Losing at most 1 point", one)];
     if one == two && one.is_some() {
@@ -328,6 +339,9 @@ fn headline_for(loss: &str, row: Option<&SummaryRow>) -> Headline {
 pub(super) fn how_picked(rows: &[SummaryRow]) -> String {
     let judged: Vec<&Judgement> = rows.iter().filter_map(|r| r.judgement.as_ref()).collect();
     let n = judged.len();
+    if n == 0 {
+        return "No variant is compared with another.".to_owned();
+    }
     let error = judged.iter().map(|j| j.error()).fold(0.0, f64::max);
     let chance = match judged
         .iter()
@@ -394,10 +408,14 @@ pub(super) fn conditions(run: &RunInfo) -> Vec<(&'static str, String)> {
         run.cpu.cores,
         run.cpu.features.join(" ")
     );
-    let time = match &run.finished {
+    let mut time = match &run.finished {
         Some(finished) => format!("{} to {}", moment(&run.started), moment(finished)),
         None => format!("{}, not finished", moment(&run.started)),
     };
+    if !run.resumed.is_empty() {
+        let times: Vec<String> = run.resumed.iter().map(|t| moment(t)).collect();
+        time += &format!("; taken up again {}", times.join(", "));
+    }
     vec![
         ("Command", run.command.clone()),
         ("Profile", run.profile.clone()),
@@ -477,8 +495,12 @@ mod tests {
         let same = headline(&summarize(&lines[..6]).rows);
         assert_eq!(same.len(), 1);
         assert_eq!(same[0].loss, "Losing at most 1 point (and at most 2)");
-        let none = headline(&summarize(&lines[..1]).rows);
-        assert_eq!((none.len(), none[0].gain.as_str()), (1, "no smaller model"));
+        // A network that was only trained: its accuracy, and no comparison.
+        let rows = summarize(&lines[..1]).rows;
+        let one = headline(&rows);
+        assert_eq!((one.len(), one[0].gain.as_str()), (1, "91.60 % top-1"));
+        assert!(one[0].detail.contains("nothing was compressed"));
+        assert_eq!(how_picked(&rows), "No variant is compared with another.");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::{InputSpec, Model};
 /// `widths` channels, MaxPool 3 and a linear layer. No branches: channels can be removed from any of its convolutions.
 ///
 /// Differs from airbench in three ways, so that it trains with the common loop and has an exact integer form: the
-/// stem is trained rather than set to the patches' whitening, ReLU stands for GELU, and no factor scales the logits.
+/// stem is random rather than the patches' whitening (`opt_nn::init::whiten` makes it that), ReLU stands for GELU, and no factor scales the logits.
 /// BatchNormalization has no trained γ, as there; so its factor is positive and commutes with MaxPool.
 ///
 /// # References

@@ -89,11 +89,12 @@ impl Average {
         }
     }
 
-    /// a ← d·a + (1 - d)·w.
+    /// a ← d·a + (1 - d)·w, as a + (1 - d)·(w - a).
     fn follow(&mut self, d: f64, weights: &Tensor, net: &Net) {
+        // In this form, what does not move is its own average to the last bit.
         let mix = |a: &mut Tensor, w: &Tensor| {
-            let _ = a.g_mul_scalar_(d);
-            let _ = a.g_add_(&(w.detach().to_kind(Kind::Float) * (1.0 - d)));
+            let step = (w.detach().to_kind(Kind::Float) - &*a) * (1.0 - d);
+            let _ = a.g_add_(&step);
         };
         mix(&mut self.weights, weights);
         for (name, average) in &mut self.statistics {

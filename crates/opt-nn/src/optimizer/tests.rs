@@ -296,6 +296,34 @@ fn averages_follow_their_formulas() {
 }
 
 #[test]
+fn what_is_frozen_stays_to_the_last_bit_under_averages() {
+    for averaging in [
+        Averaging::Ema { decay: 0.9 },
+        Averaging::Lookahead {
+            every: 1,
+            decay: 0.7,
+        },
+    ] {
+        let mut net = net();
+        let options = OptimizerOptions {
+            frozen: vec!["stem.weight".to_owned()],
+            averaging,
+            ..OptimizerOptions::default()
+        };
+        let mut optimizer = Optimizer::new(&mut net, Vec::new(), &options, &Masks::new()).unwrap();
+        let before = net.to_model().unwrap();
+        for step in 1..=50 {
+            let gradients = constant(&optimizer, &net, 1.0);
+            optimizer.step(&net, 0.01, f64::from(step) / 50.0, &gradients);
+        }
+        optimizer.finish(&net);
+        let after = net.to_model().unwrap();
+        assert_eq!(before.params["stem.weight"], after.params["stem.weight"]);
+        assert_ne!(before.params["head.weight"], after.params["head.weight"]);
+    }
+}
+
+#[test]
 fn a_state_that_does_not_fit_changes_nothing() {
     let mut net = net();
     let options = OptimizerOptions::default();

@@ -128,6 +128,48 @@ fn forward_equals_the_reference_interpreter() {
     }
 }
 
+/// Values are overwritten where no gradient needs them; with every node tapped none is.
+#[test]
+fn overwriting_changes_no_gradient() {
+    let mut input = InputSpec::cifar10();
+    input.shape = [3, 28, 28];
+    for name in ["resnet20", "resnet20_b", "airbench_4_6_8", "source_net"] {
+        for precision in [Precision::F32, Precision::Bf16] {
+            let model = zoo::build(name, &input, 4).unwrap();
+            let batch = Batch {
+                images: (0..2 * 3 * 28 * 28usize)
+                    .map(|i| u8::try_from((i * 31 + i / 7) % 256).unwrap())
+                    .collect(),
+                labels: vec![0, 1],
+                indices: vec![0, 1],
+            };
+            let gradients = |taps: &[usize]| {
+                let mut net = Net::new(&model, Device::Cpu).unwrap();
+                let options = OptimizerOptions::default();
+                let optimizer =
+                    Optimizer::new(&mut net, Vec::new(), &options, &Masks::new()).unwrap();
+                let bytes = batch.bytes(&input, Device::Cpu).unwrap();
+                let outputs = forward(&net, &bytes, Mode::Train, precision, taps);
+                let loss = outputs
+                    .logits
+                    .cross_entropy_for_logits(&batch.labels(Device::Cpu));
+                let parameters: Vec<&Tensor> =
+                    optimizer.names().iter().map(|n| net.tensor(n)).collect();
+                let gradients =
+                    Tensor::f_run_backward(&[&loss], &parameters, false, false).unwrap();
+                gradients
+                    .iter()
+                    .map(|g| crate::net::to_vec(g).unwrap())
+                    .collect::<Vec<_>>()
+            };
+            let every: Vec<usize> = (0..model.graph.nodes.len()).collect();
+            let (overwritten, kept) = (gradients(&[]), gradients(&every));
+            assert!(overwritten == kept, "{name} {precision:?}");
+            assert!(kept.iter().flatten().any(|g| *g != 0.0));
+        }
+    }
+}
+
 #[test]
 fn training_learns_and_repeats_itself_to_the_bit() {
     for precision in [Precision::F32, Precision::Bf16] {
