@@ -184,33 +184,7 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
             vec![one.to_owned()]
         }
     };
-    let mut profile = Profile::load(&args.profile)?;
-    if let Some(base) = &args.base {
-        profile = profile.only(base)?;
-    }
-    let empty: Vec<&String> = experiments.iter().filter(|e| !profile.has(e)).collect();
-    ensure!(
-        empty.len() < experiments.len() && (empty.is_empty() || args.experiment == "all"),
-        "the profile {}{} has nothing for `{}`",
-        args.profile,
-        args.base
-            .as_ref()
-            .map_or_else(String::new, |base| format!(" with --base {base}")),
-        args.experiment
-    );
-    let mut not_run: Vec<NotRun> = empty
-        .into_iter()
-        .map(|experiment| NotRun {
-            what: experiment.clone(),
-            why: "the profile has nothing for it".to_owned(),
-        })
-        .collect();
-    if let Some(base) = &args.base {
-        not_run.push(NotRun {
-            what: format!("what does not start from {base}"),
-            why: "--base".to_owned(),
-        });
-    }
+    let (profile, mut not_run) = chosen_profile(&args, &experiments)?;
     let seeds = args.seeds.unwrap_or(profile.seeds);
     ensure!(
         (1..=1000).contains(&seeds),
@@ -294,6 +268,38 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
     run.write_info()?;
     run_all(&mut run, &profile, &experiments)?;
     finish(&mut run)
+}
+
+/// The profile with what `--base` leaves of it, and what does not run because of that.
+fn chosen_profile(args: &ExperimentArgs, experiments: &[String]) -> Result<(Profile, Vec<NotRun>)> {
+    let mut profile = Profile::load(&args.profile)?;
+    if let Some(base) = &args.base {
+        profile = profile.only(base)?;
+    }
+    let empty: Vec<&String> = experiments.iter().filter(|e| !profile.has(e)).collect();
+    ensure!(
+        empty.len() < experiments.len() && (empty.is_empty() || args.experiment == "all"),
+        "the profile {}{} has nothing for `{}`",
+        args.profile,
+        args.base
+            .as_ref()
+            .map_or_else(String::new, |base| format!(" with --base {base}")),
+        args.experiment
+    );
+    let mut not_run: Vec<NotRun> = empty
+        .into_iter()
+        .map(|experiment| NotRun {
+            what: experiment.clone(),
+            why: "the profile has nothing for it".to_owned(),
+        })
+        .collect();
+    if let Some(base) = &args.base {
+        not_run.push(NotRun {
+            what: format!("what does not start from {base}"),
+            why: "--base".to_owned(),
+        });
+    }
+    Ok((profile, not_run))
 }
 
 fn train(args: TrainArgs) -> Result<()> {
