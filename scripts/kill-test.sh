@@ -7,13 +7,15 @@
 set -euo pipefail
 kills=${1:-20}
 RANDOM=${2:-1}
+command -v bc > /dev/null || { echo "kill-test needs bc: install it" >&2; exit 1; }
 cargo xtask experiment list > /dev/null
+program=${CARGO_TARGET_DIR:-target}/release/opt-bench
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export OPT_ROOT=$PWD
 
 run() { # NAME: the smoke profile in a folder and with a cache of this name
-    OPT_CACHE_DIR=$work/cache-$1 exec target/release/opt-bench experiment all \
+    OPT_CACHE_DIR=$work/cache-$1 exec "$program" experiment all \
         --profile smoke --data synthetic --device cpu --out "$work/$1" > "$work/$1.log" 2>&1
 }
 now() { date +%s.%N; }

@@ -17,8 +17,6 @@ use crate::speed::Speed;
 pub struct Fitted {
     /// What is left of the profile, with its seeds and epochs: run as it is, it needs no budget.
     pub profile: Profile,
-    /// The profile's seeds.
-    pub seeds: usize,
     /// What was decided, in words.
     pub notes: Vec<String>,
     /// The baselines that were left out, with everything that starts from them.
@@ -84,7 +82,6 @@ fn fit_work(
             return Ok(Fitted {
                 notes: vec![words(profile, size, &dropped, budget, planned)],
                 profile: fitted,
-                seeds: size.seeds,
                 dropped,
             });
         }
@@ -176,7 +173,7 @@ fn without_most_expensive(
     let mut most: Option<(f64, String, Profile)> = None;
     for recipe in &profile.baseline {
         let smaller = without_network(profile, &recipe.name);
-        let emptied = |e: &String| n_blocks(profile, e) > 0 && n_blocks(&smaller, e) == 0;
+        let emptied = |e: &String| profile.has(e) && !smaller.has(e);
         let saved = before - seconds(&smaller)?;
         let least = most.as_ref().map_or(0.0, |(saved, ..)| *saved);
         if !experiments.iter().any(emptied) && saved > least {
@@ -197,16 +194,6 @@ fn without_network(profile: &Profile, name: &str) -> Profile {
         .retain(|distill| distill.teacher != name && distill.student != name);
     profile.pipeline.retain(|pipeline| pipeline.base != name);
     profile
-}
-
-fn n_blocks(profile: &Profile, experiment: &str) -> usize {
-    match experiment {
-        "baseline" => profile.baseline.len(),
-        "prune" => profile.prune.len(),
-        "quantize" => profile.quantize.len(),
-        "distill" => profile.distill.len(),
-        _ => profile.pipeline.len(),
-    }
 }
 
 /// `budget 30m: 1 seed, epochs × 0.60, without source; 26m planned, the rest in reserve`.
@@ -387,8 +374,7 @@ precision = "f32"
         for case in cases {
             let budget = Duration::from_secs(case.seconds);
             let fitted = fit_work(&profile(), &names(case.experiments), &work(), budget).unwrap();
-            assert_eq!(fitted.seeds, case.seeds, "{:?}", fitted.notes);
-            assert_eq!(fitted.profile.seeds, case.seeds);
+            assert_eq!(fitted.profile.seeds, case.seeds, "{:?}", fitted.notes);
             assert_eq!(epochs(&fitted.profile), case.epochs, "{:?}", fitted.notes);
             assert_eq!(fitted.notes, [case.note]);
         }
@@ -461,7 +447,7 @@ precision = "f32"
                 let text = toml::to_string(&fitted.profile).unwrap();
                 assert_eq!(Profile::parse(&text).unwrap(), fitted.profile);
                 for experiment in all.iter().map(|e| (*e).to_owned()) {
-                    assert!(n_blocks(&fitted.profile, &experiment) > 0, "{experiment}");
+                    assert!(fitted.profile.has(&experiment), "{experiment}");
                 }
             }
         }
@@ -493,12 +479,12 @@ precision = "f32"
             prop_assert!(more.profile.baseline.len() >= less.profile.baseline.len());
             prop_assert!(less.dropped.starts_with(&more.dropped));
             if more.dropped == less.dropped {
-                let trained = |fitted: &Fitted| fitted.seeds * epochs(&fitted.profile).iter().sum::<usize>();
+                let trained = |fitted: &Fitted| fitted.profile.seeds * epochs(&fitted.profile).iter().sum::<usize>();
                 prop_assert!(trained(&more) >= trained(&less));
             }
             for (fitted, budget) in [(&less, shorter.min(longer)), (&more, shorter.max(longer))] {
                 let one = plan_for(&fitted.profile, &asked, &work).unwrap().seconds();
-                prop_assert!(one * fitted.seeds as f64 <= PLANNED * budget as f64);
+                prop_assert!(one * fitted.profile.seeds as f64 <= PLANNED * budget as f64);
             }
         }
     }

@@ -254,7 +254,7 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
             text: toml::to_string(&shown)?,
         }],
         precision: precision(&profile.trains(), device),
-        seeds: (0..fitted.seeds as u64).collect(),
+        seeds: (0..profile.seeds as u64).collect(),
         root: root(),
     };
     watch_for_stops()?;
@@ -385,7 +385,6 @@ fn as_it_is(profile: &Profile, seeds: usize) -> Fitted {
             seeds,
             ..profile.clone()
         },
-        seeds,
         notes: Vec::new(),
         dropped: Vec::new(),
     }
@@ -400,7 +399,7 @@ fn speed(device: tch::Device, args: &ExperimentArgs) -> Result<Speed> {
 }
 
 fn show_plan(plan: &Plan, profile: &str, fitted: &Fitted) {
-    let seeds = fitted.seeds;
+    let seeds = fitted.profile.seeds;
     eprintln!(
         "plan: profile {profile}, {seeds} {}",
         if seeds == 1 { "seed" } else { "seeds" }
@@ -427,7 +426,7 @@ fn show_plan(plan: &Plan, profile: &str, fitted: &Fitted) {
 
 fn say_data(data: &Data, device: tch::Device) {
     eprintln!(
-        "data: {}, {} training and {} test images, {:.1} MB in memory; device {}",
+        "data: {}, {} images for training and {} for measuring, {:.1} MB in memory; device {}",
         data.info.name,
         data.info.n_train,
         data.info.n_test,

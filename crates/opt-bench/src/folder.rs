@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity;
 use crate::results::{
-    CurvePoint, DatasetInfo, ResultLine, RunInfo, append_line, read_lines, write_atomic,
+    CurvePoint, DatasetInfo, LayerLine, ResultLine, RunInfo, append_line, read_lines, write_atomic,
 };
 use crate::run::Request;
 
@@ -23,6 +23,7 @@ pub struct Folder {
     /// Lines of earlier runs by their key.
     known: BTreeMap<String, ResultLine>,
     curves: Vec<CurvePoint>,
+    layers: Vec<LayerLine>,
     _lock: File,
 }
 
@@ -78,6 +79,7 @@ impl Folder {
             path: path.to_owned(),
             known: BTreeMap::new(),
             curves: Vec::new(),
+            layers: Vec::new(),
             _lock: lock,
         })
     }
@@ -130,7 +132,6 @@ impl Folder {
                 self.path.display()
             );
         }
-        // Of two lines with one key, that of `results.jsonl` stays.
         let dropped = info
             .experiments
             .iter()
@@ -142,6 +143,7 @@ impl Folder {
                 self.path.display()
             );
         }
+        // Of two lines with one key, that of `results.jsonl` stays.
         for lines in [
             read_lines::<ResultLine>(&at("superseded.jsonl"))?,
             read_lines(&at("results.jsonl"))?,
@@ -157,6 +159,7 @@ impl Folder {
             eprintln!("  {torn}");
         }
         self.curves = curves.values;
+        self.layers = read_lines(&at("layers.jsonl"))?.values;
         eprintln!(
             "going on in {}, which has {} measured variants",
             self.path.display(),
@@ -185,7 +188,7 @@ impl Folder {
         sound.then(|| (line.clone(), answers.answers))
     }
 
-    /// Writes a line and the answers it stands for. A line that is there already, whose files were lost, is not doubled.
+    /// Writes a line and the answers it stands for.
     ///
     /// # Errors
     ///
@@ -215,15 +218,33 @@ impl Folder {
         Ok(())
     }
 
-    /// Ends a run: `results.jsonl` and `curves.jsonl` hold its lines in its order; what else they held goes to
-    /// `superseded.jsonl` and `superseded-curves.jsonl`.
+    /// Writes the layers of a variant if they are not there yet.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn add_layers(&self, line: &LayerLine) -> Result<()> {
+        if self.layers.contains(line) {
+            return Ok(());
+        }
+        append_line(&self.path.join("layers.jsonl"), line)
+    }
+
+    /// Ends a run: `results.jsonl`, `curves.jsonl` and `layers.jsonl` hold its lines in its order; what else they held goes
+    /// to `superseded.jsonl`, `superseded-curves.jsonl` and `superseded-layers.jsonl`.
     ///
     /// # Errors
     ///
     /// A file cannot be read or written.
-    pub fn tidy(&self, lines: &[ResultLine], curves: &[CurvePoint]) -> Result<()> {
+    pub fn tidy(
+        &self,
+        lines: &[ResultLine],
+        curves: &[CurvePoint],
+        layers: &[LayerLine],
+    ) -> Result<()> {
         let lines = self.keep_only("results.jsonl", "superseded.jsonl", lines)?;
         self.keep_only("curves.jsonl", "superseded-curves.jsonl", curves)?;
+        self.keep_only("layers.jsonl", "superseded-layers.jsonl", layers)?;
         if lines > 0 {
             eprintln!(
                 "{lines} lines of {} belong to no variant of this run any more; they are in superseded.jsonl now",
@@ -289,7 +310,7 @@ fn answers_file(line: &ResultLine) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample::{sample_curves, sample_lines};
+    use crate::report::sample::{sample_curves, sample_layers, sample_lines};
 
     fn folder(path: &Path) -> Folder {
         let mut folder = Folder::lock(path).unwrap();
@@ -352,14 +373,21 @@ mod tests {
         }
         let read = |name: &str| read_lines::<ResultLine>(&path.join(name)).unwrap().values;
         let now = [a.clone(), b.clone()];
-        folder.tidy(&now, &curves[1..]).unwrap();
+        // A, then B, then A again: the layers of A are there already, and the report takes the last of a name.
+        let layers = sample_layers();
+        for line in [&layers[0], &layers[1]] {
+            folder.add_layers(line).unwrap();
+        }
+        folder.tidy(&now, &curves[1..], &layers[..1]).unwrap();
+        let kept = read_lines::<LayerLine>(&path.join("layers.jsonl")).unwrap();
+        assert_eq!(kept.values, layers[..1]);
         assert_eq!(read("results.jsonl"), now);
         assert_eq!(read("superseded.jsonl"), vec![c.clone()]);
         let moved = read_lines::<CurvePoint>(&path.join("superseded-curves.jsonl")).unwrap();
         assert_eq!(moved.values, curves[..1]);
         // A process that was stopped between the two writes does it again, and nothing is doubled.
         append_line(&path.join("results.jsonl"), &c).unwrap();
-        folder.tidy(&now, &curves[1..]).unwrap();
+        folder.tidy(&now, &curves[1..], &layers[..1]).unwrap();
         assert_eq!(read("superseded.jsonl"), [c]);
     }
 

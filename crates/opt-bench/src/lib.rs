@@ -1,12 +1,12 @@
 //! Recipes, experiments, reports and the command line: where the method crates meet.
 //!
 //! In reading order: [`recipe`] (how one network is trained) and [`profile`] (which experiments are run with which
-//! recipes), [`data`] (what they are fed), [`run`] (the folder that a run fills), [`measure`] (what is measured: the file
-//! that ships), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`] under their [`identity`]), [`distillation`] and [`quantization`] (method crates joined to
-//! the loop and to lowering), [`experiment`] (the experiments), [`results`], [`plots`] and [`report`] (what is left
-//! behind), [`plan`] (what a run will do and how long that takes), [`speed`] (of this machine), [`budget`] (a profile for the
-//! time given), [`cache`] (what outlives a run),
-//! [`bench`] (speed and memory beside other programs), [`cli`].
+//! recipes), [`data`] (what they are fed), [`run`] (a run and its lines) in its [`folder`], [`measure`] (what is measured: the
+//! file that ships), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`] under their
+//! [`identity`]), [`distillation`] and [`quantization`] (method crates joined to the loop and to lowering), [`experiment`] (the
+//! experiments), [`results`], [`plots`] and [`report`] (what is left behind), [`plan`] (what a run will do and how long that
+//! takes), [`speed`] (of this machine), [`budget`] (a profile for the time given), [`bench`] (speed and memory beside other
+//! programs), [`cli`].
 //!
 //! # What this crate does not do
 //!

@@ -1,12 +1,14 @@
 //! A run: its folder, its conditions, and the lines that it has written.
 
+mod origin;
+
 use std::fmt::Debug;
-use std::path::{Component, Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use opt_core::Model;
+use opt_core::cost::cost;
 use opt_nn::Net;
 use opt_nn::device;
 use opt_nn::train::{Constraints, CrossEntropy, EpochReport, Objective, train};
@@ -18,11 +20,12 @@ use crate::identity::{self, Identity};
 use crate::measure::{Measured, Shipped, content, measure, stored_model};
 use crate::recipe::Train;
 use crate::results::{
-    CurvePoint, LayerLine, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, append_line, cpu,
-    discordant, layers, rfc3339, write_atomic,
+    CurvePoint, LayerLine, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, cpu, discordant,
+    layers, rfc3339, write_atomic,
 };
 use crate::trained::{Finished, Slot};
 use crate::training::{Label, Watch, loss};
+use origin::{command_line, git_state};
 
 /// A run in progress.
 #[derive(Debug)]
@@ -40,6 +43,8 @@ pub struct Run {
     pub lines: Vec<ResultLine>,
     /// This run's points in `curves.jsonl`.
     pub curves: Vec<CurvePoint>,
+    /// This run's lines in `layers.jsonl`.
+    layers: Vec<LayerLine>,
     /// Phases of training that were found in the cache, of how many.
     pub reused: (usize, usize),
 }
@@ -154,6 +159,7 @@ impl Run {
             device,
             lines: Vec::new(),
             curves: Vec::new(),
+            layers: Vec::new(),
             reused: (0, 0),
         };
         run.write_info()?;
@@ -207,12 +213,8 @@ impl Run {
         loader.first_epoch = phase.epochs_before;
         let options = recipe.options(self.device);
         let teacher = constraints.teacher.map(Net::to_model).transpose()?;
-        let identity = Identity::default()
-            .with("code", env!("OPT_TRAINING_CODE"))
-            .with("cpu", (&self.info.cpu.model, &self.info.cpu.features))
-            .with("device and threads", (&self.info.device, threads()))
-            .with("compiler", &self.info.versions.rustc)
-            .with("library settings", library_settings())
+        let identity = self
+            .identity(env!("OPT_TRAINING_CODE"))
             .with("images", &self.data.train_hash)
             .with("batches", loader.identity())
             .with("network", identity::model(&net.to_model()?))
@@ -293,10 +295,8 @@ impl Run {
             ("commit".to_owned(), self.info.commit.clone()),
         ]);
         let path = self.out.join(&file);
-        let identity = Identity::default()
-            .with("code", env!("OPT_MEASURING_CODE"))
-            .with("cpu", (&self.info.cpu.model, &self.info.cpu.features))
-            .with("device and threads", (&self.info.device, threads()))
+        let identity = self
+            .identity(env!("OPT_MEASURING_CODE"))
             .with("images", &self.data.test_hash)
             .with("label", label)
             .with("file", &file)
@@ -322,29 +322,20 @@ impl Run {
                 "  {} · {} · seed {}: measured before: top-1 {:.2} %",
                 line.experiment, line.variant, line.seed, line.top1
             );
+            let model = stored_model(shipped, &path)?;
+            self.record_layers(label, variant.network, shipped, &model)?;
             self.lines.push(line.clone());
             return Ok(Recorded {
                 line,
                 predictions: answers,
-                model: stored_model(shipped, &path)?,
+                model,
             });
         }
         let measured = measure(shipped, &path, &provenance, &self.data, self.device)
             .with_context(|| format!("measuring {} · {}", label.experiment, label.variant))?;
         let line = self.line(&variant, &measured, file, key);
         // Before the result, so that no result is without its layers.
-        append_line(
-            &self.out.join("layers.jsonl"),
-            &LayerLine {
-                experiment: line.experiment.clone(),
-                variant: line.variant.clone(),
-                model: line.model.clone(),
-                seed: line.seed,
-                layers: layers(&measured.model, &measured.cost, |weight| {
-                    shipped.bits(weight)
-                }),
-            },
-        )?;
+        self.record_layers(label, variant.network, shipped, &measured.model)?;
         self.folder
             .add_line(&line, measured.evaluation.predictions.clone())?;
         eprintln!(
@@ -366,6 +357,36 @@ impl Run {
             predictions: measured.evaluation.predictions,
             model: measured.model,
         })
+    }
+
+    /// Writes the layers of a variant, as its file holds them.
+    fn record_layers(
+        &mut self,
+        label: &Label,
+        network: &str,
+        shipped: Shipped<'_>,
+        model: &Model,
+    ) -> Result<()> {
+        let line = LayerLine {
+            experiment: label.experiment.clone(),
+            variant: label.variant.clone(),
+            model: network.to_owned(),
+            seed: label.seed,
+            layers: layers(model, &cost(model)?, |weight| shipped.bits(weight)),
+        };
+        self.folder.add_layers(&line)?;
+        self.layers.push(line);
+        Ok(())
+    }
+
+    /// What every result follows from: the code and the machine.
+    fn identity(&self, code: &str) -> Identity {
+        Identity::default()
+            .with("code", code)
+            .with("cpu", (&self.info.cpu.model, &self.info.cpu.features))
+            .with("device and threads", (&self.info.device, threads()))
+            .with("compiler", &self.info.versions.rustc)
+            .with("library settings", library_settings())
     }
 
     fn line(
@@ -451,8 +472,17 @@ impl Run {
                  taken from the cache; seconds and speeds are those of that time."
             ));
         }
+        let elsewhere = |line: &&ResultLine| line.commit != self.info.commit;
+        let others = self.lines.iter().filter(elsewhere).count();
+        if others > 0 {
+            self.info.notes.push(format!(
+                "{others} of {} variants were measured before, by the same code at another commit; each line of \
+                 results.jsonl names its own.",
+                self.lines.len()
+            ));
+        }
         self.info.finished = Some(rfc3339(SystemTime::now()));
-        self.folder.tidy(&self.lines, &self.curves)?;
+        self.folder.tidy(&self.lines, &self.curves, &self.layers)?;
         self.write_info()?;
         crate::report::write_report(&self.out, &self.info, &self.lines, &self.curves)
     }
@@ -506,45 +536,6 @@ pub fn threads() -> usize {
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// The command as a person would type it. Folders and files that only this machine has are named for what they are:
-/// results are made to be passed on.
-fn command_line(args: impl Iterator<Item = String>) -> String {
-    let mut command = "cargo xtask".to_owned();
-    let mut option = String::new();
-    for arg in args {
-        let (name, value) = match arg.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => (name.to_owned(), value),
-            _ => (option.clone(), arg.as_str()),
-        };
-        let path = Path::new(value);
-        let outside = path.is_absolute() || path.components().any(|c| c == Component::ParentDir);
-        let shown = match name.as_str() {
-            _ if !outside => value,
-            "--data" | "--out" => "DIR",
-            "--weights" => "FILE",
-            _ => path.file_name().and_then(|n| n.to_str()).unwrap_or("FILE"),
-        };
-        if arg.contains('=') && name.starts_with("--") {
-            command += &format!(" {name}={shown}");
-        } else {
-            command += &format!(" {shown}");
-        }
-        option = arg;
-    }
-    command
-}
-
-fn git_state(root: &Path) -> (String, Option<bool>) {
-    let git = |args: &[&str]| {
-        let output = Command::new("git").arg("-C").arg(root).args(args).output();
-        let output = output.ok().filter(|o| o.status.success())?;
-        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
-    };
-    let commit = git(&["rev-parse", "HEAD"]).unwrap_or_default();
-    let dirty = git(&["status", "--porcelain", "--untracked-files=no"]).map(|s| !s.is_empty());
-    (commit, dirty)
-}
-
 /// A variant's name as part of a file name: letters, digits, dots and single dashes.
 pub(crate) fn slug(name: &str) -> String {
     let mut slug = String::new();
@@ -561,35 +552,6 @@ pub(crate) fn slug(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_command_names_no_folder_of_this_machine() {
-        let cases = [
-            (
-                "experiment all --data /somewhere/cifar --out /tmp/x --seeds 2",
-                "cargo xtask experiment all --data DIR --out DIR --seeds 2",
-            ),
-            (
-                "train recipes/a.toml --weights=/home/me/w.safetensors --data=synthetic",
-                "cargo xtask train recipes/a.toml --weights=FILE --data=synthetic",
-            ),
-            (
-                "experiment all --profile /home/me/p.toml --data ../cifar",
-                "cargo xtask experiment all --profile p.toml --data DIR",
-            ),
-            (
-                "train ../recipes/a.toml --data data",
-                "cargo xtask train a.toml --data data",
-            ),
-            (
-                "experiment prune --data data --out results",
-                "cargo xtask experiment prune --data data --out results",
-            ),
-        ];
-        for (args, expect) in cases {
-            assert_eq!(command_line(args.split(' ').map(str::to_owned)), expect);
-        }
-    }
 
     #[test]
     fn variants_become_file_names() {

@@ -101,10 +101,10 @@ pub fn forward(
     for &kept in taps.iter().chain([&net.graph().output]) {
         last_reader[kept] = usize::MAX;
     }
-    let readers = |id: NodeId| {
-        let inputs = nodes.iter().flat_map(|node| &node.inputs);
-        inputs.filter(|input| **input == id).count()
-    };
+    let mut readers = vec![0usize; nodes.len()];
+    for &input in nodes.iter().flat_map(|node| &node.inputs) {
+        readers[input] += 1;
+    }
     // Whether a value may be overwritten by its one reader: the gradient of what made it does not need it.
     let spare: Vec<bool> = (0..nodes.len())
         .map(|id| {
@@ -112,7 +112,7 @@ pub fn forward(
                 nodes[id].op,
                 Op::Conv { .. } | Op::Gemm { .. } | Op::BatchNormalization { .. } | Op::Add
             );
-            made_by && last_reader[id] != usize::MAX && readers(id) == 1
+            made_by && last_reader[id] != usize::MAX && readers[id] == 1
         })
         .collect();
     let mut values: Vec<Option<Tensor>> = Vec::with_capacity(nodes.len());
@@ -271,7 +271,7 @@ pub(crate) fn layout(op: &Op, x: &Tensor) -> Tensor {
 /// Channels first, as weights expect. Clamping to all numbers changes none, but its gradient has the layout of its input:
 /// without it, everything before would be propagated in the slow layout of the flattened gradient.
 fn flatten(x: &Tensor) -> Tensor {
-    let moves = x.dim() == 4 && !x.is_contiguous();
+    let moves = x.requires_grad() && x.dim() == 4 && !x.is_contiguous();
     let x = if moves {
         x.clamp_min(f64::NEG_INFINITY)
     } else {

@@ -132,13 +132,7 @@ fn scatter(
     }
 
     page(data, &legend, |area| {
-        axes(
-            area,
-            &x,
-            &y,
-            cost_title,
-            "top-1 accuracy on the test set (%)",
-        );
+        axes(area, &x, &y, cost_title, "top-1 accuracy (%)");
         let at: Vec<(i32, i32)> = points
             .iter()
             .map(|point| place(&x, &y, point.0.log10(), point.1))

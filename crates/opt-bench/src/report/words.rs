@@ -422,7 +422,7 @@ pub(super) fn conditions(run: &RunInfo) -> Vec<(&'static str, String)> {
         (
             "Data",
             format!(
-                "{}, {} training and {} test images; {}",
+                "{}, {} images for training and {} for measuring; {}",
                 data.name,
                 thousands(data.n_train),
                 thousands(data.n_test),
