@@ -7,7 +7,7 @@ use crate::report::words::{
     accuracy, bits, difference, grounds, in_millions, in_thousands, plain, seconds, standard_error,
     times, won_and_lost,
 };
-use crate::results::{Judgement, ResultLine, SummaryRow, Verdict};
+use crate::results::{ResultLine, SummaryRow, Verdict};
 
 /// One cell of a table.
 #[derive(Debug, Default)]
@@ -162,19 +162,27 @@ pub(super) fn columns<'a>() -> Vec<Column<Ranked<'a>>> {
             number(r.number.to_string(), r.number as f64)
         }),
         column("Variant", "", "name", |r| words(&r.row.variant)),
-        column("Experiment", "", "", |r| words(&r.row.experiment)),
+        column("Experiment", "", "", |r| {
+            let against = r.row.baseline.as_ref();
+            words(&r.row.experiment)
+                .with_small(against.map_or_else(String::new, |name| format!("against {name}")))
+        }),
         column("Top-1", "%", "n", top1),
-        column("Δ", "points", "n", delta),
-        column("s.e.", "points", "n", |r| {
-            let error = r.row.judgement.as_ref().map(Judgement::error);
-            number(standard_error(r.row), error.unwrap_or(f64::NAN))
+        column("Δ", "points", "n", |r| {
+            delta(r).with_small(match r.row.judgement {
+                Some(_) => format!("s.e. {}", standard_error(r.row)),
+                None => String::new(),
+            })
         }),
         column("Won : lost", "images", "n", |r| {
             let counts = r.row.judgement.as_ref().and_then(|j| j.discordant);
             let net = counts.map(|c| c.only_variant as f64 - c.only_baseline as f64);
-            number(won_and_lost(r.row), net.unwrap_or(f64::NAN)).with_hint(
-                "test images that only this variant, and that only its baseline, has right",
-            )
+            let p = r.row.judgement.and_then(|j| j.p_value);
+            number(won_and_lost(r.row), net.unwrap_or(f64::NAN)).with_small(match p {
+                Some(p) if p < 0.001 => "p < 0.001".to_owned(),
+                Some(p) => format!("p {p:.3}"),
+                None => String::new(),
+            })
         }),
         column("Size", "kB", "n", |r| count(r.row.bytes, in_thousands)),
         column("Smaller", "times", "n", |r| ratio(r.row.bytes_ratio)),
