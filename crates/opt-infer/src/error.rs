@@ -1,0 +1,50 @@
+//! What can go wrong.
+
+use crate::Kernels;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InferError {
+    /// The network cannot be executed.
+    #[error(transparent)]
+    Model(#[from] opt_core::CoreError),
+    /// The file cannot be read.
+    #[error(transparent)]
+    Artifact(#[from] opt_artifact::ArtifactError),
+    /// This CPU lacks the instructions.
+    #[error("the kernels `{kernels}` need a CPU with {needs}; leave the choice to the engine, or take `scalar`")]
+    Kernels {
+        /// The kernels asked for.
+        kernels: Kernels,
+        /// What they need.
+        needs: &'static str,
+    },
+    /// No kernels of this name.
+    #[error("there are no kernels `{name}`; there are {}", Kernels::ALL.map(Kernels::name).join(", "))]
+    UnknownKernels {
+        /// The name.
+        name: String,
+    },
+    /// A number of threads that cannot be.
+    #[error("{threads} threads, expected 1 to {most}")]
+    Threads {
+        /// The number asked for.
+        threads: usize,
+        /// The most.
+        most: usize,
+    },
+    /// A worker could not be started.
+    #[error("starting a worker thread: {0}")]
+    Spawn(#[source] std::io::Error),
+    /// Bytes that are not so many images, or logits that are not so many.
+    #[error("{what} of {found} values, expected {expected}")]
+    Length {
+        /// Which argument.
+        what: &'static str,
+        /// Its length.
+        found: usize,
+        /// What was expected, in words.
+        expected: String,
+    },
+}

@@ -1,0 +1,40 @@
+//! The CPU engine: runs the integer network of a `.opt` file, without libtorch, and gives the codes that
+//! `opt_core::interpret_integer` defines, every one of them.
+//!
+//! ```no_run
+//! use opt_infer::{Options, Session};
+//!
+//! let mut session = Session::load("net.opt".as_ref(), &Options::default())?;
+//! let image = vec![128; session.image_bytes()]; // height × width × channels
+//! let logits = session.run(&image)?;
+//! let (class, _) = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+//! println!("{}", session.labels()[class]);
+//! # Ok::<(), opt_infer::InferError>(())
+//! ```
+//!
+//! In reading order: [`session`] (what a program calls), `plan` (from a network to steps), `layout` and `conv` (how values
+//! and weights lie in memory), [`kernels`] (the sets for different CPUs), `exec` and `crew` (one thread and several).
+//!
+//! # What this crate does not do
+//!
+//! It folds and fuses nothing: `opt_core::lower` has done that. It has no second arithmetic: a set of kernels that gave
+//! another code than the interpreter would be a defect, and tests compare them. It trains nothing and reads no file but
+//! through `opt-artifact`.
+
+mod arena;
+mod conv;
+mod crew;
+pub mod error;
+mod exec;
+pub mod kernels;
+mod layout;
+mod plan;
+pub mod session;
+
+pub use error::InferError;
+pub use kernels::Kernels;
+pub use kernels::portable::ImageOrder;
+pub use session::{Options, Session, StepInfo};
+
+/// The result of this crate's fallible functions.
+pub type Result<T> = std::result::Result<T, InferError>;

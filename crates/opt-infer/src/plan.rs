@@ -1,0 +1,327 @@
+//! From a network to flat steps: where each value lies, what each step reads and writes, packed weights.
+//!
+//! Nothing is decided while a network runs: shapes, offsets, kernels and multipliers are in the plan.
+
+use opt_core::op::Window;
+use opt_core::qmodel::{QEdge, QModel, QNode, QOp};
+
+use crate::Kernels;
+use crate::conv::{Conv, Products, Requant, Residual};
+use crate::kernels::portable::{Mean, Sum};
+use crate::layout::{GROUP, LANES, Layout};
+
+/// Bytes behind each value: a kernel may read a whole vector at its last pixel.
+const SLACK: usize = 64;
+
+/// Where values begin: on a line of the cache.
+const ALIGN: usize = 64;
+
+/// A value in the arena.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) layout: Layout,
+    /// Its first byte in the arena.
+    pub(crate) offset: usize,
+}
+
+impl Place {
+    /// Its bytes and those behind it that may be read.
+    pub(crate) fn len(&self) -> usize {
+        self.layout.bytes() + SLACK
+    }
+}
+
+/// What a step computes.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Work {
+    Input,
+    Conv {
+        conv: Box<Conv>,
+        /// Whether the set's own convolution may run it.
+        tame: bool,
+    },
+    Gemm {
+        products: Products,
+        origin: usize,
+        requant: Requant,
+    },
+    Logits {
+        products: Products,
+        origin: usize,
+        scales: Vec<f32>,
+    },
+    Add(Sum),
+    MaxPool(Window),
+    Mean(Mean, Option<Window>),
+    Slice {
+        start: [usize; 3],
+        step: [usize; 3],
+    },
+    Pad {
+        begin: [usize; 3],
+        zero: u8,
+    },
+    Clamp {
+        lo: u8,
+        hi: u8,
+    },
+    Flatten,
+}
+
+/// One operation.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Step {
+    /// The node whose value it computes.
+    pub(crate) node: usize,
+    pub(crate) work: Work,
+    /// The places that it reads.
+    pub(crate) sources: Vec<usize>,
+    /// The place that it writes; the logits have none.
+    pub(crate) target: Option<usize>,
+}
+
+/// A network made ready.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) kernels: Kernels,
+    pub(crate) places: Vec<Place>,
+    /// Where each node's value lies; the logits have no place.
+    pub(crate) place_of: Vec<Option<usize>>,
+    pub(crate) steps: Vec<Step>,
+    /// Bytes of the arena.
+    pub(crate) arena: usize,
+    pub(crate) image: [usize; 3],
+    pub(crate) classes: usize,
+}
+
+impl Plan {
+    /// Plans a network. With `keep`, every value keeps its place to the end of a run.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`QModel::validate`].
+    pub(crate) fn new(model: &QModel, kernels: Kernels, keep: bool) -> opt_core::Result<Self> {
+        let shapes = model.validate()?;
+        let mut plan = Self {
+            kernels,
+            places: Vec::new(),
+            place_of: Vec::with_capacity(model.nodes.len()),
+            steps: Vec::with_capacity(model.nodes.len()),
+            arena: 0,
+            image: model.input.shape,
+            classes: model.input.labels.len(),
+        };
+        let readers = readers(model);
+        let borders = borders(model, &readers);
+        let last_reads = last_reads(model, &readers);
+        // Places whose value is no longer read.
+        let mut free: Vec<usize> = Vec::new();
+        for (id, node) in model.nodes.iter().enumerate() {
+            let sources: Vec<usize> = node.inputs.iter().filter_map(|i| plan.place_of[*i]).collect();
+            if stays_in_place(model, &readers, &shapes, id) {
+                plan.place_of.push(sources.first().copied());
+                continue;
+            }
+            let target = node.edge.as_ref().map(|edge| {
+                let multiple = if id == 0 { GROUP } else { LANES };
+                let zero = &edge.zero_points;
+                let layout = Layout::new(&shapes[id], multiple, borders[id], zero);
+                let same = free.iter().position(|p| plan.places[*p].layout == layout);
+                match same {
+                    Some(at) => free.swap_remove(at),
+                    None => plan.add_place(layout),
+                }
+            });
+            plan.place_of.push(target);
+            let work = plan.work(model, node, &sources, target);
+            if !keep {
+                for input in &node.inputs {
+                    let place = plan.place_of[*input];
+                    let dead = last_reads[root(model, &plan.place_of, *input)] == id;
+                    free.extend(place.filter(|p| dead && !free.contains(p)));
+                }
+            }
+            plan.steps.push(Step {
+                node: id,
+                work,
+                sources,
+                target,
+            });
+        }
+        Ok(plan)
+    }
+
+    fn add_place(&mut self, layout: Layout) -> usize {
+        let place = Place {
+            layout,
+            offset: self.arena,
+        };
+        self.arena = (self.arena + place.len()).next_multiple_of(ALIGN);
+        self.places.push(place);
+        self.places.len() - 1
+    }
+
+    fn work(&self, model: &QModel, node: &QNode, sources: &[usize], target: Option<usize>) -> Work {
+        // What a validated network has: every operand but the logits is codes.
+        let none = QEdge {
+            scale: 1.0,
+            zero_points: vec![0],
+        };
+        let edge = |i: usize| {
+            let input = node.inputs.get(i).and_then(|n| model.nodes[*n].edge.as_ref());
+            input.unwrap_or(&none)
+        };
+        let y_edge = node.edge.as_ref().unwrap_or(&none);
+        let layout = |place: usize| &self.places[place].layout;
+        match &node.op {
+            QOp::Input => Work::Input,
+            QOp::Conv {
+                weight,
+                bias,
+                window,
+                group,
+                lo,
+                hi,
+            } => {
+                let residual = sources.get(1).map(|place| {
+                    let residual = Residual {
+                        scale: edge(1).scale / y_edge.scale,
+                        zero: edge(1).zero(0),
+                        origin: 0,
+                        row: 0,
+                        stride: 0,
+                    };
+                    (layout(*place), residual)
+                });
+                let conv = Conv::new(
+                    (weight, bias),
+                    window,
+                    *group,
+                    (layout(sources[0]), edge(0)),
+                    Requant::new(edge(0), weight, y_edge, *lo, *hi),
+                    residual,
+                    layout(target.unwrap_or_default()),
+                );
+                Work::Conv {
+                    tame: conv.is_tame(),
+                    conv: Box::new(conv),
+                }
+            }
+            QOp::Gemm { weight, bias, lo, hi } => {
+                let x = layout(sources[0]);
+                Work::Gemm {
+                    products: Products::new(weight, bias, [x.height, x.width], 1, x, edge(0)),
+                    origin: x.origin(),
+                    requant: Requant::new(edge(0), weight, y_edge, *lo, *hi),
+                }
+            }
+            QOp::Logits { weight, bias } => {
+                let x = layout(sources[0]);
+                let scales = weight.scales.iter().map(|s| edge(0).scale * s);
+                Work::Logits {
+                    products: Products::new(weight, bias, [x.height, x.width], 1, x, edge(0)),
+                    origin: x.origin(),
+                    scales: scales.collect(),
+                }
+            }
+            QOp::Add { lo, hi } => Work::Add(Sum {
+                zeros: [edge(0).zero(0), edge(1).zero(0)],
+                scales: [edge(0).scale / y_edge.scale, edge(1).scale / y_edge.scale],
+                zero: y_edge.zero_points[0],
+                lo: *lo,
+                hi: *hi,
+            }),
+            QOp::MaxPool(window) => Work::MaxPool(*window),
+            QOp::AveragePool(window) => Work::Mean(mean(edge(0), y_edge), Some(*window)),
+            QOp::GlobalAveragePool => Work::Mean(mean(edge(0), y_edge), None),
+            QOp::Flatten => Work::Flatten,
+            QOp::Slice { start, step, .. } => Work::Slice {
+                start: three(start, 0),
+                step: three(step, 1),
+            },
+            QOp::Pad { begin, .. } => Work::Pad {
+                begin: three(begin, 0),
+                zero: y_edge.zero_points[0],
+            },
+            QOp::Clamp { lo, hi } => Work::Clamp { lo: *lo, hi: *hi },
+        }
+    }
+}
+
+fn mean(x: &QEdge, y: &QEdge) -> Mean {
+    Mean {
+        x_zero: x.zero(0),
+        x_scale: x.scale,
+        y_scale: y.scale,
+        zero: y.zero_points[0],
+    }
+}
+
+/// Numbers of a vector's one axis as those of channels, rows and columns.
+fn three(axes: &[usize], rest: usize) -> [usize; 3] {
+    std::array::from_fn(|i| axes.get(i).copied().unwrap_or(rest))
+}
+
+/// Which nodes read each node.
+fn readers(model: &QModel) -> Vec<Vec<usize>> {
+    let mut readers = vec![Vec::new(); model.nodes.len()];
+    for (id, node) in model.nodes.iter().enumerate() {
+        for input in &node.inputs {
+            readers[*input].push(id);
+        }
+    }
+    readers
+}
+
+/// The widest padding of the convolutions that read each node.
+fn borders(model: &QModel, readers: &[Vec<usize>]) -> Vec<[usize; 4]> {
+    let of = |id: usize| {
+        let mut border = [0; 4];
+        for reader in &readers[id] {
+            let QNode { op, inputs, .. } = &model.nodes[*reader];
+            if let QOp::Conv { window, .. } = op
+                && inputs[0] == id
+            {
+                border = std::array::from_fn(|side| window.pads[side].max(border[side]));
+            }
+        }
+        border
+    };
+    (0..model.nodes.len()).map(of).collect()
+}
+
+/// Whether the node's value is its input's, byte by byte: a vector that is read as it lies, by layers that pack their weights
+/// accordingly.
+fn stays_in_place(model: &QModel, readers: &[Vec<usize>], shapes: &[Vec<usize>], id: usize) -> bool {
+    let node = &model.nodes[id];
+    let dense = |reader: &usize| {
+        let op = &model.nodes[*reader].op;
+        matches!(op, QOp::Gemm { .. } | QOp::Logits { .. })
+    };
+    let pixel = |shape: &[usize]| matches!(shape, [_] | [_, 1, 1]);
+    node.op == QOp::Flatten
+        && (pixel(&shapes[node.inputs[0]]) || readers[id].iter().all(dense))
+}
+
+/// The node that computed what lies in a node's place.
+fn root(model: &QModel, place_of: &[Option<usize>], mut id: usize) -> usize {
+    while let (QOp::Flatten, [input]) = (&model.nodes[id].op, model.nodes[id].inputs.as_slice())
+        && place_of[*input] == place_of[id]
+    {
+        id = *input;
+    }
+    id
+}
+
+/// The last node that reads each node's value, in its own place or through a Flatten.
+fn last_reads(model: &QModel, readers: &[Vec<usize>]) -> Vec<usize> {
+    let mut last = vec![0; model.nodes.len()];
+    for id in (0..model.nodes.len()).rev() {
+        let through = |reader: &usize| match model.nodes[*reader].op {
+            QOp::Flatten => last[*reader].max(*reader),
+            _ => *reader,
+        };
+        last[id] = readers[id].iter().map(through).max().unwrap_or(0);
+    }
+    last
+}

@@ -1,0 +1,237 @@
+//! Networks of random numbers, built node by node.
+
+use ndarray::{ArrayD, IxDyn};
+use opt_core::InputSpec;
+use opt_core::op::Window;
+use opt_core::qmodel::{QEdge, QModel, QNode, QOp, QWeight};
+
+/// Small numbers from a seed: SplitMix64 (G. Steele, D. Lea, C. Flood, *Fast splittable pseudorandom number generators*,
+/// 2014).
+pub(crate) struct Numbers(pub(crate) u64);
+
+impl Numbers {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[7]
+    }
+
+    /// A code of 8 bits, -127 to 127.
+    fn code(&mut self) -> i8 {
+        self.byte().cast_signed().max(-127)
+    }
+}
+
+/// What the weights and the image are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Values {
+    Random,
+    /// Weights 127, image 255: the largest sums.
+    High,
+    /// Weights -127, image 255: the smallest.
+    Low,
+    /// Random weights, image 0: padding is brighter.
+    Dark,
+}
+
+/// A network under construction.
+pub(crate) struct Net {
+    pub(crate) model: QModel,
+    pub(crate) shapes: Vec<Vec<usize>>,
+    numbers: Numbers,
+    values: Values,
+}
+
+impl Net {
+    pub(crate) fn new(shape: [usize; 3], values: Values, seed: u64) -> Self {
+        let mut net = Self {
+            model: QModel {
+                nodes: Vec::new(),
+                input: InputSpec {
+                    shape,
+                    mean: vec![0.5; shape[0]],
+                    std: vec![0.25; shape[0]],
+                    labels: (0..5).map(|i| format!("class {i}")).collect(),
+                },
+            },
+            shapes: Vec::new(),
+            numbers: Numbers(seed),
+            values,
+        };
+        let edge = QEdge {
+            scale: 1.0,
+            zero_points: (0..shape[0]).map(|_| net.numbers.byte()).collect(),
+        };
+        net.push(QOp::Input, &[], Some(edge), shape.to_vec());
+        net
+    }
+
+    /// An image of the network.
+    pub(crate) fn image(&mut self) -> Vec<u8> {
+        let values = self.values;
+        let byte = |_| match values {
+            Values::Random => self.numbers.byte(),
+            Values::High | Values::Low => 255,
+            Values::Dark => 0,
+        };
+        (0..self.model.input.shape.iter().product::<usize>()).map(byte).collect()
+    }
+
+    pub(crate) fn conv(
+        &mut self,
+        x: usize,
+        out: usize,
+        window: Window,
+        group: usize,
+        residual: Option<usize>,
+        relu: bool,
+    ) -> usize {
+        let [c, h, w] = self.shapes[x][..] else {
+            panic!("{:?}", self.shapes[x]);
+        };
+        let [height, width] = window.output([h, w]).unwrap();
+        let shape = [out, c / group, window.kernel[0], window.kernel[1]];
+        let (weight, bias) = self.weight(&shape);
+        let edge = self.edge(x, shape[1..].iter().product());
+        let zero = edge.zero_points[0];
+        let op = QOp::Conv {
+            weight,
+            bias,
+            window,
+            group,
+            lo: if relu { zero } else { 0 },
+            hi: if relu { zero.saturating_add(200) } else { 255 },
+        };
+        let inputs: Vec<usize> = std::iter::once(x).chain(residual).collect();
+        self.push(op, &inputs, Some(edge), vec![out, height, width])
+    }
+
+    pub(crate) fn gemm(&mut self, x: usize, out: usize) -> usize {
+        let features = self.shapes[x][0];
+        let (weight, bias) = self.weight(&[out, features]);
+        let edge = self.edge(x, features);
+        let op = QOp::Gemm {
+            weight,
+            bias,
+            lo: edge.zero_points[0],
+            hi: 255,
+        };
+        self.push(op, &[x], Some(edge), vec![out])
+    }
+
+    pub(crate) fn add(&mut self, a: usize, b: usize) -> usize {
+        let edge = self.edge(a, 4);
+        let op = QOp::Add { lo: 0, hi: 250 };
+        self.push(op, &[a, b], Some(edge), self.shapes[a].clone())
+    }
+
+    pub(crate) fn pool(&mut self, x: usize, op: fn(Window) -> QOp, window: Window) -> usize {
+        let [c, h, w] = self.shapes[x][..] else {
+            panic!("{:?}", self.shapes[x]);
+        };
+        let [h, w] = window.output([h, w]).unwrap();
+        let op = op(window);
+        let edge = match op.keeps_codes() {
+            true => self.model.nodes[x].edge.clone().unwrap(),
+            false => self.edge(x, 1),
+        };
+        self.push(op, &[x], Some(edge), vec![c, h, w])
+    }
+
+    /// Every second row and column, and channels behind and before.
+    pub(crate) fn shortcut(&mut self, x: usize, channels: [usize; 2]) -> usize {
+        let [c, h, w] = self.shapes[x][..] else {
+            panic!("{:?}", self.shapes[x]);
+        };
+        let edge = self.model.nodes[x].edge.clone();
+        let (h, w) = (h.div_ceil(2), w.div_ceil(2));
+        let op = QOp::Slice {
+            start: vec![0, 0, 0],
+            end: self.shapes[x].clone(),
+            step: vec![1, 2, 2],
+        };
+        let x = self.push(op, &[x], edge.clone(), vec![c, h, w]);
+        let op = QOp::Pad {
+            begin: vec![channels[0], 0, 0],
+            end: vec![channels[1], 0, 0],
+        };
+        let c = channels[0] + c + channels[1];
+        self.push(op, &[x], edge, vec![c, h, w])
+    }
+
+    /// Mean over all positions, Flatten and Logits.
+    pub(crate) fn close(mut self, x: usize) -> Self {
+        let c = self.shapes[x][0];
+        let edge = self.edge(x, 1);
+        let x = self.push(QOp::GlobalAveragePool, &[x], Some(edge), vec![c, 1, 1]);
+        let x = self.flatten(x);
+        self.logits(x)
+    }
+
+    pub(crate) fn flatten(&mut self, x: usize) -> usize {
+        let edge = self.model.nodes[x].edge.clone();
+        let features = self.shapes[x].iter().product();
+        self.push(QOp::Flatten, &[x], edge, vec![features])
+    }
+
+    pub(crate) fn logits(mut self, x: usize) -> Self {
+        let (weight, bias) = self.weight(&[5, self.shapes[x][0]]);
+        self.push(QOp::Logits { weight, bias }, &[x], None, vec![5]);
+        assert_eq!(self.model.validate().unwrap(), self.shapes);
+        self
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        op: QOp,
+        inputs: &[usize],
+        edge: Option<QEdge>,
+        shape: Vec<usize>,
+    ) -> usize {
+        self.model.nodes.push(QNode {
+            name: format!("{} {}", op.name(), self.shapes.len()),
+            op,
+            inputs: inputs.to_vec(),
+            edge,
+        });
+        self.shapes.push(shape);
+        self.shapes.len() - 1
+    }
+
+    fn weight(&mut self, shape: &[usize]) -> (QWeight, Vec<i32>) {
+        let values = self.values;
+        let codes = ArrayD::from_shape_simple_fn(IxDyn(shape), || match values {
+            Values::High => 127,
+            Values::Low => -127,
+            Values::Random | Values::Dark => self.numbers.code(),
+        });
+        let scales = (0..shape[0]).map(|_| 0.01 + f32::from(self.numbers.byte()) / 1e4);
+        let scales = scales.collect();
+        let bias = (0..shape[0]).map(|_| i32::from(self.numbers.code()) * 100);
+        let bias = bias.collect();
+        let weight = QWeight {
+            codes,
+            scales,
+            bits: 8,
+        };
+        (weight, bias)
+    }
+
+    /// An edge on which sums of so many products spread over the codes, or saturate; every second one has zero point 0.
+    fn edge(&mut self, x: usize, products: usize) -> QEdge {
+        let x = self.model.nodes[x].edge.as_ref().unwrap().scale;
+        let spread = x * (products as f32).sqrt() * 1.5;
+        let factor = [0.2, 0.7, 1.0, 1.7][usize::from(self.numbers.byte() % 4)];
+        let zero = self.numbers.byte();
+        QEdge {
+            scale: spread * factor,
+            zero_points: vec![if zero.is_multiple_of(2) { 0 } else { zero }],
+        }
+    }
+}
