@@ -1,6 +1,9 @@
 //! The memory that values lie in while a network runs.
 
-#![expect(unsafe_code, reason = "steps read some values while they write another")]
+#![expect(
+    unsafe_code,
+    reason = "steps read some values while they write another"
+)]
 
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -37,9 +40,8 @@ impl Arena {
         };
         for place in &plan.places {
             // SAFETY: nobody else has the arena yet, and a place with its rows and borders is inside of it.
-            let bytes = unsafe {
-                std::slice::from_raw_parts_mut(arena.start(place), place.layout.bytes())
-            };
+            let bytes =
+                unsafe { std::slice::from_raw_parts_mut(arena.start(place), place.layout.bytes()) };
             place.layout.clear(bytes);
         }
         arena

@@ -13,7 +13,9 @@ pub enum InferError {
     #[error(transparent)]
     Artifact(#[from] opt_artifact::ArtifactError),
     /// This CPU lacks the instructions.
-    #[error("the kernels `{kernels}` need a CPU with {needs}; leave the choice to the engine, or take `scalar`")]
+    #[error(
+        "the kernels `{kernels}` need a CPU with {needs}; leave the choice to the engine, or take `scalar`"
+    )]
     Kernels {
         /// The kernels asked for.
         kernels: Kernels,

@@ -76,8 +76,8 @@ impl Layout {
         let (row, stride) = (self.row(), self.stride);
         for (i, pixel) in bytes[..self.bytes()].chunks_exact_mut(stride).enumerate() {
             let (y, x) = (i * stride / row, i * stride % row / stride);
-            let inside = (top..top + self.height).contains(&y)
-                && (left..left + self.width).contains(&x);
+            let inside =
+                (top..top + self.height).contains(&y) && (left..left + self.width).contains(&x);
             for (c, byte) in pixel.iter_mut().enumerate() {
                 *byte = match self.zero.as_slice() {
                     _ if inside || c >= self.channels => 0,
@@ -110,7 +110,10 @@ mod tests {
     fn borders_surround_the_pixels() {
         // Two channels in four bytes, 1 × 2 pixels, one row above and one column to the right.
         let layout = Layout::new(&[2, 1, 2], GROUP, [1, 0, 0, 1], &[7, 9]);
-        assert_eq!((layout.row(), layout.bytes(), layout.origin()), (12, 24, 12));
+        assert_eq!(
+            (layout.row(), layout.bytes(), layout.origin()),
+            (12, 24, 12)
+        );
         let mut bytes = vec![1; 24];
         layout.clear(&mut bytes);
         let border = [7, 9, 0, 0];

@@ -117,7 +117,11 @@ impl Plan {
         // Places whose value is no longer read.
         let mut free: Vec<usize> = Vec::new();
         for (id, node) in model.nodes.iter().enumerate() {
-            let sources: Vec<usize> = node.inputs.iter().filter_map(|i| plan.place_of[*i]).collect();
+            let sources: Vec<usize> = node
+                .inputs
+                .iter()
+                .filter_map(|i| plan.place_of[*i])
+                .collect();
             if stays_in_place(model, &readers, &shapes, id) {
                 plan.place_of.push(sources.first().copied());
                 continue;
@@ -168,7 +172,10 @@ impl Plan {
             zero_points: vec![0],
         };
         let edge = |i: usize| {
-            let input = node.inputs.get(i).and_then(|n| model.nodes[*n].edge.as_ref());
+            let input = node
+                .inputs
+                .get(i)
+                .and_then(|n| model.nodes[*n].edge.as_ref());
             input.unwrap_or(&none)
         };
         let y_edge = node.edge.as_ref().unwrap_or(&none);
@@ -207,7 +214,12 @@ impl Plan {
                     conv: Box::new(conv),
                 }
             }
-            QOp::Gemm { weight, bias, lo, hi } => {
+            QOp::Gemm {
+                weight,
+                bias,
+                lo,
+                hi,
+            } => {
                 let x = layout(sources[0]);
                 Work::Gemm {
                     products: Products::new(weight, bias, [x.height, x.width], 1, x, edge(0)),
@@ -292,15 +304,19 @@ fn borders(model: &QModel, readers: &[Vec<usize>]) -> Vec<[usize; 4]> {
 
 /// Whether the node's value is its input's, byte by byte: a vector that is read as it lies, by layers that pack their weights
 /// accordingly.
-fn stays_in_place(model: &QModel, readers: &[Vec<usize>], shapes: &[Vec<usize>], id: usize) -> bool {
+fn stays_in_place(
+    model: &QModel,
+    readers: &[Vec<usize>],
+    shapes: &[Vec<usize>],
+    id: usize,
+) -> bool {
     let node = &model.nodes[id];
     let dense = |reader: &usize| {
         let op = &model.nodes[*reader].op;
         matches!(op, QOp::Gemm { .. } | QOp::Logits { .. })
     };
     let pixel = |shape: &[usize]| matches!(shape, [_] | [_, 1, 1]);
-    node.op == QOp::Flatten
-        && (pixel(&shapes[node.inputs[0]]) || readers[id].iter().all(dense))
+    node.op == QOp::Flatten && (pixel(&shapes[node.inputs[0]]) || readers[id].iter().all(dense))
 }
 
 /// The node that computed what lies in a node's place.

@@ -31,11 +31,14 @@ fn sums(products: &Products, panel: &Panel, vector: usize, x: &[u8], first: usiz
     for run in &products.runs {
         let bytes = &x[first + panel.input + run.offset..][..run.steps * GROUP];
         for four in bytes.as_chunks::<GROUP>().0 {
-            let weights = products.blocks[block].0.as_chunks::<GROUP>().0;
+            let [a, b, c, d] = four.map(i16::from);
+            let weights = &products.blocks[block].0.as_chunks::<GROUP>().0[..LANES];
             for (acc, w) in acc.iter_mut().zip(weights) {
-                for (x, w) in four.iter().zip(w) {
-                    *acc = acc.wrapping_add(i32::from(*x) * i32::from(*w));
-                }
+                let [e, f, g, h] = w.map(i16::from);
+                // Pairs of 16-bit products, for which most CPUs have one instruction.
+                let low = i32::from(a) * i32::from(e) + i32::from(b) * i32::from(f);
+                let high = i32::from(c) * i32::from(g) + i32::from(d) * i32::from(h);
+                *acc = acc.wrapping_add(low + high);
             }
             block += panel.vectors;
         }
@@ -111,8 +114,18 @@ pub(crate) fn input(
         match order {
             ImageOrder::Hwc => {
                 let source = &image[row * width * channels..][..width * channels];
-                for (to, from) in line.chunks_exact_mut(stride).zip(source.chunks_exact(channels)) {
+                for (to, from) in line
+                    .chunks_exact_mut(stride)
+                    .zip(source.chunks_exact(channels))
+                {
                     to[..channels].copy_from_slice(from);
+                }
+            }
+            ImageOrder::Chw if channels == 3 && stride == GROUP => {
+                let plane = |c: usize| &image[(c * layout.height + row) * width..][..width];
+                let planes = plane(0).iter().zip(plane(1)).zip(plane(2));
+                for (to, ((r, g), b)) in line.as_chunks_mut::<GROUP>().0.iter_mut().zip(planes) {
+                    *to = [*r, *g, *b, 0];
                 }
             }
             ImageOrder::Chw => {
@@ -124,6 +137,20 @@ pub(crate) fn input(
                 }
             }
         }
+    }
+}
+
+/// Copies as many bytes as `to` has; whole vectors without a call.
+#[inline(always)]
+fn copy(to: &mut [u8], from: &[u8]) {
+    let from = &from[..to.len()];
+    if to.len().is_multiple_of(LANES) {
+        let vectors = to.as_chunks_mut::<LANES>().0.iter_mut();
+        for (to, from) in vectors.zip(from.as_chunks::<LANES>().0) {
+            *to = *from;
+        }
+    } else {
+        to.copy_from_slice(from);
     }
 }
 
@@ -146,7 +173,12 @@ impl<'a> Operand<'a> {
 
 /// Calls `f` with each pixel of the rows that `y` holds: row, column, channels.
 #[inline(always)]
-fn pixels(layout: &Layout, y: &mut [u8], rows: Range<usize>, mut f: impl FnMut(usize, usize, &mut [u8])) {
+fn pixels(
+    layout: &Layout,
+    y: &mut [u8],
+    rows: Range<usize>,
+    mut f: impl FnMut(usize, usize, &mut [u8]),
+) {
     let left = layout.border[1] * layout.stride;
     for (row, line) in rows.zip(y.chunks_exact_mut(layout.row())) {
         let inner = &mut line[left..][..layout.width * layout.stride];
@@ -168,7 +200,14 @@ pub(crate) struct Sum {
 
 /// Rows of a sum of two values.
 #[inline(always)]
-pub(crate) fn add(sum: &Sum, layout: &Layout, a: Operand<'_>, b: Operand<'_>, y: &mut [u8], rows: Range<usize>) {
+pub(crate) fn add(
+    sum: &Sum,
+    layout: &Layout,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    y: &mut [u8],
+    rows: Range<usize>,
+) {
     pixels(layout, y, rows, |row, column, out| {
         let pairs = a.pixel(row, column).iter().zip(b.pixel(row, column));
         for (out, (a, b)) in out.iter_mut().zip(pairs) {
@@ -181,11 +220,18 @@ pub(crate) fn add(sum: &Sum, layout: &Layout, a: Operand<'_>, b: Operand<'_>, y:
 
 /// The taps of a window that lie inside a tensor: rows and columns.
 #[inline(always)]
-fn taps(window: &opt_core::op::Window, layout: &Layout, row: usize, column: usize) -> [Range<usize>; 2] {
+fn taps(
+    window: &opt_core::op::Window,
+    layout: &Layout,
+    row: usize,
+    column: usize,
+) -> [Range<usize>; 2] {
     let axis = |at: usize, i: usize, size: usize| {
         let start = at * window.stride[i];
         let from = start.saturating_sub(window.pads[i]);
-        from..(start + window.kernel[i]).saturating_sub(window.pads[i]).min(size)
+        from..(start + window.kernel[i])
+            .saturating_sub(window.pads[i])
+            .min(size)
     };
     [axis(row, 0, layout.height), axis(column, 1, layout.width)]
 }
@@ -244,9 +290,12 @@ pub(crate) fn mean(
             let mut sums = [0i32; LANES];
             for y in ys.clone() {
                 for x in xs.clone() {
-                    let codes = &a.pixel(y, x)[first..first + out.len()];
-                    for (sum, code) in sums.iter_mut().zip(codes) {
-                        *sum += i32::from(*code);
+                    // Whole vectors: what lies behind the last channel is summed for nothing.
+                    let at = a.layout.origin() + y * a.layout.row() + x * a.layout.stride + first;
+                    if let Some(codes) = a.bytes[at..].first_chunk::<LANES>() {
+                        for (sum, code) in sums.iter_mut().zip(codes) {
+                            *sum += i32::from(*code);
+                        }
                     }
                 }
             }
@@ -271,7 +320,7 @@ pub(crate) fn slice(
     pixels(layout, y, rows, |row, column, out| {
         let from = a.pixel(start[1] + row * step[1], start[2] + column * step[2]);
         if step[0] == 1 {
-            out.copy_from_slice(&from[start[0]..start[0] + out.len()]);
+            copy(out, &from[start[0]..]);
         } else {
             let chosen = from[start[0]..].iter().step_by(step[0]);
             for (out, code) in out.iter_mut().zip(chosen) {
@@ -292,19 +341,30 @@ pub(crate) fn pad(
     rows: Range<usize>,
 ) {
     pixels(layout, y, rows, |row, column, out| {
-        out.fill(zero);
+        if out.len().is_multiple_of(LANES) {
+            out.as_chunks_mut().0.fill([zero; LANES]);
+        } else {
+            out.fill(zero);
+        }
         let at = |i: usize, begin: usize, size: usize| i.checked_sub(begin).filter(|i| *i < size);
         let from = at(row, begin[1], a.layout.height).zip(at(column, begin[2], a.layout.width));
         if let Some((y, x)) = from {
             let codes = a.pixel(y, x);
-            out[begin[0]..begin[0] + codes.len()].copy_from_slice(codes);
+            copy(&mut out[begin[0]..begin[0] + codes.len()], codes);
         }
     });
 }
 
 /// Rows of a value within limits.
 #[inline(always)]
-pub(crate) fn clamp(lo: u8, hi: u8, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>) {
+pub(crate) fn clamp(
+    lo: u8,
+    hi: u8,
+    layout: &Layout,
+    a: Operand<'_>,
+    y: &mut [u8],
+    rows: Range<usize>,
+) {
     pixels(layout, y, rows, |row, column, out| {
         for (out, code) in out.iter_mut().zip(a.pixel(row, column)) {
             *out = (*code).clamp(lo, hi);

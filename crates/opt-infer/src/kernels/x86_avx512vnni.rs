@@ -52,7 +52,9 @@ pub(crate) fn conv(conv: &Conv, x: &[u8], residual: &[u8], y: &mut [u8], rows: R
     let reads = conv.origin + (rows.end - 1) * conv.row + last_pixel * conv.pixel;
     assert!(reads + conv.products.reach <= x.len());
     let channels = conv.products.panels.iter();
-    let channels = channels.map(|p| p.channel + (p.vectors - 1) * LANES + p.lanes).max();
+    let channels = channels
+        .map(|p| p.channel + (p.vectors - 1) * LANES + p.lanes)
+        .max();
     let channels = channels.unwrap_or(0);
     let writes = last_row * conv.out_row + (conv.out_left + last_pixel) * conv.out_stride;
     assert!(writes + channels <= y.len());
@@ -116,12 +118,10 @@ unsafe fn conv_rows(
 unsafe fn any_tile(tile: &Tile<'_>, pixels: usize) {
     macro_rules! of_pixels {
         ($($n:literal)*) => {
-            match (pixels, tile.panel.vectors, tile.conv.residual.is_some()) {
+            match (pixels, tile.panel.vectors) {
                 // SAFETY: see `conv`.
-                $(($n, 1, false) => unsafe { conv_tile::<$n, 1, false>(tile) },
-                ($n, 1, true) => unsafe { conv_tile::<$n, 1, true>(tile) },
-                ($n, 2, false) => unsafe { conv_tile::<$n, 2, false>(tile) },
-                ($n, 2, true) => unsafe { conv_tile::<$n, 2, true>(tile) },)*
+                $(($n, 1) => unsafe { conv_tile::<$n, 1>(tile) },
+                ($n, 2) => unsafe { conv_tile::<$n, 2>(tile) },)*
                 _ => unreachable!("a tile of {pixels} pixels and {} vectors", tile.panel.vectors),
             }
         };
@@ -131,9 +131,7 @@ unsafe fn any_tile(tile: &Tile<'_>, pixels: usize) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn conv_tile<const PIXELS: usize, const VECTORS: usize, const RESIDUAL: bool>(
-    tile: &Tile<'_>,
-) {
+unsafe fn conv_tile<const PIXELS: usize, const VECTORS: usize>(tile: &Tile<'_>) {
     let Tile { conv, panel, x, .. } = tile;
     let products = &conv.products;
     // SAFETY: see `conv`; a load of 16 lanes from any channel is inside the padded vectors.
@@ -165,14 +163,27 @@ unsafe fn conv_tile<const PIXELS: usize, const VECTORS: usize, const RESIDUAL: b
                 w = w.add(VECTORS);
             }
         }
-        store::<PIXELS, VECTORS, RESIDUAL>(tile, acc);
+        let q = &conv.requant;
+        // After a ReLU every zero point is 0, and storing with saturation is the upper limit.
+        let plain = (q.zero, q.lo, q.hi) == (0, 0, 255);
+        match &conv.residual {
+            None if plain => store::<PIXELS, VECTORS, false, true>(tile, acc),
+            None => store::<PIXELS, VECTORS, false, false>(tile, acc),
+            Some(r) if plain && r.zero == 0 => store::<PIXELS, VECTORS, true, true>(tile, acc),
+            Some(_) => store::<PIXELS, VECTORS, true, false>(tile, acc),
+        }
     }
 }
 
 /// From sums to bytes.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
 #[inline]
-unsafe fn store<const PIXELS: usize, const VECTORS: usize, const RESIDUAL: bool>(
+unsafe fn store<
+    const PIXELS: usize,
+    const VECTORS: usize,
+    const RESIDUAL: bool,
+    const PLAIN: bool,
+>(
     tile: &Tile<'_>,
     acc: [[__m512i; VECTORS]; PIXELS],
 ) {
@@ -199,12 +210,21 @@ unsafe fn store<const PIXELS: usize, const VECTORS: usize, const RESIDUAL: bool>
                 if RESIDUAL {
                     let r = tile.residual.add(p * r_stride + v * LANES);
                     let r = _mm512_cvtepu8_epi32(_mm_loadu_si128(r.cast()));
-                    let r = _mm512_cvtepi32_ps(_mm512_sub_epi32(r, r_zero));
-                    f = _mm512_add_ps(f, _mm512_mul_ps(r, r_scale));
+                    let r = if PLAIN {
+                        r
+                    } else {
+                        _mm512_sub_epi32(r, r_zero)
+                    };
+                    f = _mm512_add_ps(f, _mm512_mul_ps(_mm512_cvtepi32_ps(r), r_scale));
                 }
-                let f = _mm512_min_ps(_mm512_max_ps(f, lo), hi);
-                let code = _mm512_add_epi32(_mm512_cvtps_epi32(f), zero);
-                let code = _mm512_cvtepi32_epi8(code);
+                f = _mm512_max_ps(f, lo);
+                let code = if PLAIN {
+                    // What does not fit 32 bits becomes 2^31, which saturates too.
+                    _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(f))
+                } else {
+                    let code = _mm512_cvtps_epi32(_mm512_min_ps(f, hi));
+                    _mm512_cvtepi32_epi8(_mm512_add_epi32(code, zero))
+                };
                 let y = tile.y.add(p * conv.out_stride + v * LANES);
                 if whole || v + 1 < VECTORS {
                     _mm_storeu_si128(y.cast(), code);

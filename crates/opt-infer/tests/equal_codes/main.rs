@@ -81,7 +81,14 @@ fn convolutions_of_odd_shapes() {
     let channels = [1, 2, 3, 4, 5, 8, 15, 16, 17, 31, 32, 33, 48, 64, 67];
     let mut seed = 0;
     for width in 1..=17 {
-        for (kernel, stride, pad) in [(3, 1, 1), (3, 2, 1), (3, 1, 0), (1, 1, 0), (1, 2, 0), (3, 2, 0)] {
+        for (kernel, stride, pad) in [
+            (3, 1, 1),
+            (3, 2, 1),
+            (3, 1, 0),
+            (1, 1, 0),
+            (1, 2, 0),
+            (3, 2, 0),
+        ] {
             let height = 1 + (width * 5 + stride) % 6;
             let window = Window::square(kernel, stride, pad);
             if window.output([height, width]).is_none() {
@@ -90,7 +97,13 @@ fn convolutions_of_odd_shapes() {
             seed += 1;
             let pick = |i: usize| channels[(seed * 7 + i * 4) % channels.len()];
             let values = [Values::Random, Values::High, Values::Low, Values::Dark][seed % 4];
-            compare_conv([pick(0), height, width], pick(1), window, values, seed as u64);
+            compare_conv(
+                [pick(0), height, width],
+                pick(1),
+                window,
+                values,
+                seed as u64,
+            );
         }
     }
 }
@@ -101,7 +114,13 @@ fn every_number_of_channels() {
     for channels in 1..=67 {
         let shape = [channels, 3, 5];
         let window = Window::square(3, 1 + channels % 2, 1);
-        compare_conv(shape, 68 - channels, window, Values::Random, channels as u64);
+        compare_conv(
+            shape,
+            68 - channels,
+            window,
+            Values::Random,
+            channels as u64,
+        );
     }
 }
 
@@ -116,7 +135,11 @@ fn windows_that_are_not_square_and_pads_that_are_not_even() {
         ([1, 1], [1, 1], [3, 9, 3, 9]),
     ];
     for (seed, (kernel, stride, pads)) in windows.into_iter().enumerate() {
-        let window = Window { kernel, stride, pads };
+        let window = Window {
+            kernel,
+            stride,
+            pads,
+        };
         for channels in [3, 16, 20] {
             compare_conv([channels, 7, 9], 18, window, Values::Random, seed as u64);
         }
@@ -125,8 +148,15 @@ fn windows_that_are_not_square_and_pads_that_are_not_even() {
 
 #[test]
 fn groups_and_depthwise() {
-    for (seed, (channels, out, group)) in
-        [(4, 4, 2), (16, 16, 16), (33, 66, 33), (64, 32, 2), (6, 51, 3)].into_iter().enumerate()
+    for (seed, (channels, out, group)) in [
+        (4, 4, 2),
+        (16, 16, 16),
+        (33, 66, 33),
+        (64, 32, 2),
+        (6, 51, 3),
+    ]
+    .into_iter()
+    .enumerate()
     {
         let mut net = Net::new([channels, 5, 6], Values::Random, seed as u64);
         let image = net.image();
@@ -169,7 +199,12 @@ fn a_network_of_every_operator() {
                 end: vec![features],
                 step: vec![3],
             };
-            let sliced = net.push(every, &[flat], edge.clone(), vec![(features - 1).div_ceil(3)]);
+            let sliced = net.push(
+                every,
+                &[flat],
+                edge.clone(),
+                vec![(features - 1).div_ceil(3)],
+            );
             let pad = QOp::Pad {
                 begin: vec![2],
                 end: vec![1],

@@ -80,7 +80,9 @@ impl Net {
             Values::High | Values::Low => 255,
             Values::Dark => 0,
         };
-        (0..self.model.input.shape.iter().product::<usize>()).map(byte).collect()
+        (0..self.model.input.shape.iter().product::<usize>())
+            .map(byte)
+            .collect()
     }
 
     pub(crate) fn conv(
