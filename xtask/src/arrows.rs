@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
+use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
 use crate::workspace;
 
@@ -111,14 +111,30 @@ fn look(metadata: &Metadata) -> Vec<Seen> {
             Seen {
                 name: member.name.to_string(),
                 uses: uses.into_iter().map(str::to_owned).collect(),
-                way_to_libtorch: way_to_libtorch(metadata, &member.id),
+                way_to_libtorch: way_to(metadata, &member.id, true, is_libtorch),
             }
         })
         .collect()
 }
 
-/// Breadth first, so that the way is a shortest one. Development dependencies count for the crate itself only.
-fn way_to_libtorch(metadata: &Metadata, start: &PackageId) -> Option<Vec<String>> {
+fn is_libtorch(package: &Package) -> bool {
+    ["tch", "torch-sys"].contains(&package.name.as_str())
+}
+
+/// Compiles or links what is not Rust.
+fn is_foreign(package: &Package) -> bool {
+    let tools = ["bindgen", "cc", "cmake", "pkg-config", "pyo3"];
+    is_libtorch(package) || package.links.is_some() || tools.contains(&package.name.as_str())
+}
+
+/// The shortest way to a crate that `is` what is looked for. Development dependencies count for the crate itself only, and
+/// only if asked.
+fn way_to(
+    metadata: &Metadata,
+    start: &PackageId,
+    development: bool,
+    is: fn(&Package) -> bool,
+) -> Option<Vec<String>> {
     let nodes: BTreeMap<&PackageId, _> = metadata
         .resolve
         .iter()
@@ -128,7 +144,7 @@ fn way_to_libtorch(metadata: &Metadata, start: &PackageId) -> Option<Vec<String>
     let mut came_from: BTreeMap<&PackageId, Option<&PackageId>> = BTreeMap::from([(start, None)]);
     let mut queue = VecDeque::from([start]);
     while let Some(id) = queue.pop_front() {
-        if ["tch", "torch-sys"].contains(&metadata[id].name.as_str()) {
+        if is(&metadata[id]) {
             let mut way = vec![metadata[id].name.to_string()];
             let mut at = id;
             while let Some(Some(before)) = came_from.get(at) {
@@ -139,7 +155,7 @@ fn way_to_libtorch(metadata: &Metadata, start: &PackageId) -> Option<Vec<String>
             return Some(way);
         }
         for dependency in nodes.get(id).into_iter().flat_map(|node| &node.deps) {
-            let counts = id == start
+            let counts = (development && id == start)
                 || dependency
                     .dep_kinds
                     .iter()
@@ -153,16 +169,41 @@ fn way_to_libtorch(metadata: &Metadata, start: &PackageId) -> Option<Vec<String>
     None
 }
 
-#[test]
-fn crates_keep_to_the_arrows() {
-    let metadata = MetadataCommand::new()
+fn metadata() -> Metadata {
+    MetadataCommand::new()
         .manifest_path(workspace::root().join("Cargo.toml"))
         .other_options([
             "--filter-platform".into(),
             "x86_64-unknown-linux-gnu".into(),
         ])
         .exec()
-        .unwrap();
+        .unwrap()
+}
+
+/// A program that only infers, and the example that reads a PNG.
+#[test]
+fn the_engine_is_rust_alone() {
+    let metadata = metadata();
+    let id = |name: &str| {
+        let named = |package: &&Package| package.name.as_str() == name;
+        &metadata.packages.iter().find(named).unwrap().id
+    };
+    for name in ["opt-infer", "image"] {
+        let way = way_to(&metadata, id(name), false, is_foreign);
+        assert!(
+            way.is_none(),
+            "{name} reaches what is not Rust: {}",
+            way.unwrap().join(" -> ")
+        );
+    }
+    // The look itself.
+    let way = way_to(&metadata, id("opt-nn"), false, is_foreign).unwrap();
+    assert_eq!(way.first().unwrap(), "opt-nn");
+}
+
+#[test]
+fn crates_keep_to_the_arrows() {
+    let metadata = metadata();
     let seen = look(&metadata);
     let offences = offences(ARROWS, &seen);
     assert!(offences.is_empty(), "{}", offences.join("\n"));

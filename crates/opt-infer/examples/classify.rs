@@ -1,0 +1,64 @@
+//! Classifies an image file with a network from a `.opt` file:
+//! `cargo run --release -p opt-infer --example classify -- NET.opt IMAGE.png`
+//!
+//! The image is cut to the network's proportions around its middle and resized.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use image::imageops::FilterType;
+use opt_infer::{Options, Session};
+
+fn main() -> ExitCode {
+    let paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let [net, image] = paths.as_slice() else {
+        eprintln!("usage: classify NET.opt IMAGE.png");
+        return ExitCode::FAILURE;
+    };
+    match classify(net, image) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the result of the program")]
+fn classify(net: &PathBuf, image: &PathBuf) -> Result<(), Box<dyn Error>> {
+    let mut session = Session::load(net, &Options::default())?;
+    let [height, width, channels] = session.image_shape();
+    let file = image::open(image).map_err(|e| format!("cannot read {}: {e}", image.display()))?;
+    let (wide, high) = (u32::try_from(width)?, u32::try_from(height)?);
+    let fitting = file.resize_to_fill(wide, high, FilterType::Triangle);
+    let bytes = match channels {
+        1 => fitting.into_luma8().into_raw(),
+        3 => fitting.into_rgb8().into_raw(),
+        _ => return Err(format!("the network reads {channels} channels, not an image").into()),
+    };
+    let started = Instant::now();
+    let logits = session.run(&bytes)?.to_vec();
+    let time = started.elapsed();
+
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f32> = logits.iter().map(|l| (l - largest).exp()).collect();
+    let sum: f32 = weights.iter().sum();
+    let mut classes: Vec<(&str, f32)> = session
+        .labels()
+        .iter()
+        .map(String::as_str)
+        .zip(weights.iter().map(|w| w / sum))
+        .collect();
+    classes.sort_by(|a, b| b.1.total_cmp(&a.1));
+    for (label, probability) in classes.iter().take(3) {
+        println!("{:5.1} %  {label}", 100.0 * probability);
+    }
+    println!(
+        "{:.0} µs, one thread, kernels {}",
+        time.as_secs_f64() * 1e6,
+        session.kernels()
+    );
+    Ok(())
+}

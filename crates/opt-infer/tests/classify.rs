@@ -1,0 +1,133 @@
+//! The example program: a file and a PNG in, classes out; errors that say what is wrong.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use image::{Rgb, RgbImage};
+use ndarray::ArrayD;
+use opt_core::InputSpec;
+use opt_core::qmodel::{QEdge, QModel, QNode, QOp, QWeight};
+
+/// Built now, since `cargo test --test classify` alone leaves examples as they are; where cargo puts it: beside the folder of
+/// the tests.
+fn example() -> PathBuf {
+    let build = [
+        "build",
+        "--quiet",
+        "--package",
+        "opt-infer",
+        "--example",
+        "classify",
+    ];
+    assert!(
+        Command::new(env!("CARGO"))
+            .args(build)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let test = std::env::current_exe().unwrap();
+    let folder = test.parent().unwrap().parent().unwrap();
+    folder
+        .join("examples/classify")
+        .with_extension(std::env::consts::EXE_EXTENSION)
+}
+
+fn run(example: &Path, net: &Path, image: &Path) -> Output {
+    Command::new(example).args([net, image]).output().unwrap()
+}
+
+/// Which of red, green and blue a 2×2 image has most of.
+fn net() -> QModel {
+    let edge = Some(QEdge {
+        scale: 1.0,
+        zero_points: vec![0; 3],
+    });
+    let mean = Some(QEdge {
+        scale: 1.0,
+        zero_points: vec![0],
+    });
+    let identity = |shape: &[usize], scales: Vec<f32>| QWeight {
+        codes: ArrayD::from_shape_vec(shape, vec![1, 0, 0, 0, 1, 0, 0, 0, 1]).unwrap(),
+        scales,
+        bits: 8,
+    };
+    let node = |name: &str, op, inputs: &[usize], edge| QNode {
+        name: name.to_owned(),
+        op,
+        inputs: inputs.to_vec(),
+        edge,
+    };
+    let conv = QOp::Conv {
+        weight: identity(&[3, 3, 1, 1], vec![1.0; 3]),
+        bias: vec![0; 3],
+        window: opt_core::op::Window::square(1, 1, 0),
+        group: 1,
+        lo: 0,
+        hi: 255,
+    };
+    let logits = QOp::Logits {
+        weight: identity(&[3, 3], vec![1.0; 3]),
+        bias: vec![0; 3],
+    };
+    QModel {
+        nodes: vec![
+            node("image", QOp::Input, &[], edge),
+            node("conv", conv, &[0], mean.clone()),
+            node("mean", QOp::GlobalAveragePool, &[1], mean.clone()),
+            node("vector", QOp::Flatten, &[2], mean),
+            node("logits", logits, &[3], None),
+        ],
+        input: InputSpec {
+            shape: [3, 2, 2],
+            mean: vec![0.0; 3],
+            std: vec![1.0; 3],
+            labels: ["red", "green", "blue"].map(str::to_owned).to_vec(),
+        },
+    }
+}
+
+#[test]
+fn a_png_is_classified() {
+    let example = example();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let bytes = opt_artifact::write_qmodel(&net(), &Default::default()).unwrap();
+    opt_artifact::save(&path("net.opt"), &bytes).unwrap();
+    for (color, label) in [
+        ([200, 10, 0], "red"),
+        ([0, 99, 90], "green"),
+        ([1, 2, 3], "blue"),
+    ] {
+        // Wider than the network's square: cut and made smaller.
+        RgbImage::from_pixel(9, 5, Rgb(color))
+            .save(path("image.png"))
+            .unwrap();
+        let output = run(&example, &path("net.opt"), &path("image.png"));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains(" %  "), "{text}");
+        let first = text.lines().next().unwrap();
+        assert!(first.ends_with(label), "{color:?}: {text}");
+    }
+    // What is no network, and what is no image.
+    std::fs::write(path("text"), "no").unwrap();
+    for (net, image, expected) in [
+        ("text", "image.png", "text: not a safetensors container"),
+        ("nowhere", "image.png", "cannot read"),
+        ("net.opt", "nowhere.png", "cannot read"),
+        ("net.opt", "text", "cannot read"),
+    ] {
+        let output = run(&example, &path(net), &path(image));
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && text.contains(expected),
+            "{net}, {image}: {text}"
+        );
+    }
+    let usage = Command::new(&example).output().unwrap();
+    assert!(
+        String::from_utf8(usage.stderr)
+            .unwrap()
+            .starts_with("usage")
+    );
+}
