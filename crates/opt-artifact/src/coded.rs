@@ -4,22 +4,12 @@ use ndarray::{ArrayD, IxDyn};
 use opt_core::codes::{pack, unpack};
 use opt_core::{CodedTensor, Decode, Tensor};
 use safetensors::Dtype;
+use serde_json::Value;
 
 use crate::Result;
-use crate::container::Container;
-use crate::error::{ArtifactError, tensor_error};
-use crate::graph_json::{CodecJson, DecodeJson, PackingJson};
-
-const PACKED: &str = "packed";
-
-/// The coding of codes of this width and shape.
-pub(crate) fn packing(bits: u8, shape: &[usize]) -> PackingJson {
-    PackingJson {
-        coding: PACKED.to_owned(),
-        bits,
-        shape: shape.to_vec(),
-    }
-}
+use crate::container::{Container, Stored};
+use crate::error::tensor_error;
+use crate::metadata_json::{CodecJson, CodingJson, DecodeJson, coding};
 
 /// The numbers of a coded parameter.
 pub(crate) fn decode(name: &str, coded: &CodedTensor) -> Result<ArrayD<f32>> {
@@ -34,23 +24,37 @@ pub(crate) fn pack_codes(name: &str, codes: impl Iterator<Item = u8>, bits: u8) 
     pack(&codes, bits).map_err(|e| tensor_error(name, e.to_string()))
 }
 
-/// The codes of a tensor of bytes. Other codings than `packed` get their place here.
-pub(crate) fn decode_codes(name: &str, bytes: &[u8], packing: &PackingJson) -> Result<Vec<u8>> {
-    let PackingJson {
-        coding,
-        bits,
-        shape,
-    } = packing;
-    if coding != PACKED {
-        return Err(ArtifactError::UnknownCoding {
-            tensor: name.to_owned(),
-            coding: coding.clone(),
-        });
+/// Codes as they lie in memory.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Codes {
+    pub(crate) values: Vec<u8>,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bits: u8,
+}
+
+/// The codes of a tensor of bytes. Other codings get their place here.
+pub(crate) fn decode_codes(name: &str, stored: &Stored<'_>, coding: CodingJson) -> Result<Codes> {
+    match coding {
+        CodingJson::Raw {} => Ok(Codes {
+            values: stored.bytes.to_vec(),
+            shape: stored.shape.clone(),
+            bits: 8,
+        }),
+        CodingJson::Packed { bits, shape } => {
+            let count = (shape.iter())
+                .try_fold(1usize, |n, d| n.checked_mul(*d))
+                .ok_or_else(|| {
+                    tensor_error(name, format!("the shape {shape:?} does not fit memory"))
+                })?;
+            let values = unpack(&stored.bytes, bits, count)
+                .map_err(|e| tensor_error(name, e.to_string()))?;
+            Ok(Codes {
+                values,
+                shape,
+                bits,
+            })
+        }
     }
-    let count = (shape.iter())
-        .try_fold(1usize, |n, d| n.checked_mul(*d))
-        .ok_or_else(|| tensor_error(name, format!("the shape {shape:?} does not fit memory")))?;
-    unpack(bytes, *bits, count).map_err(|e| tensor_error(name, e.to_string()))
 }
 
 /// Puts a coded parameter into the file, if it stands for exactly the numbers of `tensor`.
@@ -59,7 +63,7 @@ pub(crate) fn store(
     name: &str,
     coded: &CodedTensor,
     tensor: &Tensor,
-) -> Result<CodecJson> {
+) -> Result<CodecJson<CodingJson>> {
     let decoded = decode(name, coded)?;
     if decoded.shape() != tensor.shape() {
         let (found, expected) = (decoded.shape(), tensor.shape());
@@ -99,7 +103,10 @@ pub(crate) fn store(
             DecodeJson::Codebook
         }
     };
-    let codes = packing(coded.bits, coded.codes.shape());
+    let codes = CodingJson::Packed {
+        bits: coded.bits,
+        shape: coded.codes.shape().to_vec(),
+    };
     Ok(CodecJson { codes, decode })
 }
 
@@ -107,9 +114,10 @@ pub(crate) fn store(
 pub(crate) fn fetch(
     content: &mut Container<'_>,
     name: &str,
-    codec: CodecJson,
+    codec: CodecJson<Value>,
 ) -> Result<CodedTensor> {
     let CodecJson { codes, decode } = codec;
+    let coding = coding(name, codes)?;
     let stored = content.take(&format!("{name}.codes"), Dtype::U8)?;
     let decode = match decode {
         DecodeJson::Affine { zero_point } => Decode::Affine {
@@ -123,8 +131,11 @@ pub(crate) fn fetch(
                 .f32s(),
         ),
     };
-    let values = decode_codes(name, &stored.bytes, &codes)?;
-    let PackingJson { bits, shape, .. } = codes;
+    let Codes {
+        values,
+        shape,
+        bits,
+    } = decode_codes(name, &stored, coding)?;
     Ok(CodedTensor {
         codes: ArrayD::from_shape_vec(IxDyn(&shape), values)
             .map_err(|e| tensor_error(name, format!("shape {shape:?}: {e}")))?,

@@ -84,10 +84,10 @@ pub enum ArtifactError {
     },
     /// A coding that this version does not know.
     #[error(
-        "`{tensor}` is coded as `{coding}`, expected `packed`; a newer version of the program can read it"
+        "`{tensor}` is coded as `{coding}`, expected `raw` or `packed`; a newer version of the program can read it"
     )]
     UnknownCoding {
-        /// The parameter.
+        /// The parameter or weight.
         tensor: String,
         /// What the file says.
         coding: String,
@@ -98,6 +98,18 @@ pub enum ArtifactError {
         /// The tensor, parameter or node.
         tensor: String,
         /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// A program computes something else than the one that wrote the file.
+    #[error(
+        "image {image} of the {count} to check with: {problem}; this program computes something else than the one that wrote the file"
+    )]
+    Golden {
+        /// The image, from 0.
+        image: usize,
+        /// How many there are.
+        count: usize,
+        /// What differs, what was found and what was expected.
         problem: String,
     },
     /// The model itself is unsound.

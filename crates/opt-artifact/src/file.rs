@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use opt_core::{Model, QModel};
 
-use crate::{ArtifactError, Result, read_model, read_qmodel};
+use crate::{ArtifactError, Golden, Result, read_model, read_qmodel, read_qmodel_with_golden};
 
 /// Writes `bytes` to a temporary file in the same folder and renames it, so that no reader ever sees half a file.
 ///
@@ -81,6 +81,15 @@ pub fn load_qmodel(path: &Path) -> Result<QModel> {
     read_qmodel(&load(path)?).map_err(|e| in_file(path, e))
 }
 
+/// Reads an integer model from a file, with the images to check a program with if there are any.
+///
+/// # Errors
+///
+/// Those of [`load`] and [`read_qmodel_with_golden`], with the path.
+pub fn load_qmodel_with_golden(path: &Path) -> Result<(QModel, Option<Golden>)> {
+    read_qmodel_with_golden(&load(path)?).map_err(|e| in_file(path, e))
+}
+
 fn in_file(path: &Path, source: ArtifactError) -> ArtifactError {
     ArtifactError::InFile {
         path: path.to_owned(),
@@ -130,6 +139,7 @@ mod tests {
         for message in [
             load_model(&empty).unwrap_err().to_string(),
             load_qmodel(&empty).unwrap_err().to_string(),
+            load_qmodel_with_golden(&empty).unwrap_err().to_string(),
         ] {
             assert!(
                 message.contains("empty.opt: not a safetensors container: 0 bytes"),

@@ -1,12 +1,11 @@
-//! The graphs and the input as JSON, minified: the one place where the types of `opt-core` are serialized.
+//! The graphs as JSON, minified.
 //!
 //! ```text
 //! graph (model)   {"nodes":[{"n":NAME, "i":INPUTS, "op":OP}, …], "out":INDEX}
-//! graph (qmodel)  {"nodes":[{"n":NAME, "i":INPUTS, "op":QOP, "w":PACKING, "e":{"s":SCALE, "z":[ZERO, …]}}, …]}
+//! graph (qmodel)  {"nodes":[{"n":NAME, "i":INPUTS, "op":QOP, "e":{"s":SCALE, "z":[ZERO, …]}}, …]}
 //! OP              "Relu" | {"Conv":{"w":WEIGHT, "b":BIAS, "win":WINDOW, "g":GROUP}} | …
 //! QOP             "Logits" | {"Conv":{"win":WINDOW, "g":GROUP, "lo":0, "hi":255}} | …
 //! WINDOW          {"k":[3,3], "s":[1,1], "p":[1,1,1,1]}                  pads top, left, bottom, right
-//! PACKING         {"coding":"packed", "bits":4, "shape":[16,3,3,3]}      without it, the codes are a tensor of I8
 //! ```
 //!
 //! Left out are `i` where a node reads the one before it, strides of 1, padding of 0, one group, `lo` 0 and `hi` 255. An
@@ -16,7 +15,7 @@
 use opt_core::graph::NodeId;
 use opt_core::op::Window;
 use opt_core::qmodel::QEdge;
-use opt_core::{Graph, InputSpec, Node, Op, QNode, QOp, QWeight};
+use opt_core::{Graph, Node, Op, QNode, QOp, QWeight};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::Result;
@@ -190,29 +189,6 @@ impl From<GraphJson> for Graph {
     }
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(remote = "InputSpec", deny_unknown_fields)]
-struct InputSpecJson {
-    shape: [usize; 3],
-    mean: Vec<f32>,
-    std: Vec<f32>,
-    labels: Vec<String>,
-}
-
-/// [`InputSpec`] in JSON.
-#[derive(Serialize, Deserialize)]
-#[serde(transparent)]
-pub(crate) struct InputJson(#[serde(with = "InputSpecJson")] pub(crate) InputSpec);
-
-/// How codes lie in their tensor.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PackingJson {
-    pub(crate) coding: String,
-    pub(crate) bits: u8,
-    pub(crate) shape: Vec<usize>,
-}
-
 /// An operator of a quantized model, without its weight.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -277,8 +253,6 @@ struct QNodeJson {
     i: Option<Vec<NodeId>>,
     op: QOpJson,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    w: Option<PackingJson>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     e: Option<EdgeJson>,
 }
 
@@ -289,22 +263,20 @@ pub(crate) struct QGraphJson {
     nodes: Vec<QNodeJson>,
 }
 
-/// The nodes as JSON; `store` keeps a node's weight and bias elsewhere and says how.
+/// The nodes as JSON; `store` keeps a node's weight and bias elsewhere.
 pub(crate) fn to_qgraph_json(
     nodes: &[QNode],
-    mut store: impl FnMut(&str, &QWeight, &[i32]) -> Result<Option<PackingJson>>,
+    mut store: impl FnMut(&str, &QWeight, &[i32]) -> Result<()>,
 ) -> Result<QGraphJson> {
     let mut json = Vec::with_capacity(nodes.len());
     for (id, node) in nodes.iter().enumerate() {
-        let w = match node.op.weight() {
-            Some((weight, bias)) => store(&node.name, weight, bias)?,
-            None => None,
-        };
+        if let Some((weight, bias)) = node.op.weight() {
+            store(&node.name, weight, bias)?;
+        }
         json.push(QNodeJson {
             n: node.name.clone(),
             i: shorten(id, &node.inputs),
             op: to_qop_json(&node.op),
-            w,
             e: node.edge.as_ref().map(|edge| EdgeJson {
                 scale: edge.scale,
                 zero_points: edge.zero_points.clone(),
@@ -317,12 +289,12 @@ pub(crate) fn to_qgraph_json(
 /// The nodes again; `fetch` brings a node's weight and bias back.
 pub(crate) fn from_qgraph_json(
     json: QGraphJson,
-    mut fetch: impl FnMut(&str, Option<PackingJson>) -> Result<(QWeight, Vec<i32>)>,
+    mut fetch: impl FnMut(&str) -> Result<(QWeight, Vec<i32>)>,
 ) -> Result<Vec<QNode>> {
     let mut nodes = Vec::with_capacity(json.nodes.len());
     for (id, node) in json.nodes.into_iter().enumerate() {
-        let QNodeJson { n, i, op, w, e } = node;
-        let op = from_qop_json(op, || fetch(&n, w))?;
+        let QNodeJson { n, i, op, e } = node;
+        let op = from_qop_json(op, || fetch(&n))?;
         nodes.push(QNode {
             op,
             name: n,
@@ -413,31 +385,6 @@ fn from_qop_json(op: QOpJson, fetch: impl FnOnce() -> Result<(QWeight, Vec<i32>)
         QOpJson::Pad { begin, end } => QOp::Pad { begin, end },
         QOpJson::Clamp { lo, hi } => QOp::Clamp { lo, hi },
     })
-}
-
-/// [`opt_core::Decode`] in JSON; scales and codebooks are tensors of their own.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) enum DecodeJson {
-    #[serde(rename = "affine")]
-    Affine { zero_point: u8 },
-    #[serde(rename = "min_max")]
-    MinMax {
-        #[serde(serialize_with = "finite")]
-        min: f32,
-        #[serde(serialize_with = "finite")]
-        step: f32,
-    },
-    #[serde(rename = "codebook")]
-    Codebook,
-}
-
-/// An entry of `codec`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct CodecJson {
-    pub(crate) codes: PackingJson,
-    pub(crate) decode: DecodeJson,
 }
 
 #[cfg(test)]

@@ -8,14 +8,19 @@
 //! version     "1"                              another version is refused
 //! kind        "model" | "qmodel"
 //! graph       JSON, see graph_json.rs          loads without the code that built or pruned the network
-//! input       JSON: shape, mean, std, labels
-//! codec       JSON: parameter → how its codes are stored and decoded      models with codes only
+//! input       JSON: layout, dtype, shape, mean, std, labels
+//! codec       JSON: parameter or weight → how its codes are stored and decoded; see metadata_json.rs
+//! golden      JSON: checksums of the codes for the tensor golden.images, if there is one; see golden.rs
 //! provenance  JSON: string → string
 //! sha256      over all other metadata and all tensors
 //! ```
 //!
-//! In reading order: [`model`] and [`qmodel`] (what is written and read), [`container`] (the bytes, and [`inspect`] for
-//! the facts about a file), [`file`](mod@file) (paths).
+//! An image is bytes in the order `layout` says: C planes (red, green, blue) of H rows. A model expects
+//! `(byte / 255 - mean[c]) / std[c]`; a quantized model takes the bytes as they are, its mean and deviation are inside the
+//! weights. Output k belongs to `labels[k]`.
+//!
+//! In reading order: [`model`] and [`qmodel`] (what is written and read), [`golden`](mod@golden) (images with which an
+//! engine checks itself), [`container`] (the bytes, and [`inspect`] for the facts about a file), [`file`](mod@file) (paths).
 //!
 //! ```
 //! use opt_artifact::{Provenance, read_model, write_model};
@@ -30,24 +35,27 @@
 //! # What this crate does not do
 //!
 //! It chooses no codes and computes no network; it writes what it is given or refuses it. It reads no other program's
-//! files and no older version's. It compresses nothing yet: the coding of each tensor is named in the file, `packed` is
-//! the only one, and a name it does not know is an error.
+//! files and no older version's. It compresses nothing yet: the coding of each weight is named in the file, `raw` and
+//! `packed` are those there are, and a name it does not know is an error.
 
 pub mod container;
 pub mod error;
 pub mod file;
+pub mod golden;
 pub mod model;
 pub mod qmodel;
 
 mod coded;
 mod graph_json;
 mod limits;
+mod metadata_json;
 
 pub use container::{Info, Kind, inspect};
 pub use error::ArtifactError;
-pub use file::{load, load_model, load_qmodel, save};
+pub use file::{load, load_model, load_qmodel, load_qmodel_with_golden, save};
+pub use golden::{Golden, codes_sha256, golden};
 pub use model::{read_model, write_model, write_model_with_codes};
-pub use qmodel::{read_qmodel, write_qmodel};
+pub use qmodel::{read_qmodel, read_qmodel_with_golden, write_qmodel, write_qmodel_with_golden};
 
 /// Where a file comes from: base model, recipe, seed, accuracy, as the caller names them.
 pub type Provenance = std::collections::BTreeMap<String, String>;

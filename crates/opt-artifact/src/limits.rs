@@ -10,6 +10,20 @@ use crate::error::tensor_error;
 /// The largest number in a window, and the largest number of elements of a value.
 const LARGEST: usize = 1 << 28;
 
+/// The most images to check programs with.
+const MOST_GOLDEN: usize = 1024;
+
+/// Refuses a number of images to check programs with that nothing needs; every length follows from it.
+pub(crate) fn check_golden_count(count: usize) -> Result<()> {
+    if (1..=MOST_GOLDEN).contains(&count) {
+        return Ok(());
+    }
+    Err(tensor_error(
+        "golden.images",
+        format!("{count} images, expected 1 to {MOST_GOLDEN}"),
+    ))
+}
+
 /// Refuses windows whose numbers could overflow in sums with each other.
 pub(crate) fn check_window(node: &str, window: &Window) -> Result<()> {
     let Window {

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use ndarray::{ArcArray, IxDyn};
 use opt_core::{CodedTensor, Graph, InputSpec, Model, Params, Tensor};
 use safetensors::Dtype;
+use serde_json::Value;
 
 use crate::coded::{decode, fetch, store};
 use crate::container::{Container, Kind, read, write};
 use crate::error::tensor_error;
-use crate::graph_json::{CodecJson, GraphJson, InputJson};
+use crate::graph_json::GraphJson;
 use crate::limits::check_model;
+use crate::metadata_json::{CodecJson, CodingJson, InputJson};
 use crate::{Provenance, Result};
 
 /// Writes a model with all parameters in f32.
@@ -43,7 +45,7 @@ pub fn write_model_with_codes(
         ));
     }
     let mut content = Container::new(Kind::Model);
-    let mut codec: BTreeMap<&str, CodecJson> = BTreeMap::new();
+    let mut codec: BTreeMap<&str, CodecJson<CodingJson>> = BTreeMap::new();
     for (name, tensor) in &model.params {
         match codes.get(name) {
             Some(coded) => {
@@ -56,7 +58,7 @@ pub fn write_model_with_codes(
         }
     }
     content.set_json("graph", &GraphJson::from(&model.graph))?;
-    content.set_json("input", &InputJson(model.input.clone()))?;
+    content.set_json("input", &InputJson::from(&model.input))?;
     content.set_json("provenance", provenance)?;
     if !codec.is_empty() {
         content.set_json("codec", &codec)?;
@@ -73,10 +75,10 @@ pub fn read_model(bytes: &[u8]) -> Result<Model> {
     let mut content = read(bytes)?;
     content.expect_kind(Kind::Model)?;
     let graph: Graph = content.json::<GraphJson>("graph")?.into();
-    let input: InputSpec = content.json::<InputJson>("input")?.0;
+    let input: InputSpec = content.json::<InputJson>("input")?.into();
     let mut params = Params::new();
     if content.metadata.contains_key("codec") {
-        for (name, codec) in content.json::<BTreeMap<String, CodecJson>>("codec")? {
+        for (name, codec) in content.json::<BTreeMap<String, CodecJson<Value>>>("codec")? {
             let coded = fetch(&mut content, &name, codec)?;
             params.insert(name.clone(), decode(&name, &coded)?.into_shared());
         }

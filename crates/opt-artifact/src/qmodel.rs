@@ -6,36 +6,67 @@
 //! NODE.weight_scale    F32 [O]
 //! NODE.bias            I32 [O]
 //! ```
+//!
+//! The metadata's `codec` names the coding of every weight under `NODE.weight`. With them a file may carry images and what
+//! the network must answer to them: [`crate::golden`](mod@crate::golden).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, IxDyn};
 use opt_core::op::Window;
 use opt_core::{InputSpec, QModel, QOp, QWeight};
 use safetensors::Dtype;
+use serde_json::Value;
 
-use crate::coded::{decode_codes, pack_codes, packing};
+use crate::coded::{Codes, decode_codes, pack_codes};
 use crate::container::{Container, Kind, read, write};
 use crate::error::tensor_error;
-use crate::graph_json::{InputJson, PackingJson, QGraphJson, from_qgraph_json, to_qgraph_json};
+use crate::golden::{self, Golden};
+use crate::graph_json::{QGraphJson, from_qgraph_json, to_qgraph_json};
 use crate::limits::{check_input, check_window};
+use crate::metadata_json::{CodingJson, InputJson, coding};
 use crate::{Provenance, Result};
 
 /// Writes an integer model.
 ///
 /// # Errors
 ///
-/// [`crate::ArtifactError::Core`] for an unsound model, [`crate::ArtifactError::Tensor`] for two nodes of one name.
+/// [`crate::ArtifactError::Core`] for an unsound model, [`crate::ArtifactError::Tensor`] for two nodes of one name or a
+/// name that begins with `golden.`
 pub fn write_qmodel(model: &QModel, provenance: &Provenance) -> Result<Vec<u8>> {
+    write(content(model, provenance)?)
+}
+
+/// Writes an integer model with images and what it answers to them, as [`golden()`](crate::golden::golden) computed it.
+///
+/// # Errors
+///
+/// As [`write_qmodel`], and [`crate::ArtifactError::Tensor`] for numbers of bytes, logits and checksums that do not belong
+/// together. The answers are not computed again.
+pub fn write_qmodel_with_golden(
+    model: &QModel,
+    golden: &Golden,
+    provenance: &Provenance,
+) -> Result<Vec<u8>> {
+    let mut content = content(model, provenance)?;
+    golden::store(&mut content, &model.input, golden)?;
+    write(content)
+}
+
+fn content(model: &QModel, provenance: &Provenance) -> Result<Container<'static>> {
     check(model)?;
     let mut content = Container::new(Kind::QModel);
-    let graph = to_qgraph_json(&model.nodes, |name, weight, bias| {
-        store(&mut content, name, weight, bias)
+    let mut codec: BTreeMap<String, CodingJson> = BTreeMap::new();
+    let graph = to_qgraph_json(&model.nodes, |node, weight, bias| {
+        let coding = store(&mut content, node, weight, bias)?;
+        codec.insert(format!("{node}.weight"), coding);
+        Ok(())
     })?;
     content.set_json("graph", &graph)?;
-    content.set_json("input", &InputJson(model.input.clone()))?;
+    content.set_json("input", &InputJson::from(&model.input))?;
+    content.set_json("codec", &codec)?;
     content.set_json("provenance", provenance)?;
-    write(content)
+    Ok(content)
 }
 
 /// Reads an integer model. What passes can be executed: it ends with [`QModel::validate`].
@@ -44,15 +75,43 @@ pub fn write_qmodel(model: &QModel, provenance: &Provenance) -> Result<Vec<u8>> 
 ///
 /// Any [`crate::ArtifactError`] but those of paths: what was found and what was expected.
 pub fn read_qmodel(bytes: &[u8]) -> Result<QModel> {
+    Ok(read_qmodel_with_golden(bytes)?.0)
+}
+
+/// Reads an integer model and, if the file has them, the images to check a program with. Nothing is computed: whoever runs
+/// the model compares with [`Golden::check_logits`] and [`Golden::check_codes`].
+///
+/// # Errors
+///
+/// As [`read_qmodel`].
+pub fn read_qmodel_with_golden(bytes: &[u8]) -> Result<(QModel, Option<Golden>)> {
     let mut content = read(bytes)?;
     content.expect_kind(Kind::QModel)?;
     let graph: QGraphJson = content.json("graph")?;
-    let input: InputSpec = content.json::<InputJson>("input")?.0;
-    let nodes = from_qgraph_json(graph, |name, packing| fetch(&mut content, name, packing))?;
-    content.expect_empty()?;
+    let input: InputSpec = content.json::<InputJson>("input")?.into();
+    let mut codec: BTreeMap<String, Value> = match content.metadata.contains_key("codec") {
+        true => content.json("codec")?,
+        false => BTreeMap::new(),
+    };
+    let nodes = from_qgraph_json(graph, |node| {
+        let name = format!("{node}.weight");
+        let coding = match codec.remove(&name) {
+            Some(json) => coding(&name, json)?,
+            None => CodingJson::Raw {},
+        };
+        fetch(&mut content, node, coding)
+    })?;
+    if let Some(stray) = codec.keys().next() {
+        return Err(tensor_error(
+            stray,
+            "a coding for a weight that the graph does not have",
+        ));
+    }
     let model = QModel { nodes, input };
     check(&model)?;
-    Ok(model)
+    let golden = golden::fetch(&mut content, &model.input)?;
+    content.expect_empty()?;
+    Ok((model, golden))
 }
 
 fn check(model: &QModel) -> Result<()> {
@@ -61,6 +120,13 @@ fn check(model: &QModel) -> Result<()> {
     for node in &model.nodes {
         if !names.insert(node.name.as_str()) {
             return Err(tensor_error(&node.name, "two nodes have this name"));
+        }
+        if node.name == "golden" || node.name.starts_with("golden.") {
+            return Err(tensor_error(
+                &node.name,
+                "`golden` and what begins with `golden.` are names for the images that programs check themselves with; \
+                 rename the node",
+            ));
         }
         if let QOp::Conv { window, .. } | QOp::MaxPool(window) | QOp::AveragePool(window) = &node.op
         {
@@ -77,7 +143,7 @@ fn store(
     node: &str,
     weight: &QWeight,
     bias: &[i32],
-) -> Result<Option<PackingJson>> {
+) -> Result<CodingJson> {
     let QWeight {
         codes,
         scales,
@@ -94,7 +160,7 @@ fn store(
     if *bits == 8 {
         let bytes = codes.iter().map(|code| code.cast_unsigned()).collect();
         content.insert(format!("{node}.weight"), Dtype::I8, codes.shape(), bytes)?;
-        return Ok(None);
+        return Ok(CodingJson::Raw {});
     }
     let offset = QWeight::code_limit(*bits);
     let shifted = codes
@@ -103,13 +169,16 @@ fn store(
     let name = format!("{node}.weight_packed");
     let bytes = pack_codes(&name, shifted, *bits)?;
     content.insert(name, Dtype::U8, &[bytes.len()], bytes)?;
-    Ok(Some(packing(*bits, codes.shape())))
+    Ok(CodingJson::Packed {
+        bits: *bits,
+        shape: codes.shape().to_vec(),
+    })
 }
 
 fn fetch(
     content: &mut Container<'_>,
     node: &str,
-    packing: Option<PackingJson>,
+    coding: CodingJson,
 ) -> Result<(QWeight, Vec<i32>)> {
     let vector = |name: &str, shape: &[usize]| match shape {
         [_] => Ok(()),
@@ -124,25 +193,21 @@ fn fetch(
     let bias_name = format!("{node}.bias");
     let bias = content.take(&bias_name, Dtype::I32)?;
     vector(&bias_name, &bias.shape)?;
-    let (name, bits, shape, codes) = match packing {
-        None => {
-            let name = format!("{node}.weight");
-            let stored = content.take(&name, Dtype::I8)?;
-            let codes: Vec<i8> = stored.bytes.iter().map(|b| b.cast_signed()).collect();
-            (name, 8, stored.shape, codes)
-        }
-        Some(packing) => {
-            let name = format!("{node}.weight_packed");
-            let stored = content.take(&name, Dtype::U8)?;
-            let offset = QWeight::code_limit(packing.bits);
-            let codes = decode_codes(&name, &stored.bytes, &packing)?;
-            let codes = codes
-                .iter()
-                .map(|code| code.cast_signed().wrapping_sub(offset));
-            (name, packing.bits, packing.shape, codes.collect())
-        }
+    let (suffix, dtype, offset) = match coding {
+        CodingJson::Raw {} => ("weight", Dtype::I8, 0),
+        CodingJson::Packed { bits, .. } => ("weight_packed", Dtype::U8, QWeight::code_limit(bits)),
     };
-    let codes = ArrayD::from_shape_vec(IxDyn(&shape), codes)
+    let name = format!("{node}.{suffix}");
+    let stored = content.take(&name, dtype)?;
+    let Codes {
+        values,
+        shape,
+        bits,
+    } = decode_codes(&name, &stored, coding)?;
+    let codes = values
+        .iter()
+        .map(|code| code.cast_signed().wrapping_sub(offset));
+    let codes = ArrayD::from_shape_vec(IxDyn(&shape), codes.collect())
         .map_err(|e| tensor_error(&name, format!("shape {shape:?}: {e}")))?;
     let weight = QWeight {
         codes,

@@ -1,6 +1,7 @@
 //! Damaged, foreign and hostile files: an error, never a panic, never another model.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use opt_core::lower::{Adds, QuantSpec, fold, fuse, lower};
 use opt_core::{
@@ -9,7 +10,10 @@ use opt_core::{
 use proptest::prelude::*;
 
 use crate::container::{self, Container};
-use crate::{Provenance, inspect, read_model, read_qmodel, write_model_with_codes, write_qmodel};
+use crate::{
+    Provenance, golden, inspect, read_model, read_qmodel, read_qmodel_with_golden,
+    write_model_with_codes, write_qmodel_with_golden,
+};
 
 /// Reproducible numbers from 0 to 999.
 fn noise(i: usize) -> usize {
@@ -55,8 +59,14 @@ pub(crate) fn quantized(name: &str, adds: Adds, bits: u8) -> QModel {
     lower(&folded, &spec).unwrap()
 }
 
-/// A small file of each kind: a model with codes of every decoding, and a quantized model with packed weights.
+/// A small file of each kind: a model with codes of every decoding, and a quantized model with packed weights and an image
+/// to check with.
 fn small_files() -> [Vec<u8>; 2] {
+    static FILES: LazyLock<[Vec<u8>; 2]> = LazyLock::new(make_small_files);
+    FILES.clone()
+}
+
+fn make_small_files() -> [Vec<u8>; 2] {
     let mut model = zoo::build("airbench_2_2_2", &InputSpec::cifar10(), 0).unwrap();
     let decodes = [
         Decode::Affine {
@@ -91,14 +101,15 @@ fn small_files() -> [Vec<u8>; 2] {
     }
     let provenance = Provenance::from([("seed".to_owned(), "0".to_owned())]);
     let quantized = quantized("airbench_2_2_2", Adds::Fused, 5);
+    let answers = golden(&quantized, &[100; 3072]).unwrap();
     [
         write_model_with_codes(&model, &codes, &provenance).unwrap(),
-        write_qmodel(&quantized, &provenance).unwrap(),
+        write_qmodel_with_golden(&quantized, &answers, &provenance).unwrap(),
     ]
 }
 
 /// The file with other content and a checksum that fits it.
-fn resealed(bytes: &[u8], change: impl FnOnce(&mut Container<'_>)) -> Vec<u8> {
+pub(crate) fn resealed(bytes: &[u8], change: impl FnOnce(&mut Container<'_>)) -> Vec<u8> {
     let mut content = container::read(bytes).unwrap();
     change(&mut content);
     container::write(content).unwrap()
@@ -162,11 +173,44 @@ fn what_does_not_fit_is_named() {
         // Codings of the future, in both kinds.
         Case {
             file: change(&model, |c| set(c, "codec", "\"packed\"", "\"rans12\"")),
-            expect: "is coded as `rans12`, expected `packed`",
+            expect: ".weight` is coded as `rans12`, expected `raw` or `packed`",
         },
         Case {
-            file: change(&quantized, |c| set(c, "graph", "\"packed\"", "\"rans12\"")),
-            expect: "is coded as `rans12`, expected `packed`",
+            file: change(&quantized, |c| set(c, "codec", "\"packed\"", "\"rans12\"")),
+            expect: ".weight` is coded as `rans12`, expected `raw` or `packed`",
+        },
+        // The other coding: the tensor has another name.
+        Case {
+            file: change(&quantized, |c| {
+                let text = c.metadata.get_mut("codec").unwrap();
+                let end = text.find('}').unwrap();
+                let start = text[..end].rfind('{').unwrap();
+                text.replace_range(start..=end, "{\"coding\":\"raw\"}");
+            }),
+            expect: ".weight`: the file has no tensor of this name",
+        },
+        // A coding for nothing.
+        Case {
+            file: change(&quantized, |c| {
+                set(c, "codec", "{", "{\"stray\":{\"coding\":\"raw\"},");
+            }),
+            expect: "`stray`: a coding for a weight that the graph does not have",
+        },
+        // The coding in the place where it was once.
+        Case {
+            file: change(&quantized, |c| {
+                set(c, "graph", "\"op\":", "\"w\":1,\"op\":")
+            }),
+            expect: "the metadata's `graph`: unknown field `w`",
+        },
+        // Pixels in another order, and another type.
+        Case {
+            file: change(&model, |c| set(c, "input", "\"CHW\"", "\"HWC\"")),
+            expect: "the metadata's `input`: unknown variant `HWC`, expected `CHW`",
+        },
+        Case {
+            file: change(&quantized, |c| set(c, "input", "\"u8\"", "\"i8\"")),
+            expect: "the metadata's `input`: unknown variant `i8`, expected `u8`",
         },
         // Widths that lie.
         Case {
@@ -174,11 +218,11 @@ fn what_does_not_fit_is_named() {
             expect: "9 bits, expected 1 to 8",
         },
         Case {
-            file: change(&quantized, |c| set(c, "graph", "\"bits\":5", "\"bits\":0")),
+            file: change(&quantized, |c| set(c, "codec", "\"bits\":5", "\"bits\":0")),
             expect: "0 bits, expected 1 to 8",
         },
         Case {
-            file: change(&quantized, |c| set(c, "graph", "\"bits\":5", "\"bits\":4")),
+            file: change(&quantized, |c| set(c, "codec", "\"bits\":5", "\"bits\":4")),
             expect: "codes of 4 bits",
         },
         // Shapes that lie.
@@ -398,7 +442,7 @@ proptest! {
 
     #[test]
     fn hostile_metadata_under_a_right_checksum_never_panic(
-        key in prop::sample::select(vec!["graph", "graph", "graph", "input", "codec"]),
+        key in prop::sample::select(vec!["graph", "graph", "graph", "input", "codec", "codec", "golden"]),
         kind in 0..2usize,
         edits in proptest::collection::vec((any::<prop::sample::Index>(), prop::sample::select(NUMBERS.to_vec())), 1..4),
     ) {
@@ -410,6 +454,9 @@ proptest! {
                     .filter(|(i, c)| c.is_ascii_digit() && !text.as_bytes()[i - 1].is_ascii_alphanumeric())
                     .map(|(i, _)| i)
                     .collect();
+                if starts.is_empty() {
+                    return;
+                }
                 let start = starts[at.index(starts.len())];
                 let length = text[start..].find(|c: char| !c.is_ascii_digit()).unwrap_or(0);
                 text.replace_range(start..start + length, number);
@@ -419,14 +466,14 @@ proptest! {
         if let Ok(model) = read_model(&file) {
             prop_assert!(crate::write_model(&model, &Provenance::new()).is_ok());
         }
-        if let Ok(model) = read_qmodel(&file) {
-            prop_assert!(write_qmodel(&model, &Provenance::new()).is_ok());
+        if let Ok((model, Some(golden))) = read_qmodel_with_golden(&file) {
+            prop_assert!(write_qmodel_with_golden(&model, &golden, &Provenance::new()).is_ok());
         }
     }
 
     #[test]
     fn changed_characters_under_a_right_checksum_never_panic(
-        key in prop::sample::select(vec!["graph", "input", "codec"]),
+        key in prop::sample::select(vec!["graph", "input", "codec", "golden"]),
         kind in 0..2usize,
         at in any::<prop::sample::Index>(),
         character in prop::sample::select(b"0129[]{},:\"-eNk".to_vec()),

@@ -17,7 +17,7 @@ use signal_hook::low_level::emulate_default_handler;
 use crate::bench::{self, Bench};
 use crate::budget::{Fitted, fit};
 use crate::data::{Data, Limits, to_download};
-use crate::experiment::{run_all, train_recipe};
+use crate::experiment::{quantize_recipe, run_all, train_recipe};
 use crate::plan::{Counts, Plan, plan};
 use crate::profile::{EXPERIMENTS, PROFILES, Profile};
 use crate::recipe::{Recipe, Train};
@@ -40,7 +40,8 @@ enum Command {
     /// Run experiments and write their report.
     #[command(after_help = experiment_help())]
     Experiment(ExperimentArgs),
-    /// Train one network from a recipe file; leaves a safetensors file and its result line.
+    /// Train one network from a recipe file, and quantize it if the recipe says so; leaves a safetensors file, .opt files and
+    /// their result lines.
     #[command(after_help = TRAIN_HELP)]
     Train(TrainArgs),
     /// Measure speed and memory beside other people's programs.
@@ -128,7 +129,11 @@ const TRAIN_HELP: &str = r#"A recipe:
   epochs = 4
   batch = 128
   lr = 0.05
-  schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }"#;
+  schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }
+  [quantize]                        # optional: integer networks of the result, an .opt file and a result line each
+  bits = 8                          # of a weight, 2 to 8; activations have 8
+  adds = ["fused", "rounded"]       # how residual additions are rounded; one network for each
+  calibration_images = 2000"#;
 
 fn experiment_help() -> String {
     let mut help = "Experiments:\n".to_owned();
@@ -337,7 +342,10 @@ fn train(args: TrainArgs) -> Result<()> {
         variant: recipe.name.clone(),
         seed: args.seed,
     };
-    train_recipe(&mut run, &recipe, &label)?;
+    let trained = train_recipe(&mut run, &recipe, &label)?;
+    if let Some(quantize) = &recipe.quantize {
+        quantize_recipe(&mut run, &recipe, quantize, &trained)?;
+    }
     finish(&mut run)
 }
 
@@ -370,6 +378,9 @@ fn finish(run: &mut Run) -> Result<()> {
     ];
     for name in names.iter().filter(|n| run.out.join(n).exists()) {
         println!("  {name}");
+    }
+    for line in run.lines.iter().filter(|l| l.file.ends_with(".opt")) {
+        println!("  {}", line.file);
     }
     for file in files {
         let short = file.strip_prefix(&run.out).unwrap_or(&file);
@@ -522,6 +533,7 @@ mod tests {
         let text = TRAIN_HELP.split_once('\n').unwrap().1;
         let mut recipe: Recipe = toml::from_str(text).unwrap();
         recipe.check().unwrap();
+        assert!(recipe.quantize.is_some());
         recipe.weights = Some("/somewhere/else/start.safetensors".into());
         let weights = passed_on(&recipe).weights.unwrap();
         assert_eq!(weights, Path::new("start.safetensors"));

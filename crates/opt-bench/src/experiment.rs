@@ -9,12 +9,13 @@ mod quantize;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use opt_core::lower::fold_batch_norms;
+use opt_core::lower::{Adds, fold_batch_norms};
 use opt_core::{Model, zoo};
 use opt_nn::quantized::FakeQuant;
 use opt_nn::train::Constraints;
 use opt_nn::{Net, init};
 use opt_quant::WeightBits;
+pub use quantize::quantize_recipe;
 
 use crate::distillation::Distill;
 use crate::profile::Profile;
@@ -191,7 +192,7 @@ fn train_aware(
     teaching: Option<(&Net, Distill)>,
 ) -> Result<(Calibrated, f64)> {
     let plain = fold_batch_norms(model)?;
-    let spec = calibrated.spec(bits)?;
+    let spec = calibrated.spec(Adds::Fused, bits)?;
     let fake_quant = FakeQuant::new(&plain, spec.adds, &spec.edges, bits.by_name(&plain))?;
     let mut net = Net::new(&plain, run.device)?;
     let constraints = Constraints {

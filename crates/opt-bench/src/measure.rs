@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use opt_artifact::{Golden, Provenance};
 use opt_core::cost::cost;
 use opt_core::lower::{QuantSpec, lower};
 use opt_core::{Cost, Model, QModel, interpret_integer};
@@ -17,6 +18,10 @@ use crate::quantization::CodedModel;
 
 /// Images on which the integer network that was read back is compared with the simulation, code by code.
 const CHECKED_IMAGES: usize = 8;
+
+/// Images in the file of an integer network, the first of the test set, with which whoever runs it checks itself. Each
+/// costs its pixels and about 200 bytes; two are enough to see answers that get mixed up in a batch.
+const GOLDEN_IMAGES: usize = 2;
 
 /// A model in the form in which it ships.
 #[derive(Debug, Clone, Copy)]
@@ -68,13 +73,19 @@ pub struct Measured {
     pub model: Model,
 }
 
-/// A hash of what ships: of the file without its provenance.
+/// A hash of what ships: of the file without its provenance and golden images.
 ///
 /// # Errors
 ///
 /// A model that cannot be written.
 pub fn content(shipped: Shipped<'_>) -> Result<String> {
-    let bytes = write(shipped, &opt_artifact::Provenance::new())?;
+    let none = Provenance::new();
+    let bytes = match shipped {
+        Shipped::Integer { folded, spec } => {
+            opt_artifact::write_qmodel(&lower(folded, spec)?, &none)?
+        }
+        _ => write(shipped, &none, &[])?,
+    };
     Ok(identity::hash(&bytes))
 }
 
@@ -92,14 +103,17 @@ pub fn stored_model(shipped: Shipped<'_>, path: &Path) -> Result<Model> {
     }
 }
 
-fn write(shipped: Shipped<'_>, provenance: &opt_artifact::Provenance) -> Result<Vec<u8>> {
+/// The file; `golden` are the images that an integer network's carries.
+fn write(shipped: Shipped<'_>, provenance: &Provenance, golden: &[u8]) -> Result<Vec<u8>> {
     Ok(match shipped {
         Shipped::Float(model) => opt_artifact::write_model(model, provenance)?,
         Shipped::Coded(coded) => {
             opt_artifact::write_model_with_codes(&coded.model, &coded.codes, provenance)?
         }
         Shipped::Integer { folded, spec } => {
-            opt_artifact::write_qmodel(&lower(folded, spec)?, provenance)?
+            let network = lower(folded, spec)?;
+            let golden = opt_artifact::golden(&network, golden)?;
+            opt_artifact::write_qmodel_with_golden(&network, &golden, provenance)?
         }
     })
 }
@@ -112,11 +126,11 @@ fn write(shipped: Shipped<'_>, provenance: &opt_artifact::Provenance) -> Result<
 pub fn measure(
     shipped: Shipped<'_>,
     path: &Path,
-    provenance: &opt_artifact::Provenance,
+    provenance: &Provenance,
     data: &Data,
     device: Device,
 ) -> Result<Measured> {
-    let bytes = write(shipped, provenance)?;
+    let bytes = write(shipped, provenance, &first_images(data, GOLDEN_IMAGES))?;
     opt_artifact::save(path, &bytes)?;
     let stored = opt_artifact::load(path)?;
     let (evaluation, model, precision) = match shipped {
@@ -126,14 +140,15 @@ pub fn measure(
             (evaluate(&net, data.test_batches())?, model, "f32")
         }
         Shipped::Integer { folded, spec } => {
-            let network = opt_artifact::read_qmodel(&stored)?;
+            let (network, golden) = opt_artifact::read_qmodel_with_golden(&stored)?;
             ensure!(
                 network == lower(folded, spec)?,
                 "{}: the network that was read is not the one that was written",
                 path.display()
             );
             let simulation = Simulation::new(folded, spec, device)?;
-            check_codes(&network, &simulation, data)
+            let golden = golden.context("the images to check with were not stored")?;
+            check_codes(&network, &golden, &simulation, data)
                 .with_context(|| format!("checking {}", path.display()))?;
             let evaluation = evaluate_with(data.test_batches(), |b| simulation.logits(b))?;
             let model = decoded(folded, spec);
@@ -149,19 +164,33 @@ pub fn measure(
     })
 }
 
-/// Compares the network in the file with the simulation at every edge.
-fn check_codes(network: &QModel, simulation: &Simulation, data: &Data) -> Result<()> {
-    let first: Vec<usize> = (0..CHECKED_IMAGES.min(data.test.len())).collect();
-    let set = data.test.subset(&first);
+/// The first `n` test images, or all if there are fewer.
+fn first_images(data: &Data, n: usize) -> Vec<u8> {
+    let first: Vec<usize> = (0..n.min(data.test.len())).collect();
+    data.test.subset(&first).images.to_vec()
+}
+
+/// Compares the network in the file with the simulation at every edge, and with the file's own answers.
+fn check_codes(
+    network: &QModel,
+    golden: &Golden,
+    simulation: &Simulation,
+    data: &Data,
+) -> Result<()> {
+    let images = CHECKED_IMAGES.min(data.test.len());
     let batch = opt_nn::Batch {
-        images: set.images.to_vec(),
-        labels: vec![0; first.len()],
-        indices: vec![0; first.len()],
+        images: first_images(data, images),
+        labels: vec![0; images],
+        indices: vec![0; images],
     };
     let trace = simulation.trace(&batch)?;
     let logits = Vec::<f32>::try_from(trace.logits.reshape([-1]))?;
-    for n in first {
-        let expected = interpret_integer::run(network, set.image(n))?;
+    for n in 0..images {
+        let expected = interpret_integer::run(network, data.test.image(n))?;
+        if n < golden.count() {
+            golden.check_codes(n, expected.codes.iter().map(Vec::as_slice))?;
+            golden.check_logits(n, &expected.logits)?;
+        }
         for (id, codes) in expected.codes.iter().enumerate() {
             let found = &trace.codes[id][n * codes.len()..][..codes.len()];
             ensure!(

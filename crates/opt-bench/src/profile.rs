@@ -323,6 +323,11 @@ impl Profile {
             recipe
                 .check()
                 .with_context(|| format!("in the baseline `{}`", recipe.name))?;
+            ensure!(
+                recipe.quantize.is_none(),
+                "in the baseline `{}`: `quantize` belongs into a recipe of its own; a profile quantizes in [[quantize]]",
+                recipe.name
+            );
         }
         for p in &profile.prune {
             profile.recipe(&p.base)?;
@@ -422,6 +427,12 @@ mod tests {
         let (_, text) = PROFILES[0];
         let cases = [
             ("rounds = 2", "turns = 2", "unknown field `turns`"),
+            // A recipe's table, which no experiment would read.
+            (
+                "[baseline.train]",
+                "[baseline.quantize]\nbits = 8\n[baseline.train]",
+                "`quantize` belongs into a recipe of its own",
+            ),
             (
                 "rounds = 2",
                 "rounds = 3",

@@ -45,13 +45,13 @@ pub fn calibrate(
 }
 
 impl Calibrated {
-    /// Min-max scales and nearest codes, with fused additions.
+    /// Min-max scales and nearest codes, with additions of this kind.
     ///
     /// # Errors
     ///
     /// Those of the quantizers.
-    pub fn spec(&self, bits: WeightBits) -> Result<QuantSpec> {
-        Ok(min_max_spec(&self.folded, Adds::Fused, &self.ranges, bits)?)
+    pub fn spec(&self, adds: Adds, bits: WeightBits) -> Result<QuantSpec> {
+        Ok(min_max_spec(&self.folded, adds, &self.ranges, bits)?)
     }
 
     /// The same calibration for weights that were trained on: `trained` is the network of the same graph, its

@@ -1,4 +1,6 @@
-//! Recipes: how one network is trained, as TOML. Unknown keys are errors.
+//! Recipes: how one network is trained and quantized, as TOML. Unknown keys are errors.
+
+mod quantize;
 
 use std::path::{Path, PathBuf};
 
@@ -8,6 +10,8 @@ use opt_nn::Precision;
 use opt_nn::optimizer::{AdamWOptions, Averaging, OptimizerOptions, Rule, SgdOptions};
 use opt_nn::train::TrainOptions;
 use serde::{Deserialize, Serialize};
+
+pub use quantize::{Additions, Quantize};
 
 /// A network and how it is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +29,9 @@ pub struct Recipe {
     pub init: Vec<Init>,
     /// How it is trained.
     pub train: Train,
+    /// How the result is quantized; without it, not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantize: Option<Quantize>,
 }
 
 /// Another start than random weights.
@@ -424,6 +431,9 @@ impl Recipe {
         {
             bail!("frozen: `{}` has no parameter `{name}`", self.model);
         }
+        if let Some(quantize) = &self.quantize {
+            quantize.check(&model).context("in [quantize]")?;
+        }
         Ok(())
     }
 }
@@ -515,6 +525,17 @@ schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }
                 "no parameter `stem`",
             ),
             ("peak = 0.2", "peak = 2.0", "peak 2"),
+            // Quantization: the rest is in its own file.
+            (
+                "[train]",
+                "[quantize]\nbits = 9\n[train]",
+                "in [quantize]: bits is 9",
+            ),
+            (
+                "[train]",
+                "[quantize]\nwidth = 8\n[train]",
+                "unknown field `width`",
+            ),
             // A network and a schedule that do not exist.
             ("resnet20", "resnet21", "no network `resnet21`"),
             ("one_cycle", "two_cycle", "unknown variant `two_cycle`"),

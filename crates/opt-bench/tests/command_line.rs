@@ -450,8 +450,8 @@ fn a_recipe_leaves_a_checkpoint_and_its_line() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("run");
     let recipe = dir.path().join("tiny.toml");
-    let text =
-        "name = \"tiny\"\nmodel = \"airbench_2_2_2\"\n[train]\nepochs = 1\nbatch = 500\nlr = 0.1\n";
+    let text = "name = \"tiny\"\nmodel = \"airbench_2_2_2\"\n[train]\nepochs = 1\nbatch = 500\nlr = 0.1\n\
+         [quantize]\nbits = 5\ncalibration_images = 100\n";
     std::fs::write(&recipe, text).unwrap();
     let output = opt_bench(&[
         "train",
@@ -466,7 +466,16 @@ fn a_recipe_leaves_a_checkpoint_and_its_line() {
     let lines = read_lines::<ResultLine>(&out.join("results.jsonl"))
         .unwrap()
         .values;
-    assert_eq!((lines.len(), lines[0].n_test), (1, 1000));
+    assert_eq!((lines.len(), lines[0].n_test), (2, 1000));
+    // The integer network is beside it, and the program says where; it has no additions to tell apart.
+    let opt = "models/train-airbench_2_2_2-w5a8-s0.opt";
+    assert_eq!(
+        (lines[1].variant.as_str(), lines[1].file.as_str()),
+        ("W5A8", opt)
+    );
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains(&format!("\n  {opt}\n")), "{said}");
+    opt_artifact::load_qmodel(&out.join(opt)).unwrap();
     // The file is a plain checkpoint too: it imports by names, and training can go on from it.
     let file = out.join(&lines[0].file);
     let again = opt_bench(&[

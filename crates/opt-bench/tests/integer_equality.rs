@@ -111,7 +111,9 @@ fn every_shortcut_and_chain_can_be_shipped_and_measured() {
     ] {
         let model = zoo::build(name, &data.input(), 5).unwrap();
         let calibrated = calibrate(&model, data.calibration(40, 40), Device::Cpu).unwrap();
-        let spec = calibrated.spec(WeightBits::inner(bits)).unwrap();
+        let spec = calibrated
+            .spec(Adds::Fused, WeightBits::inner(bits))
+            .unwrap();
         let shipped = Shipped::Integer {
             folded: &calibrated.folded,
             spec: &spec,
@@ -120,8 +122,19 @@ fn every_shortcut_and_chain_can_be_shipped_and_measured() {
         let measured = measure(shipped, &path, &Default::default(), &data, Device::Cpu).unwrap();
         assert_eq!(measured.bytes, std::fs::metadata(&path).unwrap().len());
         assert_eq!(measured.evaluation.predictions.len(), 20);
+        // The file carries the first two test images with the answers that follow.
+        let (stored, golden) = opt_artifact::load_qmodel_with_golden(&path).unwrap();
+        let golden = golden.unwrap();
+        assert_eq!(golden.count(), 2);
+        for n in 0..2 {
+            assert_eq!(golden.image(n), data.test.image(n));
+            let trace = interpret_integer::run(&stored, golden.image(n)).unwrap();
+            golden
+                .check_codes(n, trace.codes.iter().map(Vec::as_slice))
+                .unwrap();
+            golden.check_logits(n, &trace.logits).unwrap();
+        }
         // The answers are those of the interpreter on what the file holds.
-        let stored = opt_artifact::load_qmodel(&path).unwrap();
         for (i, answer) in measured.evaluation.predictions.iter().enumerate().take(3) {
             let logits = interpret_integer::run(&stored, data.test.image(i))
                 .unwrap()

@@ -130,6 +130,27 @@ fn coded_parameters_come_back_as_their_numbers() {
 }
 
 #[test]
+fn raw_codes_of_a_parameter_are_read_too() {
+    let model = zoo::build("airbench_8_8_8", &input(), 2).unwrap();
+    let name = model.weight_names()[0].to_owned();
+    let decode = Decode::Affine {
+        scales: vec![0.1],
+        zero_point: 3,
+    };
+    let (model, coded) = coded(&model, &name, 8, decode);
+    let shape = coded.codes.shape().to_vec();
+    let codes = BTreeMap::from([(name.clone(), coded)]);
+    let bytes = write_model_with_codes(&model, &codes, &Provenance::new()).unwrap();
+    let raw = crate::tests::resealed(&bytes, |c| {
+        let text = c.metadata.get_mut("codec").unwrap();
+        let (start, end) = (text.find("{\"coding\"").unwrap(), text.find('}').unwrap());
+        text.replace_range(start..=end, "{\"coding\":\"raw\"}");
+        c.tensors.get_mut(&format!("{name}.codes")).unwrap().shape = shape;
+    });
+    assert_eq!(read_model(&raw).unwrap(), model);
+}
+
+#[test]
 fn codes_that_do_not_fit_are_refused() {
     let model = zoo::build("airbench_8_8_8", &input(), 2).unwrap();
     let name = model.weight_names()[0].to_owned();

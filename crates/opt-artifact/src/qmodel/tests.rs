@@ -1,7 +1,7 @@
 //! Integer models come back equal and compute the same logits.
 
 use super::*;
-use crate::tests::quantized;
+use crate::tests::{quantized, resealed};
 use opt_core::interpret_integer;
 use opt_core::lower::Adds;
 
@@ -45,6 +45,41 @@ fn every_width_is_stored_at_its_size() {
         assert_eq!(rest.len() - header, model.payload_bytes(), "{bits}");
         assert_eq!(read_qmodel(&bytes).unwrap(), model);
     }
+}
+
+#[test]
+fn every_weight_names_its_coding() {
+    let mut model = quantized("airbench_8_8_8", Adds::Fused, 8);
+    let bytes = write_qmodel(&model, &Provenance::new()).unwrap();
+    let weights = model.nodes.iter().filter(|n| n.op.weight().is_some());
+    let names: Vec<String> = weights.map(|n| format!("{}.weight", n.name)).collect();
+    let content = read(&bytes).unwrap();
+    let codec: BTreeMap<String, Value> = content.json("codec").unwrap();
+    assert_eq!(codec.len(), names.len());
+    for name in &names {
+        assert_eq!(codec[name], serde_json::json!({"coding": "raw"}));
+    }
+    // Raw is what a weight is without its entry; packed is not.
+    let without = resealed(&bytes, |c| drop(c.metadata.remove("codec")));
+    assert_eq!(read_qmodel(&without).unwrap(), model);
+    let second = model.nodes.iter_mut().filter_map(|n| match &mut n.op {
+        QOp::Conv { weight, .. } => Some(weight),
+        _ => None,
+    });
+    let weight = second.take(2).last().unwrap();
+    weight.codes.mapv_inplace(|q| q / 19);
+    weight.bits = 4;
+    let shape = weight.codes.shape().to_vec();
+    let bytes = write_qmodel(&model, &Provenance::new()).unwrap();
+    let codec: BTreeMap<String, Value> = read(&bytes).unwrap().json("codec").unwrap();
+    let packed = serde_json::json!({"coding": "packed", "bits": 4, "shape": shape});
+    assert_eq!(codec[&names[1]], packed);
+    assert_eq!(codec[&names[0]]["coding"], "raw");
+    assert_eq!(read_qmodel(&bytes).unwrap(), model);
+    let without = resealed(&bytes, |c| drop(c.metadata.remove("codec")));
+    let message = read_qmodel(&without).unwrap_err().to_string();
+    let expect = format!("`{}`: the file has no tensor of this name", names[1]);
+    assert_eq!(message, expect);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use opt_core::lower::Adds;
 use opt_distill::Kd;
 use opt_nn::Net;
 use opt_nn::train::Constraints;
@@ -90,7 +91,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let started = Instant::now();
         let images = run.data.calibration(bases.profile.calibration_images, 250);
         let calibrated = calibrate(&tuned, images, run.device)?;
-        let spec = calibrated.spec(bits)?;
+        let spec = calibrated.spec(Adds::Fused, bits)?;
         seconds += started.elapsed().as_secs_f64();
         let label = bases.label("pipeline", format!("3. W{}A8 post-training", plan.bits));
         let quantized = Variant {
@@ -125,7 +126,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
             phase,
             Some((&teacher, kd(1.0))),
         )?;
-        let spec = aware.spec(bits)?;
+        let spec = aware.spec(Adds::Fused, bits)?;
         let last = Variant {
             label: &label,
             epochs: (base.epochs + epochs) as f64,

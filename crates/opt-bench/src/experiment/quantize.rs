@@ -3,12 +3,15 @@
 use std::time::Instant;
 
 use anyhow::Result;
+use opt_core::Op;
+use opt_core::lower::Adds;
 use opt_quant::{Granularity, WeightBits, WeightMethod};
 
 use super::{Base, Bases, policy, train_aware, train_on, variant};
 use crate::measure::Shipped;
 use crate::quantization::{Calibrated, calibrate, code_weights};
-use crate::run::{Phase, Run, Variant};
+use crate::recipe::{self, Additions, Recipe};
+use crate::run::{Phase, Recorded, Run, Variant};
 use crate::training::Label;
 
 pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
@@ -29,7 +32,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         for &bits in &plan.post_training {
             let label = bases.label("quantize", format!("W{bits}A8 post-training"));
             let variant = quantized(&base, &label, bits, calibrating);
-            integer(run, variant, &calibrated, bits)?;
+            integer(run, variant, &calibrated, Adds::Fused, bits)?;
         }
         if plan.aware.is_empty() {
             continue;
@@ -60,7 +63,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                 baseline: Some(&control),
                 ..quantized(&base, &label, bits, calibrating + seconds)
             };
-            integer(run, variant, &trained, bits)?;
+            integer(run, variant, &trained, Adds::Fused, bits)?;
         }
     }
     Ok(())
@@ -114,8 +117,56 @@ fn weights_only(
     Ok(())
 }
 
-fn integer(run: &mut Run, variant: Variant<'_>, calibrated: &Calibrated, bits: u8) -> Result<()> {
-    let spec = calibrated.spec(WeightBits::inner(bits))?;
+/// Quantizes what a recipe trained, without training on: a file and a result line for each kind of addition.
+///
+/// # Errors
+///
+/// A network without an integer form, measuring.
+pub fn quantize_recipe(
+    run: &mut Run,
+    recipe: &Recipe,
+    quantize: &recipe::Quantize,
+    trained: &Recorded,
+) -> Result<()> {
+    let recipe::Quantize {
+        bits,
+        adds,
+        calibration_images,
+    } = quantize;
+    let base = Base {
+        recipe: recipe.clone(),
+        recorded: trained.clone(),
+        epochs: recipe.train.epochs,
+    };
+    let started = Instant::now();
+    let images = run.data.calibration(*calibration_images, 250);
+    let calibrated = calibrate(&trained.model, images, run.device)?;
+    let calibrating = started.elapsed().as_secs_f64();
+    let has_adds = trained.model.graph.nodes.iter().any(|n| n.op == Op::Add);
+    for kind in adds {
+        let (adds, name) = match kind {
+            Additions::Fused => (Adds::Fused, ", fused additions"),
+            Additions::Rounded => (Adds::Rounded, ", rounded additions"),
+        };
+        let label = Label {
+            experiment: trained.line.experiment.clone(),
+            variant: format!("W{bits}A8{}", if has_adds { name } else { "" }),
+            seed: trained.line.seed,
+        };
+        let variant = quantized(&base, &label, *bits, calibrating);
+        integer(run, variant, &calibrated, adds, *bits)?;
+    }
+    Ok(())
+}
+
+fn integer(
+    run: &mut Run,
+    variant: Variant<'_>,
+    calibrated: &Calibrated,
+    adds: Adds,
+    bits: u8,
+) -> Result<()> {
+    let spec = calibrated.spec(adds, WeightBits::inner(bits))?;
     let shipped = Shipped::Integer {
         folded: &calibrated.folded,
         spec: &spec,
@@ -131,5 +182,73 @@ fn quantized<'a>(base: &'a Base, label: &'a Label, bits: u8, seconds: f64) -> Va
         activation_bits: 8,
         policy: policy(bits),
         ..variant(base, label, seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Data, Limits};
+    use crate::experiment::train_recipe;
+    use crate::run::Request;
+
+    #[test]
+    fn a_recipe_gives_a_file_and_a_line_for_each_kind_of_addition() {
+        let dir = tempfile::tempdir().unwrap();
+        let limits = Limits {
+            train: Some(30),
+            test: Some(10),
+            ..Limits::default()
+        };
+        let data = Data::load("synthetic", dir.path(), limits).unwrap();
+        let request = Request {
+            out: dir.path().join("run"),
+            profile: "train".to_owned(),
+            experiments: vec!["train".to_owned()],
+            recipes: Vec::new(),
+            precision: String::new(),
+            seeds: vec![3],
+            root: dir.path().to_owned(),
+        };
+        let mut run = Run::start(request, data, tch::Device::Cpu).unwrap();
+        let text = "name = \"r\"\nmodel = \"resnet20\"\n[train]\nepochs = 0\nlr = 0.1\n[quantize]\nbits = 4\n\
+                    adds = [\"rounded\", \"fused\"]\ncalibration_images = 30\n";
+        let recipe: Recipe = toml::from_str(text).unwrap();
+        let label = Label {
+            experiment: "train".to_owned(),
+            variant: "r".to_owned(),
+            seed: 3,
+        };
+        let trained = train_recipe(&mut run, &recipe, &label).unwrap();
+        let quantize = recipe.quantize.as_ref().unwrap();
+        quantize_recipe(&mut run, &recipe, quantize, &trained).unwrap();
+        let [float, rounded, fused] = run.lines.as_slice() else {
+            panic!("{:?}", run.lines);
+        };
+        assert_eq!(
+            (float.weight_bits, float.file.as_str()),
+            (32, "models/train-resnet20-r-s3.safetensors")
+        );
+        // A rounded addition is a node of its own; a fused one is a second operand of its convolution.
+        for (line, kind, own) in [(rounded, "rounded", 9), (fused, "fused", 0)] {
+            assert_eq!(line.variant, format!("W4A8, {kind} additions"));
+            assert_eq!(
+                line.file,
+                format!("models/train-resnet20-w4a8-{kind}-additions-s3.opt")
+            );
+            assert_eq!((line.weight_bits, line.activation_bits), (4, 8));
+            assert_eq!(line.policy, "first and last layer 8 bits");
+            assert_eq!(line.baseline.as_deref(), Some("r"));
+            assert_eq!(line.bytes_baseline, Some(float.bytes));
+            let network = opt_artifact::load_qmodel(&run.out.join(&line.file)).unwrap();
+            let adds = |op: &opt_core::QOp| matches!(op, opt_core::QOp::Add { .. });
+            assert_eq!(
+                network.nodes.iter().filter(|n| adds(&n.op)).count(),
+                own,
+                "{kind}"
+            );
+        }
+        // Both were seen by the same calibration.
+        assert_eq!(rounded.seconds.to_bits(), fused.seconds.to_bits());
     }
 }

@@ -1,0 +1,157 @@
+//! The table `[quantize]` of a recipe: integer networks made of what was trained, without training on.
+
+use anyhow::{Result, ensure};
+use opt_core::{Model, Op};
+use serde::{Deserialize, Serialize};
+
+/// Which integer networks are made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantize {
+    /// Bits of a weight, 2 to 8; below 8 the first and last layer keep 8. Activations have 8.
+    #[serde(default = "default_bits")]
+    pub bits: u8,
+    /// One network for each of these kinds of addition.
+    #[serde(default = "default_adds")]
+    pub adds: Vec<Additions>,
+    /// Training images, without augmentation, that calibration sees; all if there are fewer.
+    #[serde(default = "default_calibration_images")]
+    pub calibration_images: usize,
+}
+
+/// How residual additions are rounded: [`opt_core::lower::Adds`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Additions {
+    /// Within the convolution before, which rounds once.
+    Fused,
+    /// Both operands first, as other programs' integer kernels need it.
+    Rounded,
+}
+
+fn default_bits() -> u8 {
+    8
+}
+fn default_adds() -> Vec<Additions> {
+    vec![Additions::Fused]
+}
+fn default_calibration_images() -> usize {
+    2000
+}
+
+impl Quantize {
+    /// Checks every number, and that each kind of addition makes a network of its own of `model`.
+    pub(super) fn check(&self, model: &Model) -> Result<()> {
+        let Self {
+            bits,
+            adds,
+            calibration_images,
+        } = self;
+        ensure!((2..=8).contains(bits), "bits is {bits}, expected 2 to 8");
+        ensure!(
+            (1..=10_000_000).contains(calibration_images),
+            "calibration_images is {calibration_images}, expected 1 to 10,000,000"
+        );
+        let [first, rest @ ..] = adds.as_slice() else {
+            anyhow::bail!("adds is empty, expected \"fused\", \"rounded\" or both");
+        };
+        ensure!(
+            rest.len() <= 1 && !rest.contains(first),
+            "adds names a kind twice, expected \"fused\", \"rounded\" or both"
+        );
+        ensure!(
+            adds == &default_adds() || model.graph.nodes.iter().any(|n| n.op == Op::Add),
+            "adds: this network adds nothing, so that every kind gives the same; leave the key out"
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opt_core::{InputSpec, zoo};
+
+    fn parse(text: &str, model: &str) -> Result<Quantize> {
+        let quantize: Quantize = toml::from_str(text)?;
+        quantize.check(&zoo::build(model, &InputSpec::cifar10(), 0)?)?;
+        Ok(quantize)
+    }
+
+    #[test]
+    fn an_empty_table_is_eight_bits_with_fused_additions() {
+        let expect = Quantize {
+            bits: 8,
+            adds: vec![Additions::Fused],
+            calibration_images: 2000,
+        };
+        assert_eq!(parse("", "resnet20").unwrap(), expect);
+        let all = "bits = 4\nadds = [\"rounded\", \"fused\"]\ncalibration_images = 1\n";
+        let quantize = parse(all, "resnet20").unwrap();
+        assert_eq!(toml::to_string(&quantize).unwrap(), all);
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        struct Case {
+            text: &'static str,
+            model: &'static str,
+            expect: &'static str,
+        }
+        let cases = [
+            // Widths that there are not.
+            Case {
+                text: "bits = 1",
+                model: "resnet20",
+                expect: "bits is 1, expected 2 to 8",
+            },
+            Case {
+                text: "bits = 9",
+                model: "resnet20",
+                expect: "bits is 9, expected 2 to 8",
+            },
+            // Nothing to observe.
+            Case {
+                text: "calibration_images = 0",
+                model: "resnet20",
+                expect: "calibration_images is 0",
+            },
+            // No network, the same network twice, and one that does not exist.
+            Case {
+                text: "adds = []",
+                model: "resnet20",
+                expect: "adds is empty",
+            },
+            Case {
+                text: "adds = [\"fused\", \"fused\"]",
+                model: "resnet20",
+                expect: "adds names a kind twice",
+            },
+            Case {
+                text: "adds = [\"fused\", \"rounded\", \"fused\"]",
+                model: "resnet20",
+                expect: "adds names a kind twice",
+            },
+            Case {
+                text: "adds = [\"exact\"]",
+                model: "resnet20",
+                expect: "unknown variant `exact`, expected `fused` or `rounded`",
+            },
+            // The same network under another name.
+            Case {
+                text: "adds = [\"rounded\"]",
+                model: "airbench_2_2_2",
+                expect: "this network adds nothing",
+            },
+            Case {
+                text: "levels = 16",
+                model: "resnet20",
+                expect: "unknown field `levels`",
+            },
+        ];
+        for case in cases {
+            let error = format!("{:#}", parse(case.text, case.model).unwrap_err());
+            assert!(error.contains(case.expect), "{}: {error}", case.text);
+        }
+    }
+}
