@@ -179,6 +179,14 @@ fn a_network_of_every_operator() {
         let down = net.conv(stem, 20, Window::square(3, 2, 1), 1, Some(short), true);
         let side = net.conv(stem, 20, Window::square(1, 2, 0), 1, None, false);
         let sum = net.add(down, side);
+        let around = QOp::Pad {
+            begin: vec![0, 2, 1],
+            end: vec![0, 1, 3],
+        };
+        let (edge, &[c, h, w]) = (net.model.nodes[sum].edge.clone(), &net.shapes[sum][..]) else {
+            panic!("{:?}", net.shapes[sum]);
+        };
+        let sum = net.push(around, &[sum], edge, vec![c, h + 3, w + 4]);
         let limited = QOp::Clamp { lo: 9, hi: 201 };
         let (edge, shape) = (net.model.nodes[sum].edge.clone(), net.shapes[sum].clone());
         let sum = net.push(limited, &[sum], edge, shape);
@@ -217,6 +225,37 @@ fn a_network_of_every_operator() {
         let x = net.gemm(x, 37);
         let x = net.gemm(x, 18);
         let net = net.logits(x);
+        compare(&format!("seed {seed}"), &net.model, &image);
+    }
+}
+
+#[test]
+fn values_of_one_shape_take_the_place_of_dead_ones_alone() {
+    for seed in 0..4 {
+        let mut net = Net::new([3, 6, 8], Values::Random, seed);
+        net.plain = true;
+        let image = net.image();
+        let window = Window::square(3, 1, 1);
+        let first = net.conv(0, 16, window, 1, None, true);
+        let mut x = first;
+        let mut vectors = Vec::new();
+        for _ in 0..4 {
+            x = net.conv(x, 16, window, 1, None, true);
+            // A vector that is read only after the next ones were computed, through a Flatten.
+            let mean = net.pool(x, |_| QOp::GlobalAveragePool, Window::square(1, 1, 0));
+            net.shapes[mean] = vec![16, 1, 1];
+            vectors.push(net.flatten(mean));
+        }
+        // The first value is read last.
+        x = net.conv(x, 16, window, 1, Some(first), true);
+        let mean = net.pool(x, |_| QOp::GlobalAveragePool, Window::square(1, 1, 0));
+        net.shapes[mean] = vec![16, 1, 1];
+        let mut sum = net.flatten(mean);
+        for vector in vectors {
+            let dense = net.gemm(vector, 16);
+            sum = net.add(sum, dense);
+        }
+        let net = net.logits(sum);
         compare(&format!("seed {seed}"), &net.model, &image);
     }
 }

@@ -44,6 +44,8 @@ pub(crate) enum Values {
 pub(crate) struct Net {
     pub(crate) model: QModel,
     pub(crate) shapes: Vec<Vec<usize>>,
+    /// Whether every edge but the image's has zero point 0, so that values of one shape can take each other's place.
+    pub(crate) plain: bool,
     numbers: Numbers,
     values: Values,
 }
@@ -61,6 +63,7 @@ impl Net {
                 },
             },
             shapes: Vec::new(),
+            plain: false,
             numbers: Numbers(seed),
             values,
         };
@@ -233,7 +236,11 @@ impl Net {
         let zero = self.numbers.byte();
         QEdge {
             scale: spread * factor,
-            zero_points: vec![if zero.is_multiple_of(2) { 0 } else { zero }],
+            zero_points: vec![if self.plain || zero.is_multiple_of(2) {
+                0
+            } else {
+                zero
+            }],
         }
     }
 }
