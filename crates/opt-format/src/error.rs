@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint.
+//! What can be wrong with a checkpoint, or with a network that another format has no words for.
 
 use thiserror::Error;
 
@@ -21,6 +21,14 @@ pub enum FormatError {
         unexpected: Vec<String>,
         /// Tensors of another shape or type, or with a NaN or infinity: what was found and what was expected.
         wrong: Vec<String>,
+    },
+    /// The network, or what is asked for it, has no form in ONNX.
+    #[error("cannot write `{node}` as ONNX: {problem}")]
+    Onnx {
+        /// The node, or the option.
+        node: String,
+        /// What was found, what was expected and what to do.
+        problem: String,
     },
     /// The model itself is unsound.
     #[error(transparent)]

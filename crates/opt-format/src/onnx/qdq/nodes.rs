@@ -1,0 +1,346 @@
+//! One node of the integer network as nodes of the graph.
+
+use ndarray::Axis;
+use opt_core::op::Window;
+use opt_core::qmodel::{QModel, QNode, QOp, QWeight};
+
+use super::{LOGITS, QdqOptions, refuse, zeros};
+use crate::Result;
+use crate::onnx::message::{Elements, constant, int, ints, longs, node};
+use crate::onnx::proto::{AttributeProto, GraphProto};
+
+/// Appends what `model.nodes[id]` computes. Its codes get its name.
+pub(super) fn write_node(
+    graph: &mut GraphProto,
+    model: &QModel,
+    id: usize,
+    options: &QdqOptions,
+) -> Result<()> {
+    let QNode {
+        name,
+        op,
+        inputs,
+        edge,
+    } = &model.nodes[id];
+    let x = inputs.first().map_or("", |&i| &*model.nodes[i].name);
+    if let Some(edge) = edge
+        && !op.keeps_codes()
+    {
+        let zero = match op {
+            QOp::Input if !zeros_are_equal(model) => 0,
+            _ => edge.zero_points[0],
+        };
+        graph.initializer.extend([
+            constant(scale(name), &[], Elements::Floats(&[edge.scale])),
+            constant(zero_point(name), &[], Elements::Bytes(&[zero])),
+        ]);
+    }
+    let rounded = format!("{name}/f32");
+    match op {
+        QOp::Input => {}
+        QOp::Conv {
+            weight,
+            bias,
+            window,
+            group,
+            lo,
+            hi,
+        } => {
+            if inputs.len() == 2 {
+                let problem = "it adds a residual before its one rounding, for which QDQ has no form; \
+                               lower the network with Adds::Rounded";
+                return Err(refuse(name, problem));
+            }
+            let (mut x, mut bias, mut window) = (x.to_owned(), bias.clone(), *window);
+            if inputs[0] == 0 && (options.padded_input || !zeros_are_equal(model)) {
+                if !options.padded_input && window.pads != [0; 4] {
+                    x = pad_by_channel(graph, model, name, &window);
+                }
+                window.pads = [0; 4];
+            }
+            if inputs[0] == 0 && !zeros_are_equal(model) {
+                take_in_zeros(&mut bias, weight, &zeros(model), *group);
+            }
+            let x = dequantize(graph, &x, edge_of(model, inputs[0]));
+            let [w, b] = parameters(graph, model, id, weight, &bias);
+            let mut attributes = window_attributes(&window);
+            attributes.push(int("group", *group));
+            let inputs = [&*x, &w, &b];
+            graph
+                .node
+                .push(node(name, "Conv", &inputs, &rounded, attributes));
+            quantize(graph, name, *lo, *hi);
+        }
+        QOp::Gemm {
+            weight,
+            bias,
+            lo,
+            hi,
+        } => {
+            gemm(graph, model, id, (weight, bias), &rounded);
+            quantize(graph, name, *lo, *hi);
+        }
+        QOp::Logits { weight, bias } => gemm(graph, model, id, (weight, bias), LOGITS),
+        QOp::Add { lo, hi } => {
+            let [a, b] = [0, 1].map(|i| {
+                let source = inputs[i];
+                dequantize(graph, &model.nodes[source].name, edge_of(model, source))
+            });
+            graph
+                .node
+                .push(node(name, "Add", &[&a, &b], &rounded, Vec::new()));
+            quantize(graph, name, *lo, *hi);
+        }
+        QOp::AveragePool(_) | QOp::GlobalAveragePool => {
+            let x = dequantize(graph, x, edge_of(model, inputs[0]));
+            let attributes = match op {
+                QOp::AveragePool(window) => window_attributes(window),
+                _ => Vec::new(),
+            };
+            graph
+                .node
+                .push(node(name, op.name(), &[&x], &rounded, attributes));
+            quantize(graph, name, 0, 255);
+        }
+        QOp::MaxPool(window) => {
+            let attributes = window_attributes(window);
+            graph
+                .node
+                .push(node(name, "MaxPool", &[x], name, attributes));
+        }
+        QOp::Flatten => {
+            let attributes = vec![int("axis", 1)];
+            graph
+                .node
+                .push(node(name, "Flatten", &[x], name, attributes));
+        }
+        QOp::Slice { start, end, step } => {
+            let axes: Vec<usize> = (1..=start.len()).collect();
+            let bounds = [
+                ("starts", start),
+                ("ends", end),
+                ("axes", &axes),
+                ("steps", step),
+            ];
+            let [starts, ends, axes, steps] =
+                bounds.map(|(what, values)| index_constant(graph, name, what, values));
+            let inputs = [x, &starts, &ends, &axes, &steps];
+            graph
+                .node
+                .push(node(name, "Slice", &inputs, name, Vec::new()));
+        }
+        QOp::Pad { begin, end } => {
+            let pads = [&[0], &**begin, &[0], end].concat();
+            let zero = zero_point(edge_of(model, id));
+            pad(graph, name, x, &pads, &zero, name);
+        }
+        QOp::Clamp { lo, hi } => clip(graph, name, x, *lo, *hi),
+    }
+    Ok(())
+}
+
+fn gemm(
+    graph: &mut GraphProto,
+    model: &QModel,
+    id: usize,
+    (weight, bias): (&QWeight, &[i32]),
+    output: &str,
+) {
+    let QNode { name, inputs, .. } = &model.nodes[id];
+    let x = dequantize(
+        graph,
+        &model.nodes[inputs[0]].name,
+        edge_of(model, inputs[0]),
+    );
+    let [w, b] = parameters(graph, model, id, weight, bias);
+    let attributes = vec![int("transB", 1)];
+    graph
+        .node
+        .push(node(name, "Gemm", &[&x, &w, &b], output, attributes));
+}
+
+/// Writes codes and biases as constants and returns the names of the numbers that they stand for.
+fn parameters(
+    graph: &mut GraphProto,
+    model: &QModel,
+    id: usize,
+    weight: &QWeight,
+    bias: &[i32],
+) -> [String; 2] {
+    let QNode { name, inputs, .. } = &model.nodes[id];
+    let x_scale = model.nodes[inputs[0]]
+        .edge
+        .as_ref()
+        .map_or(1.0, |e| e.scale);
+    let n = bias.len();
+    let codes: Vec<i8> = weight.codes.iter().copied().collect();
+    let bias_scales: Vec<f32> = weight.scales.iter().map(|s| x_scale * s).collect();
+    let of = |what: &str| format!("{name}/{what}");
+    let [w, b] = [of("weight"), of("bias")];
+    graph.initializer.extend([
+        constant(w.clone(), weight.codes.shape(), Elements::Codes(&codes)),
+        constant(scale(&w), &[n], Elements::Floats(&weight.scales)),
+        constant(zero_point(&w), &[n], Elements::Codes(&vec![0; n])),
+        constant(b.clone(), &[n], Elements::Ints(bias)),
+        constant(scale(&b), &[n], Elements::Floats(&bias_scales)),
+        constant(zero_point(&b), &[n], Elements::Ints(&vec![0; n])),
+    ]);
+    [w, b].map(|tensor| {
+        let output = format!("{tensor}/dequantized");
+        let inputs = [&*tensor, &scale(&tensor), &zero_point(&tensor)];
+        let axis = vec![int("axis", 0)];
+        graph
+            .node
+            .push(node(&*output, "DequantizeLinear", &inputs, &output, axis));
+        output
+    })
+}
+
+/// The numbers that the codes in `tensor` stand for, one node for all that read them; `edge` is the node that has their
+/// scale.
+fn dequantize(graph: &mut GraphProto, tensor: &str, edge: &str) -> String {
+    let output = format!("{tensor}/dequantized");
+    if !graph.node.iter().any(|n| n.output[0] == output) {
+        let inputs = [tensor, &scale(edge), &zero_point(edge)];
+        graph.node.push(node(
+            &*output,
+            "DequantizeLinear",
+            &inputs,
+            &output,
+            Vec::new(),
+        ));
+    }
+    output
+}
+
+/// Rounds the result of the node `name` to its codes.
+fn quantize(graph: &mut GraphProto, name: &str, lo: u8, hi: u8) {
+    let saturates = (lo, hi) == (0, 255);
+    let codes = if saturates {
+        name.to_owned()
+    } else {
+        format!("{name}/unlimited")
+    };
+    let inputs = [&*format!("{name}/f32"), &scale(name), &zero_point(name)];
+    graph.node.push(node(
+        format!("{name}/quantized"),
+        "QuantizeLinear",
+        &inputs,
+        &codes,
+        Vec::new(),
+    ));
+    if !saturates {
+        clip(graph, name, &codes, lo, hi);
+    }
+}
+
+/// Limits codes. Behind `QuantizeLinear` it is the limit before it: both saturate.
+fn clip(graph: &mut GraphProto, name: &str, codes: &str, lo: u8, hi: u8) {
+    let [min, max] = [("min", lo), ("max", hi)].map(|(what, limit)| {
+        let limit_name = format!("{name}/{what}");
+        let limit = constant(limit_name.clone(), &[], Elements::Bytes(&[limit]));
+        graph.initializer.push(limit);
+        limit_name
+    });
+    graph.node.push(node(
+        format!("{name}/limited"),
+        "Clip",
+        &[codes, &min, &max],
+        name,
+        Vec::new(),
+    ));
+}
+
+/// Puts each channel's own zero point around the image, for the convolution `name`.
+fn pad_by_channel(graph: &mut GraphProto, model: &QModel, name: &str, window: &Window) -> String {
+    let zeros = zeros(model);
+    let [top, left, bottom, right] = window.pads;
+    let pads = [0, 0, top, left, 0, 0, bottom, right];
+    let planes: Vec<String> = (0..zeros.len())
+        .map(|c| format!("{name}/plane{c}"))
+        .collect();
+    let image = &*model.nodes[0].name;
+    let mut split = node(
+        format!("{name}/planes"),
+        "Split",
+        &[image],
+        "",
+        vec![int("axis", 1)],
+    );
+    split.output.clone_from(&planes);
+    graph.node.push(split);
+    let mut padded = Vec::with_capacity(planes.len());
+    for (plane, zero) in planes.iter().zip(zeros) {
+        let byte = zero_point(plane);
+        graph
+            .initializer
+            .push(constant(byte.clone(), &[], Elements::Bytes(&[zero])));
+        let output = format!("{plane}/padded");
+        pad(graph, &output, plane, &pads, &byte, &output);
+        padded.push(output);
+    }
+    let output = format!("{name}/padded");
+    let planes: Vec<&str> = padded.iter().map(String::as_str).collect();
+    let axis = vec![int("axis", 1)];
+    graph
+        .node
+        .push(node(&*output, "Concat", &planes, &output, axis));
+    output
+}
+
+fn pad(graph: &mut GraphProto, name: &str, x: &str, pads: &[usize], byte: &str, output: &str) {
+    let pads = index_constant(graph, name, "pads", pads);
+    graph
+        .node
+        .push(node(name, "Pad", &[x, &pads, byte], output, Vec::new()));
+}
+
+/// Makes a bias for codes whose zero point is 0 from one for `zeros`; what `QModel::validate` bounds, it bounds too.
+fn take_in_zeros(bias: &mut [i32], weight: &QWeight, zeros: &[u8], group: usize) {
+    let out_per_group = bias.len() / group;
+    let in_per_group = zeros.len() / group;
+    for (o, (bias, filter)) in bias.iter_mut().zip(weight.codes.outer_iter()).enumerate() {
+        let first = o / out_per_group * in_per_group;
+        for (zero, plane) in zeros[first..].iter().zip(filter.axis_iter(Axis(0))) {
+            *bias -= i32::from(*zero) * plane.iter().map(|&w| i32::from(w)).sum::<i32>();
+        }
+    }
+}
+
+fn zeros_are_equal(model: &QModel) -> bool {
+    zeros(model).windows(2).all(|pair| pair[0] == pair[1])
+}
+
+/// The node that has the scale and the zero point of the codes of `id`.
+fn edge_of(model: &QModel, mut id: usize) -> &str {
+    while model.nodes[id].op.keeps_codes() {
+        id = model.nodes[id].inputs[0];
+    }
+    &model.nodes[id].name
+}
+
+fn index_constant(graph: &mut GraphProto, name: &str, what: &str, values: &[usize]) -> String {
+    let full = format!("{name}/{what}");
+    graph.initializer.push(constant(
+        full.clone(),
+        &[values.len()],
+        Elements::Longs(&longs(values)),
+    ));
+    full
+}
+
+fn window_attributes(window: &Window) -> Vec<AttributeProto> {
+    vec![
+        ints("kernel_shape", &window.kernel),
+        ints("pads", &window.pads),
+        ints("strides", &window.stride),
+    ]
+}
+
+fn scale(tensor: &str) -> String {
+    format!("{tensor}/scale")
+}
+
+fn zero_point(tensor: &str) -> String {
+    format!("{tensor}/zero_point")
+}
