@@ -42,6 +42,7 @@
 //! ignores them.
 
 pub mod error;
+mod exact_sums;
 pub mod metrics;
 pub mod observe;
 pub mod post_training;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use opt_core::lower::{Adds, FusedOp, QuantSpec, bias_code, fuse, step_edges};
 use opt_core::{Model, Op, QWeight};
 
+use crate::exact_sums::make_sums_exact;
 use crate::quantizer::affine::affine_params;
 use crate::quantizer::symmetric::{
     Granularity, QuantizedWeight, scale_with_bias_headroom, symmetric, symmetric_with_scales,
@@ -53,7 +54,8 @@ impl WeightBits {
 /// edges:   affine from (min, max), extended to hold 0        weights: s[o] = max|W[o]|/(2^(bits-1) - 1), nearest codes
 /// ```
 ///
-/// A weight's scale is raised where its bias would not fit 30 bits. `ranges` may hold more nodes than this kind of
+/// With rounded additions, scales are raised a little until every sum is exact in f32 (`exact_sums.rs` says why). A weight's
+/// scale is raised where its bias would not fit 30 bits. `ranges` may hold more nodes than this kind of
 /// addition needs (calibration records for both kinds).
 ///
 /// # Errors
@@ -82,6 +84,9 @@ pub fn min_max_spec(
             spec.edges
                 .insert(name.clone(), affine_params(lo, hi, 0..=255)?);
         }
+    }
+    if adds == Adds::Rounded {
+        make_sums_exact(folded, &steps, &mut spec.edges);
     }
     let edges = step_edges(folded, &steps, &spec.edges)?;
     let widths = bits.by_name(folded);

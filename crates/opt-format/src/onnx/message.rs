@@ -1,8 +1,10 @@
 //! Making messages: nodes, attributes, constants and types from Rust values.
 
+use opt_core::op::Window;
+
 use super::proto::{
-    AttributeProto, AttributeType, DataType, Dimension, DimensionValue, NodeProto, TensorProto,
-    TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
+    AttributeProto, AttributeType, DataType, Dimension, DimensionValue, GraphProto, NodeProto,
+    TensorProto, TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto,
 };
 
 /// The elements of a constant.
@@ -124,4 +126,63 @@ pub(in crate::onnx) fn long(value: usize) -> i64 {
 
 pub(in crate::onnx) fn longs(values: &[usize]) -> Vec<i64> {
     values.iter().map(|&value| long(value)).collect()
+}
+
+pub(in crate::onnx) fn float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto {
+        name: name.to_owned(),
+        r#type: AttributeType::Float.into(),
+        f: Some(value),
+        ..AttributeProto::default()
+    }
+}
+
+pub(in crate::onnx) fn window_attributes(window: &Window) -> Vec<AttributeProto> {
+    vec![
+        ints("kernel_shape", &window.kernel),
+        ints("pads", &window.pads),
+        ints("strides", &window.stride),
+    ]
+}
+
+fn index_constant(graph: &mut GraphProto, name: &str, what: &str, values: &[usize]) -> String {
+    let full = format!("{name}/{what}");
+    graph.initializer.push(constant(
+        full.clone(),
+        &[values.len()],
+        Elements::Longs(&longs(values)),
+    ));
+    full
+}
+
+pub(in crate::onnx) fn pad(
+    graph: &mut GraphProto,
+    name: &str,
+    x: &str,
+    pads: &[usize],
+    byte: &str,
+    output: &str,
+) {
+    let pads = index_constant(graph, name, "pads", pads);
+    graph
+        .node
+        .push(node(name, "Pad", &[x, &pads, byte], output, Vec::new()));
+}
+
+/// Cuts behind the batch axis; `bounds` are start, end and step.
+pub(in crate::onnx) fn slice(graph: &mut GraphProto, name: &str, x: &str, bounds: [&[usize]; 3]) {
+    let axes: Vec<usize> = (1..=bounds[0].len()).collect();
+    let [starts, ends, steps] = bounds;
+    let inputs = [
+        ("starts", starts),
+        ("ends", ends),
+        ("axes", &axes),
+        ("steps", steps),
+    ];
+    let [starts, ends, axes, steps] =
+        inputs.map(|(what, values)| index_constant(graph, name, what, values));
+    let inputs = [x, &starts, &ends, &axes, &steps];
+    graph
+        .node
+        .push(node(name, "Slice", &inputs, name, Vec::new()));
 }

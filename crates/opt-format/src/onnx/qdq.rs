@@ -2,25 +2,17 @@
 
 mod nodes;
 
-use std::collections::BTreeSet;
-
 use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QOp};
 use opt_core::{CoreError, InputSpec};
-use prost::Message;
 
+use super::file::{check_batch, file, refuse};
 use super::message::value;
-use super::proto::{DataType, GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto};
+use super::proto::{DataType, GraphProto};
 use crate::{FormatError, Result};
 
 /// The name of the graph's f32 output, `[N, classes]`. It is always the first output.
 pub const LOGITS: &str = "logits";
-
-/// The first version with every operator for u8 that is written here is 13; 17 came with the file format of 2022.
-const OPSET: i64 = 17;
-const IR_VERSION: i64 = 8;
-/// What every protobuf reader refuses.
-const MAX_FILE: usize = (1 << 31) - 1;
 
 /// How a network is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,9 +89,7 @@ pub struct QdqOptions {
 /// than one convolution read the image, and for more than protobuf's 2 GiB.
 pub fn write_qdq(model: &QModel, options: &QdqOptions) -> Result<Vec<u8>> {
     let shapes = model.validate()?;
-    if options.batch == Some(0) {
-        return Err(refuse("batch", "it is 0, expected at least 1 image"));
-    }
+    check_batch(options.batch)?;
     let mut input_shape = shapes[0].clone();
     if options.padded_input {
         let [top, left, bottom, right] = stem(model)?.pads;
@@ -133,28 +123,7 @@ pub fn write_qdq(model: &QModel, options: &QdqOptions) -> Result<Vec<u8>> {
             graph.output.push(output);
         }
     }
-    check_names(&graph)?;
-    let labels = serde_json::Value::from(model.input.labels.clone()).to_string();
-    let file = ModelProto {
-        ir_version: IR_VERSION,
-        opset_import: vec![OperatorSetIdProto {
-            domain: String::new(),
-            version: OPSET,
-        }],
-        producer_name: "opt-rs".to_owned(),
-        graph: Some(graph),
-        metadata_props: vec![StringStringEntryProto {
-            key: "labels".to_owned(),
-            value: labels,
-        }],
-        ..ModelProto::default()
-    };
-    let length = file.encoded_len();
-    if length > MAX_FILE {
-        let problem = format!("the file would have {length} bytes, protobuf readers take 2 GiB");
-        return Err(refuse("the network", problem));
-    }
-    Ok(file.encode_to_vec())
+    file(graph, &model.input.labels)
 }
 
 /// The image that a graph with [`QdqOptions::padded_input`] is fed: bytes `[C, H, W]` with the stem's padding around them,
@@ -211,31 +180,6 @@ fn stem(model: &QModel) -> Result<Window> {
             "padded_input",
             "the image must be read by one convolution and nothing else; leave it out",
         )),
-    }
-}
-
-/// ONNX knows a tensor by its name alone, and an empty name as a tensor that is left out.
-fn check_names(graph: &GraphProto) -> Result<()> {
-    let written = graph.node.iter().flat_map(|n| &n.output);
-    let constants = graph.initializer.iter().map(|t| &t.name);
-    let fed = graph.input.iter().map(|v| &v.name);
-    let mut seen = BTreeSet::new();
-    for name in fed.chain(constants).chain(written) {
-        if name.is_empty() {
-            return Err(refuse(name, "a node has no name; name it"));
-        }
-        if !seen.insert(name) {
-            let problem = "two tensors of the file would have this name; rename the node";
-            return Err(refuse(name, problem));
-        }
-    }
-    Ok(())
-}
-
-fn refuse(node: &str, problem: impl Into<String>) -> FormatError {
-    FormatError::Onnx {
-        node: node.to_owned(),
-        problem: problem.into(),
     }
 }
 

@@ -4,10 +4,11 @@ use ndarray::Axis;
 use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QNode, QOp, QWeight};
 
-use super::{LOGITS, QdqOptions, refuse, zeros};
+use super::{LOGITS, QdqOptions, zeros};
 use crate::Result;
-use crate::onnx::message::{Elements, constant, int, ints, longs, node};
-use crate::onnx::proto::{AttributeProto, GraphProto};
+use crate::onnx::file::refuse;
+use crate::onnx::message::{Elements, constant, int, node, pad, slice, window_attributes};
+use crate::onnx::proto::GraphProto;
 
 /// Appends what `model.nodes[id]` computes. Its codes get its name.
 pub(super) fn write_node(
@@ -114,21 +115,7 @@ pub(super) fn write_node(
                 .node
                 .push(node(name, "Flatten", &[x], name, attributes));
         }
-        QOp::Slice { start, end, step } => {
-            let axes: Vec<usize> = (1..=start.len()).collect();
-            let bounds = [
-                ("starts", start),
-                ("ends", end),
-                ("axes", &axes),
-                ("steps", step),
-            ];
-            let [starts, ends, axes, steps] =
-                bounds.map(|(what, values)| index_constant(graph, name, what, values));
-            let inputs = [x, &starts, &ends, &axes, &steps];
-            graph
-                .node
-                .push(node(name, "Slice", &inputs, name, Vec::new()));
-        }
+        QOp::Slice { start, end, step } => slice(graph, name, x, [start, end, step]),
         QOp::Pad { begin, end } => {
             let pads = [&[0], &**begin, &[0], end].concat();
             let zero = zero_point(edge_of(model, id));
@@ -288,13 +275,6 @@ fn pad_by_channel(graph: &mut GraphProto, model: &QModel, name: &str, window: &W
     output
 }
 
-fn pad(graph: &mut GraphProto, name: &str, x: &str, pads: &[usize], byte: &str, output: &str) {
-    let pads = index_constant(graph, name, "pads", pads);
-    graph
-        .node
-        .push(node(name, "Pad", &[x, &pads, byte], output, Vec::new()));
-}
-
 /// Makes a bias for codes whose zero point is 0 from one for `zeros`; what `QModel::validate` bounds, it bounds too.
 fn take_in_zeros(bias: &mut [i32], weight: &QWeight, zeros: &[u8], group: usize) {
     let out_per_group = bias.len() / group;
@@ -317,24 +297,6 @@ fn edge_of(model: &QModel, mut id: usize) -> &str {
         id = model.nodes[id].inputs[0];
     }
     &model.nodes[id].name
-}
-
-fn index_constant(graph: &mut GraphProto, name: &str, what: &str, values: &[usize]) -> String {
-    let full = format!("{name}/{what}");
-    graph.initializer.push(constant(
-        full.clone(),
-        &[values.len()],
-        Elements::Longs(&longs(values)),
-    ));
-    full
-}
-
-fn window_attributes(window: &Window) -> Vec<AttributeProto> {
-    vec![
-        ints("kernel_shape", &window.kernel),
-        ints("pads", &window.pads),
-        ints("strides", &window.stride),
-    ]
 }
 
 fn scale(tensor: &str) -> String {

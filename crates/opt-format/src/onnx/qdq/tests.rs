@@ -1,9 +1,10 @@
 //! The graph that is written, node by node, and networks and wishes that must be refused.
 
 use super::*;
-use crate::onnx::proto::{DimensionValue, NodeProto, TensorProto};
+use crate::onnx::proto::{DimensionValue, ModelProto, NodeProto, TensorProto};
 use ndarray::ArrayD;
 use opt_core::qmodel::{QEdge, QNode, QWeight};
+use prost::Message;
 
 fn edge(scale: f32, zero_points: &[u8]) -> Option<QEdge> {
     Some(QEdge {

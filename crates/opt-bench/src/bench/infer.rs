@@ -1,0 +1,363 @@
+//! Inference beside ONNX Runtime and OpenVINO, and the multiply-accumulates per cycle of every layer.
+//!
+//! Ours runs the integer network with fused additions, which is what a `.opt` file holds by default. The peers run the same
+//! weights with rounded additions, without which they have no integer kernels, and the network in f32. Each gets its images
+//! in the form that costs it least: ours as bytes, the peers' integer network as bytes with their border.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use opt_core::lower::{Adds, fold, lower, observed_nodes};
+use opt_core::{InputSpec, Model, QModel, interpret, zoo};
+use opt_format::onnx::{QdqOptions, padded_image, write_float, write_qdq};
+use opt_infer::{ImageOrder, Kernels, Options as Engine, Session};
+use opt_quant::{MinMax, WeightBits, min_max_spec};
+use serde_json::json;
+
+use super::clock::clock;
+use super::peer::{Peer, find_python, python};
+use super::rounds::{Idle, in_turn};
+use super::{Better, Common, Findings, Row, chosen, paired, steps_in};
+
+/// What is run.
+#[derive(Debug, Clone, Copy)]
+struct Case {
+    name: &'static str,
+    network: &'static str,
+    batch: usize,
+    threads: usize,
+}
+
+const CASES: &[Case] = &[
+    case("resnet20, batch 1, 1 thread", 1, 1),
+    case("resnet20, batch 1, 2 threads", 1, 2),
+    case("resnet20, batch 128, 1 thread", 128, 1),
+    case("resnet20, batch 128, 2 threads", 128, 2),
+];
+
+const fn case(name: &'static str, batch: usize, threads: usize) -> Case {
+    Case {
+        name,
+        network: "resnet20",
+        batch,
+        threads,
+    }
+}
+
+/// The layers of the first case, on one thread.
+const LAYERS: &str = "layers of resnet20";
+
+/// The peer's program.
+pub(crate) const SCRIPT: &str = include_str!("../../peers/infer.py");
+
+/// How long a peer may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long a contestant runs in a round.
+const SECONDS: f64 = 0.05;
+
+/// Multiply-accumulates of one `vpdpbusd` on 512 bits, of which the cores that have them begin at least one in a cycle.
+const LIMIT: f64 = 64.0;
+
+/// The command line.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Options {
+    #[command(flatten)]
+    pub(super) common: Common,
+    /// The kernels of ours: `scalar` or `avx512vnni` [default: the fastest that this CPU can run].
+    #[arg(long, value_name = "NAME")]
+    kernels: Option<Kernels>,
+}
+
+/// A network in all forms that are run. Speed does not depend on what its weights are, so they are random.
+struct Network {
+    folded: Model,
+    fused: QModel,
+    rounded: QModel,
+}
+
+impl Network {
+    fn new(name: &str) -> Result<Self> {
+        let images = opt_data::synthetic::synthetic(0, 4, 0).train;
+        let folded = fold(&zoo::build(name, &InputSpec::cifar10(), 0)?)?;
+        let nodes = observed_nodes(&folded)?;
+        let mut ranges: BTreeMap<String, MinMax> = BTreeMap::new();
+        for n in 0..images.len() {
+            let values = interpret::run(&folded, &folded.input.normalize(images.image(n)))?;
+            for node in &nodes {
+                let name = folded.graph.nodes[*node].name.clone();
+                ranges.entry(name).or_default().observe(&values[*node])?;
+            }
+        }
+        let integers = |adds| -> Result<QModel> {
+            let spec = min_max_spec(&folded, adds, &ranges, WeightBits::inner(8))?;
+            Ok(lower(&folded, &spec)?)
+        };
+        Ok(Self {
+            fused: integers(Adds::Fused)?,
+            rounded: integers(Adds::Rounded)?,
+            folded,
+        })
+    }
+}
+
+/// Runs the benchmark.
+pub(super) fn run(options: &Options) -> Result<Findings> {
+    let common = &options.common;
+    let names: Vec<&str> = CASES.iter().map(|c| c.name).chain([LAYERS]).collect();
+    let names = chosen(&names, common.case.as_deref())?;
+    let path = find_python(
+        common.python.as_deref(),
+        std::env::var_os("OPT_PEERS_PYTHON"),
+    )?;
+    let cases: Vec<&Case> = CASES.iter().filter(|c| names.contains(&c.name)).collect();
+    let threads = cases.iter().map(|c| c.threads).max().unwrap_or(1);
+    let mut peer = Peer::start(&mut python(&path, SCRIPT, threads))?;
+    let engines: BTreeMap<String, String> = peer.ask(&json!({"do": "hello"}), PATIENCE)?;
+    let network = Network::new("resnet20")?;
+    let folder = tempfile::tempdir().context("making a folder for the peers' networks")?;
+    let kernels = options.kernels.unwrap_or_else(Kernels::best);
+    let mut findings = Findings {
+        threads,
+        peer: engines.values().cloned().collect::<Vec<_>>().join(", "),
+        ..Findings::default()
+    };
+    findings.facts.push(format!("kernels {kernels}"));
+    if !engines.contains_key("OpenVINO") {
+        findings
+            .notes
+            .push("OpenVINO is not installed beside ONNX Runtime: left out".to_owned());
+    }
+    let mut idle = Idle::default();
+    for case in cases {
+        let mut ours = session(&network.fused, kernels, case.threads)?;
+        let images = images(case.batch);
+        let contestants = load(&mut peer, &network, case, &engines, &images, folder.path())?;
+        let mut block = |contestant: usize, peer: &mut Peer, n: usize| -> Result<f64> {
+            let mut median = 0.0;
+            let waiting = if contestant == 0 { peer.id() } else { std::process::id() };
+            idle.during(waiting, || {
+                let started = Instant::now();
+                median = match contestant.checked_sub(1) {
+                    None => ours_in(&mut ours, &images, n)?,
+                    Some(i) => {
+                        let request = json!({"do": "run", "name": contestants[i].name, "runs": n});
+                        peer.ask(&request, PATIENCE)?
+                    }
+                };
+                Ok(started.elapsed().as_secs_f64())
+            })?;
+            Ok(1e3 * median)
+        };
+        let mut runs = Vec::new();
+        for contestant in 0..=contestants.len() {
+            let once = block(contestant, &mut peer, 5)? / 1e3;
+            runs.push(steps_in(SECONDS, once));
+        }
+        eprintln!("{}: {} rounds", case.name, common.rounds);
+        let values = in_turn(common.rounds.into(), runs.len(), |contestant| {
+            block(contestant, &mut peer, runs[contestant])
+        })?;
+        for (theirs, contestant) in values[1..].iter().zip(&contestants) {
+            let compared = paired(&values[0], theirs, Better::Smaller)?;
+            let what = format!("{}, beside {}", case.name, contestant.arithmetic);
+            findings.rows.push(Row::new(&what, contestant.engine, "ms", compared));
+        }
+    }
+    findings.facts.extend(idle.words());
+    if names.contains(&LAYERS) {
+        layers(&network, kernels, common.rounds.into(), &mut findings)?;
+    }
+    Ok(findings)
+}
+
+fn session(model: &QModel, kernels: Kernels, threads: usize) -> Result<Session> {
+    let engine = Engine {
+        threads,
+        kernels: Some(kernels),
+        order: ImageOrder::Chw,
+        ..Engine::default()
+    };
+    Ok(Session::new(model, &engine)?)
+}
+
+fn images(batch: usize) -> Vec<u8> {
+    opt_data::synthetic::synthetic(1, batch, 0).train.images.to_vec()
+}
+
+/// The median of the seconds of so many runs, each timed alone.
+fn ours_in(session: &mut Session, images: &[u8], runs: usize) -> Result<f64> {
+    let mut logits = session.run(images)?.to_vec();
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        let started = Instant::now();
+        session.run_into(images, &mut logits)?;
+        times.push(started.elapsed().as_secs_f64());
+    }
+    Ok(median(&mut times))
+}
+
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// A peer's network, ready.
+struct Contestant {
+    engine: &'static str,
+    arithmetic: &'static str,
+    name: String,
+}
+
+/// Makes the peers' networks ready and compares their logits with ours.
+fn load(
+    peer: &mut Peer,
+    network: &Network,
+    case: &Case,
+    engines: &BTreeMap<String, String>,
+    images: &[u8],
+    folder: &Path,
+) -> Result<Vec<Contestant>> {
+    let [c, h, w] = network.folded.input.shape;
+    let bytes = c * h * w;
+    let options = QdqOptions {
+        batch: Some(case.batch),
+        padded_input: true,
+        ..QdqOptions::default()
+    };
+    let mut padded = Vec::new();
+    for image in images.chunks_exact(bytes) {
+        padded.extend(padded_image(&network.rounded, image)?);
+    }
+    let normalized = images.chunks_exact(bytes).flat_map(|i| network.folded.input.normalize(i));
+    let normalized: Vec<u8> = normalized.flat_map(f32::to_le_bytes).collect();
+    let forms = [
+        ("int8", write_qdq(&network.rounded, &options)?, padded, [h + 2, w + 2]),
+        ("f32", write_float(&network.folded, Some(case.batch))?, normalized, [h, w]),
+    ];
+    let mut contestants = Vec::new();
+    for (arithmetic, model, input, [h, w]) in forms {
+        let model_path = folder.join(format!("{arithmetic}.onnx"));
+        let input_path = folder.join(format!("{arithmetic}.bin"));
+        fs::write(&model_path, model).with_context(|| model_path.display().to_string())?;
+        fs::write(&input_path, input).with_context(|| input_path.display().to_string())?;
+        let expected = expected(network, arithmetic, &images[..bytes])?;
+        for engine in ["ONNX Runtime", "OpenVINO"] {
+            if !engines.contains_key(engine) {
+                continue;
+            }
+            let name = format!("{engine} {arithmetic}, {}", case.name);
+            let request = json!({
+                "do": "load", "name": name, "engine": engine, "model": model_path, "threads": case.threads,
+                "images": input_path, "shape": [case.batch, c, h, w],
+            });
+            let logits: Vec<f32> = peer.ask(&request, PATIENCE)?;
+            same(&name, &expected, &logits)?;
+            contestants.push(Contestant {
+                engine,
+                arithmetic,
+                name,
+            });
+        }
+    }
+    Ok(contestants)
+}
+
+/// The logits of the first image, by our own means.
+fn expected(network: &Network, arithmetic: &str, image: &[u8]) -> Result<Vec<f32>> {
+    if arithmetic == "f32" {
+        let mut values = interpret::run(&network.folded, &network.folded.input.normalize(image))?;
+        return Ok(values.swap_remove(network.folded.graph.output));
+    }
+    Ok(session(&network.rounded, Kernels::best(), 1)?.run(image)?.to_vec())
+}
+
+/// Refuses a peer that runs another network. Integer peers may differ by single codes, which random weights spread.
+fn same(name: &str, ours: &[f32], theirs: &[f32]) -> Result<()> {
+    let largest = ours.iter().fold(0.0_f32, |m, l| m.max(l.abs()));
+    let worst = ours.iter().zip(theirs).map(|(a, b)| (a - b).abs());
+    let worst = worst.fold(0.0_f32, f32::max);
+    ensure!(
+        theirs.len() >= ours.len() && worst <= 0.05 * largest,
+        "{name} runs another network: its logits begin with {:?}, ours are {ours:?}",
+        &theirs[..ours.len().min(theirs.len())]
+    );
+    Ok(())
+}
+
+/// Rows of multiply-accumulates per cycle.
+fn layers(
+    network: &Network,
+    kernels: Kernels,
+    rounds: usize,
+    findings: &mut Findings,
+) -> Result<()> {
+    if clock().is_none() || kernels != Kernels::Avx512Vnni {
+        findings.notes.push(format!(
+            "{LAYERS}: left out, since their limit is known for the kernels {} alone",
+            Kernels::Avx512Vnni
+        ));
+        return Ok(());
+    }
+    let mut session = session(&network.fused, kernels, 1)?;
+    let image = images(1);
+    let mut logits = session.run(&image)?.to_vec();
+    let steps = session.steps().to_vec();
+    let mut values = vec![Vec::with_capacity(rounds); steps.len()];
+    let mut clocks = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        let hertz = clock().unwrap_or(f64::NAN);
+        clocks.push(hertz);
+        let mut times = vec![Vec::new(); steps.len()];
+        for _ in 0..101 {
+            for (step, times) in times.iter_mut().enumerate() {
+                let started = Instant::now();
+                session.run_step(step, &image, &mut logits)?;
+                times.push(started.elapsed().as_secs_f64());
+            }
+        }
+        for ((times, values), step) in times.iter_mut().zip(&mut values).zip(&steps) {
+            values.push(step.macs as f64 / (median(times) * hertz));
+        }
+    }
+    let limit = vec![LIMIT; rounds];
+    for (values, step) in values.iter().zip(&steps).filter(|(_, s)| s.macs > 100_000) {
+        let compared = paired(values, &limit, Better::Larger)?;
+        let what = format!("{LAYERS}: {} {} {:?}", step.name, step.op, step.shape);
+        findings.rows.push(Row::new(&what, "the instruction's limit", "MAC/cycle", compared));
+    }
+    findings
+        .facts
+        .push(format!("clock {:.2} GHz", median(&mut clocks) / 1e9));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_network_is_refused() {
+        same("a peer", &[1.0, -4.0], &[1.1, -4.1, 7.0]).unwrap();
+        let error = same("a peer", &[1.0, -4.0], &[1.5, -4.0]).unwrap_err();
+        assert!(error.to_string().contains("a peer runs another network"));
+        same("a peer", &[1.0, -4.0], &[1.0]).unwrap_err();
+    }
+
+    #[test]
+    fn the_network_has_integers_of_both_kinds() {
+        let network = Network::new("resnet20").unwrap();
+        let adds = |model: &QModel| {
+            let add = |n: &&opt_core::QNode| matches!(n.op, opt_core::QOp::Add { .. });
+            model.nodes.iter().filter(add).count()
+        };
+        assert_eq!((adds(&network.fused), adds(&network.rounded)), (0, 9));
+        let image = images(1);
+        let rounded = expected(&network, "int8", &image).unwrap();
+        let float = expected(&network, "f32", &image).unwrap();
+        assert_eq!((rounded.len(), float.len()), (10, 10));
+    }
+}
