@@ -65,9 +65,12 @@ enum Command {
     /// Trains one model from a recipe: `train RECIPE`
     #[command(disable_help_flag = true)]
     Train(PassedOn),
-    /// Measures speed and memory beside other programs: `bench <train|data> [--json FILE]`, after `setup --peers`
+    /// Measures speed and memory beside other programs: `bench <train|data|infer> [--json FILE]`, after `setup --peers`
     #[command(disable_help_flag = true)]
     Bench(PassedOn),
+    /// Checks every code of a `.opt` file, by every kernel and in ONNX Runtime: `verify FILE.opt --data DIR`
+    #[command(disable_help_flag = true)]
+    Verify(PassedOn),
     /// Writes the report of a results folder again: `report DIR`
     #[command(disable_help_flag = true)]
     Report(PassedOn),
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Command::Experiment(_) => cmd::opt_bench::run("experiment", &passed_on),
         Command::Train(_) => cmd::opt_bench::run("train", &passed_on),
         Command::Bench(_) => cmd::opt_bench::run("bench", &passed_on),
+        Command::Verify(_) => cmd::opt_bench::run("verify", &passed_on),
         Command::Report(_) => cmd::opt_bench::run("report", &passed_on),
     };
     match outcome {

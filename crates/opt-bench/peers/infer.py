@@ -73,10 +73,14 @@ class OpenVino:
         core = openvino.Core()
         network = core.read_model(model)
         network.reshape(list(shape))
+        in_f32 = network.input(0).element_type == openvino.Type.f32
         settings = {
             properties.inference_num_threads(): threads,
             hint.performance_mode(): hint.PerformanceMode.LATENCY,
         }
+        if in_f32:
+            # Else it computes in bf16 where the CPU can.
+            settings[hint.inference_precision()] = openvino.Type.f32
         self.request = core.compile_model(network, "CPU", settings).create_infer_request()
         self.kind = self.request.get_input_tensor().data.dtype
 

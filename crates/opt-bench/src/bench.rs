@@ -3,7 +3,9 @@
 //! A benchmark is a file below `bench/` with an `Options` for its command line and a `run` that gives rows, and a variant
 //! of [`Bench`]. Its peer is a script in `peers/` that [`peer`] starts.
 
+mod clock;
 mod data;
+mod infer;
 mod memory;
 mod paired;
 mod peer;
@@ -20,7 +22,9 @@ use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use infer::SCRIPT as INFER_PEER;
 pub use paired::{Better, Paired, paired};
+pub(crate) use peer::python;
 pub use peer::{Peer, find_python};
 
 use crate::results::{cpu, write_atomic};
@@ -32,6 +36,8 @@ pub enum Bench {
     Train(train::Options),
     /// Random crop and flip on one core, images per second, beside PyTorch.
     Data(data::Options),
+    /// Inference of ResNet-20 in integers, milliseconds, beside ONNX Runtime and OpenVINO; MAC per cycle of every layer.
+    Infer(infer::Options),
     /// Trains a few steps and prints the memory that took: a process of its own for `train`.
     #[command(hide = true)]
     TrainOnce(memory::Once),
@@ -126,6 +132,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     let (name, common, findings) = match bench {
         Bench::Train(options) => ("train", &options.common, train::run(options)?),
         Bench::Data(options) => ("data", &options.common, data::run(options)?),
+        Bench::Infer(options) => ("infer", &options.common, infer::run(options)?),
         Bench::TrainOnce(once) => return memory::once(once),
     };
     let outcome = Outcome {

@@ -1,4 +1,4 @@
-//! The command line: `experiment`, `train`, `bench` and `report`.
+//! The command line: `experiment`, `train`, `bench`, `verify` and `report`.
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -26,6 +26,7 @@ use crate::results::{self, NotRun, RecipeText, summarize};
 use crate::run::{Request, Run, slug, threads};
 use crate::speed::{Speed, kept, kept_or_measured};
 use crate::training::Label;
+use crate::verify;
 
 /// Trains, prunes, quantizes and distils networks, measures the files that ship, and reports.
 #[derive(Debug, Parser)]
@@ -47,6 +48,8 @@ enum Command {
     /// Measure speed and memory beside other people's programs.
     #[command(subcommand)]
     Bench(Bench),
+    /// Check a `.opt` file: every kernel's codes against the interpreter's, and ONNX Runtime's.
+    Verify(verify::Options),
     /// Write the report of a results folder again, from the files that the run left in it.
     Report(ReportArgs),
 }
@@ -158,6 +161,7 @@ pub fn main() -> ExitCode {
         Command::Experiment(args) => experiment(args),
         Command::Train(args) => train(args),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Verify(options) => verify::run(&options, &root()),
         Command::Report(args) => report(&args),
     };
     match done {

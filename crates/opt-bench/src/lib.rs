@@ -6,7 +6,7 @@
 //! [`identity`]), [`distillation`] and [`quantization`] (method crates joined to the loop and to lowering), [`experiment`] (the
 //! experiments), [`results`], [`plots`] and [`report`] (what is left behind), [`plan`] (what a run will do and how long that
 //! takes), [`speed`] (of this machine), [`budget`] (a profile for the time given), [`bench`] (speed and memory beside other
-//! programs), [`cli`].
+//! programs), [`verify`] (codes of a file, by every kernel and elsewhere), [`cli`].
 //!
 //! # What this crate does not do
 //!
@@ -33,3 +33,4 @@ pub mod run;
 pub mod speed;
 pub mod trained;
 pub mod training;
+pub mod verify;

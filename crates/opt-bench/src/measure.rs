@@ -1,20 +1,23 @@
 //! What is measured is the file that ships: it is written, read back, and what was read is evaluated.
 
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use opt_artifact::{Golden, Provenance};
 use opt_core::cost::cost;
 use opt_core::lower::{QuantSpec, lower};
 use opt_core::{Cost, Model, QModel, interpret_integer};
-use opt_nn::Net;
+use opt_infer::{ImageOrder, Kernels, Session};
 use opt_nn::evaluate::{Evaluation, evaluate, evaluate_with};
 use opt_nn::quantized::Simulation;
-use tch::Device;
+use opt_nn::{Net, NnError};
+use tch::{Device, Tensor};
 
 use crate::data::Data;
 use crate::identity;
 use crate::quantization::CodedModel;
+use crate::run::threads;
 
 /// Images on which the integer network that was read back is compared with the simulation, code by code.
 const CHECKED_IMAGES: usize = 8;
@@ -22,6 +25,9 @@ const CHECKED_IMAGES: usize = 8;
 /// Images in the file of an integer network, the first of the test set, with which whoever runs it checks itself. Each
 /// costs its pixels and about 200 bytes; two are enough to see answers that get mixed up in a batch.
 const GOLDEN_IMAGES: usize = 2;
+
+/// Runs of which latency is the median.
+const TIMED_RUNS: usize = 51;
 
 /// A model in the form in which it ships.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +74,9 @@ pub struct Measured {
     /// Size of the file in bytes.
     pub bytes: u64,
     /// How the accuracy was computed.
-    pub precision: &'static str,
+    pub precision: String,
+    /// Milliseconds of one image on one thread of the engine; `None` for what the engine does not run.
+    pub latency_ms: Option<f64>,
     /// The model as the file holds it, in f32; of an integer network, its decoded weights.
     pub model: Model,
 }
@@ -133,11 +141,12 @@ pub fn measure(
     let bytes = write(shipped, provenance, &first_images(data, GOLDEN_IMAGES))?;
     opt_artifact::save(path, &bytes)?;
     let stored = opt_artifact::load(path)?;
-    let (evaluation, model, precision) = match shipped {
+    let (evaluation, model, precision, latency_ms) = match shipped {
         Shipped::Float(_) | Shipped::Coded(_) => {
             let model = opt_artifact::read_model(&stored)?;
             let net = Net::new(&model, device)?;
-            (evaluate(&net, data.test_batches())?, model, "f32")
+            let evaluation = evaluate(&net, data.test_batches())?;
+            (evaluation, model, "f32".to_owned(), None)
         }
         Shipped::Integer { folded, spec } => {
             let (network, golden) = opt_artifact::read_qmodel_with_golden(&stored)?;
@@ -150,9 +159,13 @@ pub fn measure(
             let golden = golden.context("the images to check with were not stored")?;
             check_codes(&network, &golden, &simulation, data)
                 .with_context(|| format!("checking {}", path.display()))?;
-            let evaluation = evaluate_with(data.test_batches(), |b| simulation.logits(b))?;
-            let model = decoded(folded, spec);
-            (evaluation, model, "integer-exact simulation")
+            let mut session = session(&network, Kernels::best(), threads())?;
+            let evaluation = evaluate_with(data.test_batches(), |batch| {
+                engine_logits(&mut session, batch)
+            })?;
+            let precision = format!("integers in the engine, kernels {}", session.kernels());
+            let latency = latency(&network, data.test.image(0))?;
+            (evaluation, decoded(folded, spec), precision, Some(latency))
         }
     };
     Ok(Measured {
@@ -160,8 +173,45 @@ pub fn measure(
         cost: cost(&model)?,
         bytes: stored.len() as u64,
         precision,
+        latency_ms,
         model,
     })
+}
+
+fn session(network: &QModel, kernels: Kernels, threads: usize) -> Result<Session> {
+    let options = opt_infer::Options {
+        threads,
+        kernels: Some(kernels),
+        order: ImageOrder::Chw,
+        // For `check_codes`; costs memory alone.
+        keep_codes: true,
+    };
+    Ok(Session::new(network, &options)?)
+}
+
+fn engine_logits(session: &mut Session, batch: &opt_nn::Batch) -> opt_nn::Result<Tensor> {
+    let logits = session
+        .run(&batch.images)
+        .map_err(|source| NnError::Method {
+            what: "running the engine".to_owned(),
+            source: Box::new(source),
+        })?;
+    let n = batch.labels.len() as i64;
+    Ok(Tensor::from_slice(logits).reshape([n, -1]))
+}
+
+/// The median of the milliseconds of one image on one thread.
+fn latency(network: &QModel, image: &[u8]) -> Result<f64> {
+    let mut session = session(network, Kernels::best(), 1)?;
+    let mut logits = session.run(image)?.to_vec();
+    let mut times = Vec::with_capacity(TIMED_RUNS);
+    for _ in 0..TIMED_RUNS {
+        let started = Instant::now();
+        session.run_into(image, &mut logits)?;
+        times.push(1e3 * started.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times[TIMED_RUNS / 2])
 }
 
 /// The first `n` test images, or all if there are fewer.
@@ -170,7 +220,8 @@ fn first_images(data: &Data, n: usize) -> Vec<u8> {
     data.test.subset(&first).images.to_vec()
 }
 
-/// Compares the network in the file with the simulation at every edge, and with the file's own answers.
+/// Compares the network in the file with the simulation and every kernel of the engine at every edge, and with the file's own
+/// answers.
 fn check_codes(
     network: &QModel,
     golden: &Golden,
@@ -184,12 +235,28 @@ fn check_codes(
         indices: vec![0; images],
     };
     let trace = simulation.trace(&batch)?;
+    let available = Kernels::ALL.into_iter().filter(|k| k.available());
+    let mut sessions: Vec<Session> = available
+        .map(|k| session(network, k, 1))
+        .collect::<Result<_>>()?;
     let logits = Vec::<f32>::try_from(trace.logits.reshape([-1]))?;
     for n in 0..images {
         let expected = interpret_integer::run(network, data.test.image(n))?;
         if n < golden.count() {
             golden.check_codes(n, expected.codes.iter().map(Vec::as_slice))?;
             golden.check_logits(n, &expected.logits)?;
+        }
+        for session in &mut sessions {
+            let kernels = session.kernels();
+            let mut equal = session.run(data.test.image(n))? == expected.logits;
+            for (id, codes) in expected.codes.iter().enumerate() {
+                equal &= session.codes(id).unwrap_or_default() == *codes;
+            }
+            ensure!(
+                equal,
+                "image {n}: the codes of the engine with the kernels {kernels} differ from the interpreter's; please \
+                 report this with the file"
+            );
         }
         for (id, codes) in expected.codes.iter().enumerate() {
             let found = &trace.codes[id][n * codes.len()..][..codes.len()];

@@ -74,6 +74,9 @@ pub struct ResultLine {
     pub macs: u64,
     /// Size of the written model file in bytes.
     pub bytes: u64,
+    /// Milliseconds of one image on one thread of the engine, median; `None` for f32, and in lines of older programs.
+    #[serde(default)]
+    pub latency_ms: Option<f64>,
     /// Number of Conv and Gemm layers.
     pub layers: u32,
     /// Bits of a stored weight; 32 for float.
@@ -84,7 +87,7 @@ pub struct ResultLine {
     pub policy: String,
     /// Bits of an activation; 32 for float.
     pub activation_bits: u32,
-    /// How the accuracy was computed: `f32`, `integer-exact simulation`.
+    /// How the accuracy was computed: `f32`, `integers in the engine, kernels scalar`.
     pub precision: String,
     /// The arithmetic of the training that lies between the baseline and this model, or that made a baseline: `bf16`,
     /// `f32`; empty if nothing was trained.

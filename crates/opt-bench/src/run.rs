@@ -339,7 +339,7 @@ impl Run {
         self.folder
             .add_line(&line, measured.evaluation.predictions.clone())?;
         eprintln!(
-            "  {} · {} · seed {}: top-1 {:.2} %{}, {:.1} kB, {:.0} s",
+            "  {} · {} · seed {}: top-1 {:.2} %{}, {:.1} kB{}, {:.0} s",
             line.experiment,
             line.variant,
             line.seed,
@@ -349,6 +349,8 @@ impl Run {
                 None => String::new(),
             },
             line.bytes as f64 / 1000.0,
+            line.latency_ms
+                .map_or_else(String::new, |ms| format!(", {ms:.3} ms")),
             line.seconds
         );
         self.lines.push(line.clone());
@@ -434,12 +436,13 @@ impl Run {
             nonzero: measured.cost.nonzero as u64,
             macs: measured.cost.macs,
             bytes: measured.bytes,
+            latency_ms: measured.latency_ms,
             layers: u32::try_from(layers).unwrap_or(u32::MAX),
             weight_bits: variant.weight_bits,
             activation_bits: variant.activation_bits,
             policy: variant.policy.clone(),
             train_precision: variant.train_precision.to_owned(),
-            precision: measured.precision.to_owned(),
+            precision: measured.precision.clone(),
             seconds: variant.seconds,
             recipe: variant.recipe.to_owned(),
             file,

@@ -38,7 +38,11 @@ pub struct Options {
     #[arg(required = true, value_name = "FILE.opt")]
     files: Vec<PathBuf>,
     /// The images, as for `experiment`; the first test images are used.
-    #[arg(long, default_value = "auto", value_name = "auto|cifar100|synthetic|DIR")]
+    #[arg(
+        long,
+        default_value = "auto",
+        value_name = "auto|cifar100|synthetic|DIR"
+    )]
     data: String,
     /// The side in pixels of the square that images of your own become [default: 32].
     #[arg(long, value_name = "N")]
@@ -131,7 +135,10 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
         ..Limits::default()
     };
     let data = Data::load(&options.data, root, limits)?;
-    let mut peer = match find_python(options.python.as_deref(), std::env::var_os("OPT_PEERS_PYTHON")) {
+    let mut peer = match find_python(
+        options.python.as_deref(),
+        std::env::var_os("OPT_PEERS_PYTHON"),
+    ) {
         Ok(path) => Some(Peer::start(&mut python(&path, INFER_PEER, 1))?),
         Err(error) => {
             eprintln!("ONNX Runtime is left out: {error}");
@@ -146,7 +153,9 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     };
     for file in &options.files {
         let found = check(file, &data.test, peer.as_mut());
-        findings.files.push(found.with_context(|| format!("verifying {}", file.display()))?);
+        findings
+            .files
+            .push(found.with_context(|| format!("verifying {}", file.display()))?);
         print(&findings, findings.files.len() - 1);
     }
     if let Some(path) = &options.json {
@@ -181,7 +190,13 @@ fn check(file: &Path, images: &Dataset, peer: Option<&mut Peer>) -> Result<FileF
     let (can, cannot): (Vec<_>, Vec<_>) = Kernels::ALL.into_iter().partition(|k| k.available());
     let mut kernels = Vec::new();
     for set in can {
-        kernels.push(check_kernels(&model, set, images, &traces, golden.as_ref())?);
+        kernels.push(check_kernels(
+            &model,
+            set,
+            images,
+            &traces,
+            golden.as_ref(),
+        )?);
     }
     let onnx_runtime = match peer {
         Some(peer) if is_rounded(&model) => Some(check_ort(&model, images, &traces, peer)?),
@@ -189,7 +204,11 @@ fn check(file: &Path, images: &Dataset, peer: Option<&mut Peer>) -> Result<FileF
     };
     let answers = traces.iter().map(|t| t.logits.as_slice());
     Ok(FileFindings {
-        file: file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        file: file
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
         sha256: opt_artifact::inspect(&bytes)?.sha256,
         top1: top1(answers, images),
         golden: golden.map_or(0, |g| g.count()),
@@ -206,8 +225,10 @@ fn is_rounded(model: &QModel) -> bool {
 }
 
 fn top1<'a>(logits: impl Iterator<Item = &'a [f32]>, images: &Dataset) -> f64 {
-    let correct = logits.zip(&images.labels).filter(|(logits, label)| {
-        let best = (0..logits.len()).rev().max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
+    let correct = logits.zip(images.labels.iter()).filter(|(logits, label)| {
+        let best = (0..logits.len())
+            .rev()
+            .max_by(|a, b| logits[*a].total_cmp(&logits[*b]));
         best == Some(usize::from(**label))
     });
     100.0 * correct.count() as f64 / images.len().max(1) as f64
@@ -237,7 +258,10 @@ fn check_kernels(
     let mut answers = Vec::with_capacity(traces.len());
     for (n, trace) in traces.iter().enumerate() {
         let logits = session.run(images.image(n))?.to_vec();
-        let bits = logits.iter().zip(&trace.logits).filter(|(a, b)| a.to_bits() != b.to_bits());
+        let bits = logits
+            .iter()
+            .zip(&trace.logits)
+            .filter(|(a, b)| a.to_bits() != b.to_bits());
         found.logits_different += bits.count() as u64;
         for (node, expected) in trace.codes.iter().enumerate() {
             let codes = session.codes(node).unwrap_or_default();
@@ -304,7 +328,8 @@ fn check_ort(
                 continue;
             }
             let node = model.nodes.iter().position(|n| n.name == *name);
-            let node = node.with_context(|| format!("ONNX Runtime knows `{name}`, the network does not"))?;
+            let node =
+                node.with_context(|| format!("ONNX Runtime knows `{name}`, the network does not"))?;
             let expected = &trace.codes[node];
             found.codes += expected.len() as u64;
             for (a, b) in take(expected.len())?.iter().zip(expected) {
@@ -316,7 +341,10 @@ fn check_ort(
             }
         }
     }
-    ensure!(take(1).is_err(), "ONNX Runtime wrote more values than the network has");
+    ensure!(
+        take(1).is_err(),
+        "ONNX Runtime wrote more values than the network has"
+    );
     found.top1 = top1(answers.iter().map(Vec::as_slice), images);
     Ok(found)
 }
@@ -338,7 +366,8 @@ fn broken_promises(found: &FileFindings) -> Vec<String> {
         if ort.operators.contains_key("Conv") {
             broken.push(format!("{file}: ONNX Runtime keeps a convolution in f32"));
         }
-        if ort.off_by_more > 0 || (ort.off_by_one as f64) > (1.0 - EQUAL_IN_ORT) * ort.codes as f64 {
+        if ort.off_by_more > 0 || (ort.off_by_one as f64) > (1.0 - EQUAL_IN_ORT) * ort.codes as f64
+        {
             broken.push(format!(
                 "{file}: of {} codes in ONNX Runtime {} differ by one and {} by more",
                 ort.codes, ort.off_by_one, ort.off_by_more
@@ -351,7 +380,11 @@ fn broken_promises(found: &FileFindings) -> Vec<String> {
 #[expect(clippy::print_stdout, reason = "the result of the command")]
 fn print(findings: &Findings, file: usize) {
     let found = &findings.files[file];
-    println!("{} (SHA-256 {}…)", found.file, &found.sha256[..16.min(found.sha256.len())]);
+    println!(
+        "{} (SHA-256 {}…)",
+        found.file,
+        &found.sha256[..16.min(found.sha256.len())]
+    );
     println!(
         "  interpreter         top-1 {:.2} % of {} images of {}; {} golden images",
         found.top1, findings.images, findings.dataset, found.golden
@@ -366,7 +399,9 @@ fn print(findings: &Findings, file: usize) {
         println!("  kernels {name:<11} not run: this processor lacks the instructions");
     }
     match &found.onnx_runtime {
-        None => println!("  ONNX Runtime        not run: no Python with it, or additions are fused"),
+        None => {
+            println!("  ONNX Runtime        not run: no Python with it, or additions are fused")
+        }
         Some(ort) => {
             let count = |op: &str| ort.operators.get(op).copied().unwrap_or(0);
             println!(
@@ -417,11 +452,23 @@ mod tests {
         assert!(broken_promises(&sound()).is_empty());
         type Breaks = fn(&mut FileFindings);
         let cases: [(Breaks, &str); 5] = [
-            (|f| f.kernels[0].different = 1, "1 codes and 0 logits of the kernels scalar"),
-            (|f| f.kernels[0].logits_different = 2, "0 codes and 2 logits"),
+            (
+                |f| f.kernels[0].different = 1,
+                "1 codes and 0 logits of the kernels scalar",
+            ),
+            (
+                |f| f.kernels[0].logits_different = 2,
+                "0 codes and 2 logits",
+            ),
             // One code more than a thousandth.
-            (|f| f.onnx_runtime.as_mut().unwrap().off_by_one = 11, "11 differ by one"),
-            (|f| f.onnx_runtime.as_mut().unwrap().off_by_more = 1, "1 by more"),
+            (
+                |f| f.onnx_runtime.as_mut().unwrap().off_by_one = 11,
+                "11 differ by one",
+            ),
+            (
+                |f| f.onnx_runtime.as_mut().unwrap().off_by_more = 1,
+                "1 by more",
+            ),
             (
                 |f| {
                     let ort = f.onnx_runtime.as_mut().unwrap();
@@ -434,7 +481,10 @@ mod tests {
             let mut found = sound();
             break_it(&mut found);
             let broken = broken_promises(&found);
-            assert!(broken.len() == 1 && broken[0].contains(expected), "{broken:?}");
+            assert!(
+                broken.len() == 1 && broken[0].contains(expected),
+                "{broken:?}"
+            );
         }
     }
 
@@ -443,7 +493,10 @@ mod tests {
         let images = opt_data::synthetic::synthetic(0, 10, 0).train;
         let label = usize::from(images.labels[0]);
         let mut logits = vec![0.0; 10];
-        assert_eq!(top1([logits.as_slice()].into_iter(), &images) > 0.0, label == 0);
+        assert_eq!(
+            top1([logits.as_slice()].into_iter(), &images) > 0.0,
+            label == 0
+        );
         logits[label] = 1.0;
         assert_eq!(top1([logits.as_slice()].into_iter(), &images), 10.0);
     }

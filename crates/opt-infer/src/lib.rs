@@ -29,11 +29,13 @@ mod exec;
 pub mod kernels;
 mod layout;
 mod plan;
+mod selftest;
 pub mod session;
 
 pub use error::InferError;
 pub use kernels::Kernels;
 pub use kernels::portable::ImageOrder;
+pub use selftest::self_test;
 pub use session::{Options, Session, StepInfo};
 
 /// The result of this crate's fallible functions.

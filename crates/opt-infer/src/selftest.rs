@@ -30,7 +30,9 @@ pub fn self_test(model: &QModel, golden: &Golden, kernels: Kernels) -> Result<us
     for n in 0..golden.count() {
         let logits = session.run(golden.image(n))?.to_vec();
         let nodes = 0..model.nodes.len();
-        let codes: Vec<Vec<u8>> = nodes.map(|id| session.codes(id).unwrap_or_default()).collect();
+        let codes: Vec<Vec<u8>> = nodes
+            .map(|id| session.codes(id).unwrap_or_default())
+            .collect();
         golden.check_codes(n, codes.iter().map(Vec::as_slice))?;
         golden.check_logits(n, &logits)?;
     }

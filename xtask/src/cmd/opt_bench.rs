@@ -1,4 +1,4 @@
-//! `cargo xtask experiment`, `train`, `bench` and `report`: set-up, then opt-bench with the same arguments.
+//! `cargo xtask experiment`, `train`, `bench`, `verify` and `report`: set-up, then opt-bench with the same arguments.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};

@@ -12,11 +12,12 @@ use crate::libtorch::{self, Flavour};
 use crate::{cache, workspace};
 
 /// torch is what tch binds; numpy stays open because no one version runs on every Python that torch does.
-const PEERS: [&str; 5] = [
+const PEERS: [&str; 6] = [
     "torch==2.13.0",
     "numpy>=2.2,<3",
     "onnx==1.23.2",
     "onnxruntime==1.32.0",
+    "openvino==2026.4.1",
     "safetensors==0.8.0",
 ];
 
@@ -26,7 +27,7 @@ pub(crate) struct Options {
     /// All CUDA libraries as well (some gigabytes), for `--device cuda`
     #[arg(long)]
     cuda: bool,
-    /// A Python environment with PyTorch, ONNX and ONNX Runtime beside it, for comparisons; prints its Python
+    /// A Python environment with PyTorch, ONNX, ONNX Runtime and OpenVINO beside it, for comparisons; prints its Python
     ///
     /// The index that pip knows decides which build of torch it is: with
     /// `PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu` it is the small one for CPU.
@@ -102,7 +103,10 @@ fn bring_peers() -> Result<PathBuf> {
     )?;
     step(
         Command::new(&python)
-            .args(["-c", "import numpy, onnx, onnxruntime, safetensors, torch"])
+            .args([
+                "-c",
+                "import numpy, onnx, onnxruntime, openvino, safetensors, torch",
+            ])
             .current_dir(workspace::root()),
         "the peers are installed but cannot be imported",
     )?;

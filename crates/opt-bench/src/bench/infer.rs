@@ -26,11 +26,11 @@ use super::{Better, Common, Findings, Row, chosen, paired, steps_in};
 #[derive(Debug, Clone, Copy)]
 struct Case {
     name: &'static str,
-    network: &'static str,
     batch: usize,
     threads: usize,
 }
 
+/// All of ResNet-20.
 const CASES: &[Case] = &[
     case("resnet20, batch 1, 1 thread", 1, 1),
     case("resnet20, batch 1, 2 threads", 1, 2),
@@ -41,7 +41,6 @@ const CASES: &[Case] = &[
 const fn case(name: &'static str, batch: usize, threads: usize) -> Case {
     Case {
         name,
-        network: "resnet20",
         batch,
         threads,
     }
@@ -57,7 +56,7 @@ pub(crate) const SCRIPT: &str = include_str!("../../peers/infer.py");
 const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How long a contestant runs in a round.
-const SECONDS: f64 = 0.05;
+const SECONDS: f64 = 0.25;
 
 /// Multiply-accumulates of one `vpdpbusd` on 512 bits, of which the cores that have them begin at least one in a cycle.
 const LIMIT: f64 = 64.0;
@@ -138,7 +137,11 @@ pub(super) fn run(options: &Options) -> Result<Findings> {
         let contestants = load(&mut peer, &network, case, &engines, &images, folder.path())?;
         let mut block = |contestant: usize, peer: &mut Peer, n: usize| -> Result<f64> {
             let mut median = 0.0;
-            let waiting = if contestant == 0 { peer.id() } else { std::process::id() };
+            let waiting = if contestant == 0 {
+                peer.id()
+            } else {
+                std::process::id()
+            };
             idle.during(waiting, || {
                 let started = Instant::now();
                 median = match contestant.checked_sub(1) {
@@ -164,7 +167,9 @@ pub(super) fn run(options: &Options) -> Result<Findings> {
         for (theirs, contestant) in values[1..].iter().zip(&contestants) {
             let compared = paired(&values[0], theirs, Better::Smaller)?;
             let what = format!("{}, beside {}", case.name, contestant.arithmetic);
-            findings.rows.push(Row::new(&what, contestant.engine, "ms", compared));
+            findings
+                .rows
+                .push(Row::new(&what, contestant.engine, "ms", compared));
         }
     }
     findings.facts.extend(idle.words());
@@ -185,7 +190,10 @@ fn session(model: &QModel, kernels: Kernels, threads: usize) -> Result<Session> 
 }
 
 fn images(batch: usize) -> Vec<u8> {
-    opt_data::synthetic::synthetic(1, batch, 0).train.images.to_vec()
+    opt_data::synthetic::synthetic(1, batch, 0)
+        .train
+        .images
+        .to_vec()
 }
 
 /// The median of the seconds of so many runs, each timed alone.
@@ -232,11 +240,23 @@ fn load(
     for image in images.chunks_exact(bytes) {
         padded.extend(padded_image(&network.rounded, image)?);
     }
-    let normalized = images.chunks_exact(bytes).flat_map(|i| network.folded.input.normalize(i));
+    let normalized = images
+        .chunks_exact(bytes)
+        .flat_map(|i| network.folded.input.normalize(i));
     let normalized: Vec<u8> = normalized.flat_map(f32::to_le_bytes).collect();
     let forms = [
-        ("int8", write_qdq(&network.rounded, &options)?, padded, [h + 2, w + 2]),
-        ("f32", write_float(&network.folded, Some(case.batch))?, normalized, [h, w]),
+        (
+            "int8",
+            write_qdq(&network.rounded, &options)?,
+            padded,
+            [h + 2, w + 2],
+        ),
+        (
+            "f32",
+            write_float(&network.folded, Some(case.batch))?,
+            normalized,
+            [h, w],
+        ),
     ];
     let mut contestants = Vec::new();
     for (arithmetic, model, input, [h, w]) in forms {
@@ -272,7 +292,9 @@ fn expected(network: &Network, arithmetic: &str, image: &[u8]) -> Result<Vec<f32
         let mut values = interpret::run(&network.folded, &network.folded.input.normalize(image))?;
         return Ok(values.swap_remove(network.folded.graph.output));
     }
-    Ok(session(&network.rounded, Kernels::best(), 1)?.run(image)?.to_vec())
+    Ok(session(&network.rounded, Kernels::best(), 1)?
+        .run(image)?
+        .to_vec())
 }
 
 /// Refuses a peer that runs another network. Integer peers may differ by single codes, which random weights spread.
@@ -327,7 +349,12 @@ fn layers(
     for (values, step) in values.iter().zip(&steps).filter(|(_, s)| s.macs > 100_000) {
         let compared = paired(values, &limit, Better::Larger)?;
         let what = format!("{LAYERS}: {} {} {:?}", step.name, step.op, step.shape);
-        findings.rows.push(Row::new(&what, "the instruction's limit", "MAC/cycle", compared));
+        findings.rows.push(Row::new(
+            &what,
+            "the instruction's limit",
+            "MAC/cycle",
+            compared,
+        ));
     }
     findings
         .facts

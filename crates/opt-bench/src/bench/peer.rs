@@ -33,7 +33,7 @@ pub fn find_python(named: Option<&Path>, variable: Option<OsString>) -> Result<P
 }
 
 /// A Python that will run `script` with the protocol before it, on this many threads.
-pub(super) fn python(path: &Path, script: &str, threads: usize) -> Command {
+pub(crate) fn python(path: &Path, script: &str, threads: usize) -> Command {
     let mut command = Command::new(path);
     command
         .arg("-c")

@@ -4,7 +4,7 @@ use super::Plot;
 use super::ranking::fronts;
 use super::words::{
     accuracy, bits, conditions, difference, headline, how_picked, in_millions, in_thousands,
-    left_out, legend, policies, times,
+    latency, left_out, legend, policies, times,
 };
 use crate::results::{RunInfo, Summary, notice};
 
@@ -36,6 +36,7 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
             "smaller",
             "non-zero k",
             "MMACs",
+            "ms",
             "bits W / A",
         ]
         .map(str::to_owned)
@@ -53,6 +54,7 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
             times(row.bytes_ratio),
             in_thousands(row.nonzero),
             in_millions(row.macs),
+            latency(row),
             escaped(&bits(row, &policies)),
         ]);
     }
@@ -62,7 +64,7 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
         text += &format!("- {}\n", escaped(&line));
     }
     text += "- Pareto ◆: no other variant has a smaller file (size) or fewer multiply-accumulates (MACs) and is more accurate.\n";
-    text += "- MMACs: millions of multiply-accumulates per image, zeros included; k: thousands; 1 kB = 1,000 bytes.\n\n";
+    text += "- MMACs: millions of multiply-accumulates per image, zeros included; k: thousands; 1 kB = 1,000 bytes.\n- ms: milliseconds of one image on one thread of the engine, which runs integer networks; – for f32.\n\n";
     for plot in plots.iter().take(2) {
         text += &format!("![{}](plots/{}.svg)\n", plot.caption, plot.name);
     }

@@ -27,6 +27,7 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         nonzero: 269_722,
         macs: 40_551_040,
         bytes: 1_100_000,
+        latency_ms: None,
         layers: 20,
         weight_bits: 32,
         policy: String::new(),
@@ -63,7 +64,8 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         },
         epochs: 8.0,
         epochs_of: "8 base".to_owned(),
-        precision: "integer-exact simulation".to_owned(),
+        precision: "integers in the engine, kernels avx512vnni".to_owned(),
+        latency_ms: Some(0.187),
         train_precision: String::new(),
         ..variant("quantize", name, top1, 269_722, bytes)
     };
@@ -76,7 +78,8 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
             8 => String::new(),
             _ => "first and last layer 8 bits".to_owned(),
         },
-        precision: "integer-exact simulation".to_owned(),
+        precision: "integers in the engine, kernels avx512vnni".to_owned(),
+        latency_ms: Some(0.094),
         ..variant("pipeline", name, top1, 172_000, bytes)
     };
     let student = ResultLine {

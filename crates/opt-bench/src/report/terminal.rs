@@ -3,8 +3,8 @@
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::words::{
-    accuracy, bits, difference, in_millions, in_thousands, legend, plain, policies, seconds,
-    standard_error, times, won_and_lost,
+    accuracy, bits, difference, in_millions, in_thousands, latency, legend, plain, policies,
+    seconds, standard_error, times, won_and_lost,
 };
 use crate::results::Summary;
 
@@ -28,6 +28,7 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
             "smaller",
             "k params",
             "MMACs",
+            "ms",
             "bits W / A",
             "epochs",
             "seconds",
@@ -51,6 +52,7 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
             times(row.bytes_ratio),
             in_thousands(row.params),
             in_millions(row.macs),
+            latency(row),
             bits(row, &policies),
             plain(row.epochs),
             seconds(row.seconds),
@@ -61,7 +63,7 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
     }
     let mut text = format!("{table}\n");
     let columns = "s.e.: standard error of Δ in points; won : lost: images that only the variant and that only its baseline has \
-                   right.";
+                   right; ms: of one image on one thread of the engine.";
     for line in std::iter::once(columns.to_owned()).chain(legend(&summary.rows)) {
         text += &wrapped(&line, width.map_or(100, usize::from));
     }

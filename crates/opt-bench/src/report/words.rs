@@ -51,6 +51,16 @@ pub(super) fn signed(value: f64) -> String {
     format!("{}{words}", if value < 0.0 { '−' } else { '+' })
 }
 
+/// Milliseconds with three digits that count; a dash for what the engine does not run.
+pub(super) fn latency(row: &SummaryRow) -> String {
+    match row.latency_ms {
+        None => "–".to_owned(),
+        Some(ms) if ms < 1.0 => format!("{ms:.3}"),
+        Some(ms) if ms < 10.0 => format!("{ms:.2}"),
+        Some(ms) => format!("{ms:.1}"),
+    }
+}
+
 /// A ratio, or a dash where it is unknown.
 pub(super) fn times(ratio: Option<f64>) -> String {
     match ratio {

@@ -76,6 +76,9 @@ pub struct SummaryRow {
     pub bytes_ratio: Option<f64>,
     /// How many times fewer multiply-accumulates than the baseline.
     pub macs_ratio: Option<f64>,
+    /// Milliseconds of one image on one thread of the engine, the mean over seeds; `None` for f32.
+    #[serde(default)]
+    pub latency_ms: Option<f64>,
     /// Number of Conv and Gemm layers.
     pub layers: u32,
     /// Bits of a stored weight.
@@ -187,6 +190,7 @@ fn summarize_group(group: &[&ResultLine], trained: bool) -> SummaryRow {
         .collect();
     let (top1, baseline, delta) = (spread(&values), spread(&baselines), spread(&deltas));
     let agreements: Vec<f64> = group.iter().filter_map(|line| line.agreement).collect();
+    let latencies: Vec<f64> = group.iter().filter_map(|line| line.latency_ms).collect();
     let (macs, bytes) = (
         mean(group, |line| line.macs),
         mean(group, |line| line.bytes),
@@ -218,6 +222,7 @@ fn summarize_group(group: &[&ResultLine], trained: bool) -> SummaryRow {
             .then(|| mean(group, |line| line.bytes_baseline.unwrap_or(0))),
         bytes_ratio: ratio(group, |line| line.bytes_baseline, bytes),
         macs_ratio: ratio(group, |line| line.macs_baseline, macs),
+        latency_ms: (latencies.len() == group.len()).then(|| spread(&latencies).mean),
         layers: first.layers,
         weight_bits: first.weight_bits,
         activation_bits: first.activation_bits,

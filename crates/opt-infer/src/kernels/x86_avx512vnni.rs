@@ -306,6 +306,70 @@ unsafe fn dense_vector(
     }
 }
 
+/// Rows of a sum of two values.
+///
+/// # Panics
+///
+/// If a slice is too short for the rows, or on a CPU without the instructions.
+pub(crate) fn add(
+    sum: &Sum,
+    layout: &Layout,
+    a: Operand<'_>,
+    b: Operand<'_>,
+    y: &mut [u8],
+    rows: Range<usize>,
+) {
+    // Only the image is not padded to whole vectors. What the largest difference of codes becomes must stay finite, as in
+    // `Conv::is_tame`.
+    let whole = [a, b].iter().all(|x| x.layout.stride == layout.stride)
+        && layout.stride.is_multiple_of(LANES)
+        && sum.scales.iter().all(|s| (s * 512.0).is_finite());
+    if !whole {
+        return portable::add(sum, layout, a, b, y, rows);
+    }
+    assert!(super::Kernels::Avx512Vnni.available());
+    let bytes = layout.width * layout.stride;
+    let left = layout.border[1] * layout.stride;
+    for (row, line) in rows.zip(y.chunks_exact_mut(layout.row())) {
+        let [a, b] = [a, b].map(|x| {
+            let first = x.layout.origin() + row * x.layout.row();
+            &x.bytes[first..first + bytes]
+        });
+        // SAFETY: the CPU has the instructions.
+        unsafe { add_row(sum, a, b, &mut line[left..left + bytes]) }
+    }
+}
+
+/// As many codes as `y` has: whole vectors.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+fn add_row(sum: &Sum, a: &[u8], b: &[u8], y: &mut [u8]) {
+    let zero = i32::from(sum.zero);
+    let lo = _mm512_set1_ps((i32::from(sum.lo) - zero) as f32);
+    let hi = _mm512_set1_ps((i32::from(sum.hi) - zero) as f32);
+    let zero = _mm512_set1_epi32(zero);
+    let zeros = sum.zeros.map(|z| _mm512_set1_epi32(z));
+    let scales = sum.scales.map(|s| _mm512_set1_ps(s));
+    let vectors = y.as_chunks_mut::<LANES>().0.iter_mut();
+    let operands = a
+        .as_chunks::<LANES>()
+        .0
+        .iter()
+        .zip(b.as_chunks::<LANES>().0);
+    for (y, (a, b)) in vectors.zip(operands) {
+        let product = |codes: &[u8; LANES], i: usize| {
+            // SAFETY: a vector of 16 bytes.
+            let codes = unsafe { _mm_loadu_si128(codes.as_ptr().cast()) };
+            let codes = _mm512_sub_epi32(_mm512_cvtepu8_epi32(codes), zeros[i]);
+            _mm512_mul_ps(_mm512_cvtepi32_ps(codes), scales[i])
+        };
+        let f = _mm512_add_ps(product(a, 0), product(b, 1));
+        let f = _mm512_min_ps(_mm512_max_ps(f, lo), hi);
+        let code = _mm512_add_epi32(_mm512_cvtps_epi32(f), zero);
+        // SAFETY: a vector of 16 bytes.
+        unsafe { _mm_storeu_si128(y.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(code)) }
+    }
+}
+
 /// Compiles a portable kernel again with this CPU's instructions.
 macro_rules! again {
     ($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*)) => {
@@ -325,10 +389,6 @@ macro_rules! again {
 again!(
     /// Rows of the image.
     input(layout: &Layout, order: portable::ImageOrder, image: &[u8], y: &mut [u8], rows: Range<usize>)
-);
-again!(
-    /// Rows of a sum of two values.
-    add(sum: &Sum, layout: &Layout, a: Operand<'_>, b: Operand<'_>, y: &mut [u8], rows: Range<usize>)
 );
 again!(
     /// Rows of maxima.

@@ -6,7 +6,7 @@ use net::{Net, Values};
 use opt_core::interpret_integer::{Trace, run as interpret};
 use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QOp};
-use opt_infer::{ImageOrder, Kernels, Options, Session};
+use opt_infer::{ImageOrder, Kernels, Options, Session, self_test};
 use proptest::prelude::*;
 
 /// The sets to test; says which cannot run here.
@@ -312,6 +312,26 @@ fn threads_and_orders_change_nothing() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn a_file_checks_the_engine() {
+    let mut net = Net::new([3, 6, 5], Values::Random, 8);
+    let images = [net.image(), net.image()].concat();
+    let a = net.conv(0, 20, Window::square(3, 1, 1), 1, None, true);
+    let net = net.close(a);
+    let golden = opt_artifact::golden(&net.model, &images).unwrap();
+    for kernels in available() {
+        assert_eq!(self_test(&net.model, &golden, kernels).unwrap(), 2);
+        // One weight of another network.
+        let mut other = net.model.clone();
+        let QOp::Conv { bias, .. } = &mut other.nodes[a].op else {
+            panic!("{:?}", other.nodes[a]);
+        };
+        bias[7] += 500;
+        let message = self_test(&other, &golden, kernels).unwrap_err().to_string();
+        assert!(message.contains("image 0"), "{message}");
     }
 }
 

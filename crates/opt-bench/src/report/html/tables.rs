@@ -4,8 +4,8 @@ use minijinja::{Value, context};
 
 use crate::report::ranking::Front;
 use crate::report::words::{
-    accuracy, bits, difference, grounds, in_millions, in_thousands, plain, seconds, standard_error,
-    times, won_and_lost,
+    accuracy, bits, difference, grounds, in_millions, in_thousands, latency, plain, seconds,
+    standard_error, times, won_and_lost,
 };
 use crate::results::{ResultLine, SummaryRow, Verdict};
 
@@ -189,6 +189,10 @@ pub(super) fn columns<'a>() -> Vec<Column<Ranked<'a>>> {
         column("Params", "k", "n", |r| count(r.row.params, in_thousands)),
         column("Non-zero", "k", "n", |r| count(r.row.nonzero, in_thousands)),
         column("MACs", "M / image", "n", |r| count(r.row.macs, in_millions)),
+        column("Latency", "ms / image", "n", |r| {
+            let ms = r.row.latency_ms;
+            ms.map_or_else(missing, |ms| number(latency(r.row), ms))
+        }),
         column("Bits", "W / A", "n", width),
         column("Pareto", "", "", |r| words(r.front.words())),
         column("Network", "", "", |r| words(&r.row.model)),
