@@ -4,7 +4,7 @@
 //! The image is cut to the network's proportions around its middle and resized.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
 }
 
 #[expect(clippy::print_stdout, reason = "the result of the program")]
-fn classify(net: &PathBuf, image: &PathBuf) -> Result<(), Box<dyn Error>> {
+fn classify(net: &Path, image: &Path) -> Result<(), Box<dyn Error>> {
     let mut session = Session::load(net, &Options::default())?;
     let [height, width, channels] = session.image_shape();
     let file = image::open(image).map_err(|e| format!("cannot read {}: {e}", image.display()))?;

@@ -1,5 +1,7 @@
 //! Every set of kernels that this CPU can run, against the interpreter: every code of every value, and every logit's bits.
 
+#![expect(clippy::unwrap_used, reason = "a test, also in its helpers")]
+
 mod net;
 
 use net::{Net, Values};
@@ -170,9 +172,9 @@ fn groups_and_depthwise() {
 
 #[test]
 fn a_network_of_every_operator() {
-    for seed in 0..24 {
-        let values = [Values::Random, Values::Dark][seed as usize % 2];
-        let mut net = Net::new([3, 9 + seed as usize % 8, 11], values, seed);
+    for seed in 0..24_usize {
+        let values = [Values::Random, Values::Dark][seed % 2];
+        let mut net = Net::new([3, 9 + seed % 8, 11], values, seed as u64);
         let image = net.image();
         let stem = net.conv(0, 12, Window::square(3, 1, 1), 1, None, true);
         let short = net.shortcut(stem, [2, 6]);

@@ -5,7 +5,7 @@ use opt_core::InputSpec;
 use opt_core::op::Window;
 use opt_core::qmodel::{QEdge, QModel, QNode, QOp, QWeight};
 
-/// Small numbers from a seed: SplitMix64 (G. Steele, D. Lea, C. Flood, *Fast splittable pseudorandom number generators*,
+/// Small numbers from a seed: `SplitMix64` (G. Steele, D. Lea, C. Flood, *Fast splittable pseudorandom number generators*,
 /// 2014).
 pub(crate) struct Numbers(pub(crate) u64);
 
