@@ -216,6 +216,7 @@ fn table(outcome: &Outcome, width: Option<u16>) -> String {
 /// A number with three digits that count, or all before the point.
 fn plain(value: f64) -> String {
     match value {
+        v if v < 1.0 => format!("{v:.3}"),
         v if v < 10.0 => format!("{v:.2}"),
         v if v < 100.0 => format!("{v:.1}"),
         v => format!("{v:.0}"),
