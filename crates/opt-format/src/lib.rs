@@ -1,13 +1,13 @@
 //! Other people's formats: safetensors checkpoints in and out, ONNX out.
 //!
 //! - [`safetensors`](mod@safetensors): parameters by PyTorch name, in and out.
-//! - [`onnx`]: integer networks as QDQ graphs, which ONNX Runtime runs on its integer kernels.
+//! - [`onnx`]: networks in f32, and integer networks as QDQ graphs, which ONNX Runtime runs on its integer kernels.
 //!
 //! # What this crate does not do
 //!
 //! A checkpoint has no graph, so it is imported into a network that is already there; nothing is guessed, renamed or left
 //! out to make it fit. The files that this project ships, with graph and codes, are another crate's. It reads no pickles and no
-//! ONNX, and writes no network that is not in integers as ONNX.
+//! ONNX.
 
 pub mod error;
 pub mod onnx;
