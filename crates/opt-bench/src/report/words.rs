@@ -445,10 +445,10 @@ pub(super) fn conditions(run: &RunInfo) -> Vec<(&'static str, String)> {
         ("Machine", machine),
         (
             "Precision",
-            format!(
-                "training in {}; accuracy in f32 or exact integers",
-                run.precision
-            ),
+            match run.precision.as_str() {
+                "nothing is trained" => "nothing is trained".to_owned(),
+                precision => format!("training in {precision}"),
+            } + "; accuracy in f32 or exact integers",
         ),
         ("Commit", commit),
         ("Versions", versions.join(", ")),
