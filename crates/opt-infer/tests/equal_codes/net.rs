@@ -44,7 +44,8 @@ pub(crate) enum Values {
 pub(crate) struct Net {
     pub(crate) model: QModel,
     pub(crate) shapes: Vec<Vec<usize>>,
-    /// Whether every edge but the image's has zero point 0, so that values of one shape can take each other's place.
+    /// Whether every edge but the image's has zero point 0, so that values of one shape can take each other's place, and scale
+    /// 1, so that early values count in late sums.
     pub(crate) plain: bool,
     numbers: Numbers,
     values: Values,
@@ -216,7 +217,13 @@ impl Net {
             Values::Low => -127,
             Values::Random | Values::Dark => self.numbers.code(),
         });
-        let scales = (0..shape[0]).map(|_| 0.01 + f32::from(self.numbers.byte()) / 1e4);
+        let products = shape[1..].iter().product::<usize>() as f32;
+        let unit = if self.plain {
+            products.sqrt() * 1.5
+        } else {
+            1.0
+        };
+        let scales = (0..shape[0]).map(|_| (0.01 + f32::from(self.numbers.byte()) / 1e4) / unit);
         let scales = scales.collect();
         let bias = (0..shape[0]).map(|_| i32::from(self.numbers.code()) * 100);
         let bias = bias.collect();
@@ -235,7 +242,7 @@ impl Net {
         let factor = [0.2, 0.7, 1.0, 1.7][usize::from(self.numbers.byte() % 4)];
         let zero = self.numbers.byte();
         QEdge {
-            scale: spread * factor,
+            scale: if self.plain { 1.0 } else { spread * factor },
             zero_points: vec![if self.plain || zero.is_multiple_of(2) {
                 0
             } else {
