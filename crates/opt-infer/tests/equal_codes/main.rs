@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test, also in its helpers")]
 
+mod any_network;
 mod net;
 
 use net::{Net, Values};

@@ -210,6 +210,17 @@ impl Net {
         self.shapes.len() - 1
     }
 
+    /// A number below `n`.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        usize::from(self.numbers.byte()) % n
+    }
+
+    /// Whether a value has one zero point for all channels.
+    pub(crate) fn one_zero(&self, id: usize) -> bool {
+        let edge = self.model.nodes[id].edge.as_ref();
+        edge.is_some_and(|e| e.zero_points.len() == 1)
+    }
+
     fn weight(&mut self, shape: &[usize]) -> (QWeight, Vec<i32>) {
         let values = self.values;
         let codes = ArrayD::from_shape_simple_fn(IxDyn(shape), || match values {
@@ -236,7 +247,7 @@ impl Net {
     }
 
     /// An edge on which sums of so many products spread over the codes, or saturate; every second one has zero point 0.
-    fn edge(&mut self, x: usize, products: usize) -> QEdge {
+    pub(crate) fn edge(&mut self, x: usize, products: usize) -> QEdge {
         let x = self.model.nodes[x].edge.as_ref().unwrap().scale;
         let spread = x * (products as f32).sqrt() * 1.5;
         let factor = [0.2, 0.7, 1.0, 1.7][usize::from(self.numbers.byte() % 4)];
