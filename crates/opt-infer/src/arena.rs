@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use crate::plan::{Place, Plan};
+use crate::{InferError, Result};
 
 /// A line of the cache.
 #[derive(Debug, Clone, Copy)]
@@ -33,10 +34,20 @@ unsafe impl Sync for Arena {}
 
 impl Arena {
     /// Memory for a plan, with the borders of all values written.
-    pub(crate) fn new(plan: &Plan) -> Self {
-        let lines = vec![Line([0; 64]); plan.arena.div_ceil(64)].into_boxed_slice();
+    ///
+    /// # Errors
+    ///
+    /// [`InferError::Memory`] if the system does not give so much.
+    pub(crate) fn new(plan: &Plan) -> Result<Self> {
+        let mut lines = Vec::new();
+        let count = plan.arena.div_ceil(64);
+        let bytes = plan.arena;
+        lines
+            .try_reserve_exact(count)
+            .map_err(|_| InferError::Memory { bytes })?;
+        lines.resize(count, Line([0; 64]));
         let arena = Self {
-            lines: NonNull::from(Box::leak(lines)),
+            lines: NonNull::from(Box::leak(lines.into_boxed_slice())),
         };
         for place in &plan.places {
             // SAFETY: nobody else has the arena yet, and a place with its rows and borders is inside of it.
@@ -44,7 +55,7 @@ impl Arena {
                 unsafe { std::slice::from_raw_parts_mut(arena.start(place), place.layout.bytes()) };
             place.layout.clear(bytes);
         }
-        arena
+        Ok(arena)
     }
 
     /// A value, its border and the bytes behind it that may be read.

@@ -129,8 +129,9 @@ impl Conv {
                 ..residual
             }),
             origin: border(0) * x.row() + border(1) * x.stride,
-            pixel: window.stride[1] * x.stride,
-            row: window.stride[0] * x.row(),
+            // A stride of any size is sound where there is one output pixel, to which it is not applied.
+            pixel: window.stride[1].saturating_mul(x.stride),
+            row: window.stride[0].saturating_mul(x.row()),
             out_width: y.width,
             out_left: y.border[1],
             out_row: y.row(),
@@ -148,6 +149,15 @@ impl Conv {
 }
 
 impl Products {
+    /// Bytes of the blocks that [`Self::new`] would make, at most `usize::MAX`.
+    pub(crate) fn bytes(out: usize, channels: usize, taps: usize, group: usize) -> usize {
+        let steps = (channels / group).div_ceil(GROUP).saturating_mul(taps);
+        let vectors = (out / group).div_ceil(LANES).saturating_mul(group);
+        steps
+            .saturating_mul(vectors)
+            .saturating_mul(size_of::<Block>())
+    }
+
     /// Packs a weight `[O, I/group, kH, kW]`, or `[O, I·kH·kW]` in the same order.
     pub(crate) fn new(
         weight: &QWeight,

@@ -61,7 +61,9 @@ unsafe impl Send for Shared {}
 impl Crew {
     pub(crate) fn new(plan: Plan, threads: usize, order: ImageOrder) -> Result<Self> {
         let shared = Arc::new(Shared {
-            arenas: (0..threads).map(|_| Arena::new(&plan)).collect(),
+            arenas: (0..threads)
+                .map(|_| Arena::new(&plan))
+                .collect::<Result<_>>()?,
             plan,
             order,
             job: UnsafeCell::new(Job {
@@ -209,7 +211,13 @@ fn look_again(looks: &mut usize) {
 impl Shared {
     /// A thread's part of the run.
     fn work(&self, index: usize, threads: usize) {
-        let _guard = (threads > 1).then_some(AbortOnPanic);
+        let guard = (threads > 1).then(|| AbortOnPanic);
+        self.work_unguarded(index, threads);
+        // Ended in order: were it dropped, a run that a destructor begins while its thread unwinds would end the process.
+        std::mem::forget(guard);
+    }
+
+    fn work_unguarded(&self, index: usize, threads: usize) {
         // SAFETY: written before `begun` moved, and not again before all have ended.
         let job = unsafe { *self.job.get() };
         let image_bytes: usize = self.plan.image.iter().product();

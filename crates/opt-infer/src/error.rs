@@ -36,6 +36,17 @@ pub enum InferError {
         /// The most.
         most: usize,
     },
+    /// A network that needs more memory than any that is meant in earnest, or than the system gives.
+    #[error(
+        "values and packed weights need {} MiB, more than a session takes ({} MiB) or the system gives; look for pads and \
+         shapes that are not meant in earnest",
+        bytes >> 20,
+        crate::plan::MOST_BYTES >> 20
+    )]
+    Memory {
+        /// What it needs.
+        bytes: usize,
+    },
     /// A worker could not be started.
     #[error("starting a worker thread: {0}")]
     Spawn(#[source] std::io::Error),

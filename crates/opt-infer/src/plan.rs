@@ -5,16 +5,20 @@
 use opt_core::op::Window;
 use opt_core::qmodel::{QEdge, QModel, QNode, QOp};
 
-use crate::Kernels;
 use crate::conv::{Conv, Products, Requant, Residual};
 use crate::kernels::portable::{Mean, Sum};
 use crate::layout::{GROUP, LANES, Layout};
+use crate::{InferError, Kernels, Result};
 
 /// Bytes behind each value: a kernel may read a whole vector at its last pixel.
 const SLACK: usize = 64;
 
 /// Where values begin: on a line of the cache.
 const ALIGN: usize = 64;
+
+/// The most bytes of an arena and of the packed weights together: a small file can ask for terabytes, by pads of thousands
+/// of pixels on a value of many channels.
+pub(crate) const MOST_BYTES: usize = u32::MAX as usize;
 
 /// A value in the arena.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,8 +103,8 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// Those of [`QModel::validate`].
-    pub(crate) fn new(model: &QModel, kernels: Kernels, keep: bool) -> opt_core::Result<Self> {
+    /// Those of [`QModel::validate`]; [`InferError::Memory`].
+    pub(crate) fn new(model: &QModel, kernels: Kernels, keep: bool) -> Result<Self> {
         let shapes = model.validate()?;
         let mut plan = Self {
             kernels,
@@ -116,6 +120,7 @@ impl Plan {
         let last_reads = last_reads(model, &readers);
         // Places whose value is no longer read.
         let mut free: Vec<usize> = Vec::new();
+        let mut packed = 0_usize;
         for (id, node) in model.nodes.iter().enumerate() {
             let sources: Vec<usize> = node
                 .inputs
@@ -137,6 +142,12 @@ impl Plan {
                 }
             });
             plan.place_of.push(target);
+            let input = sources.first().map(|place| &plan.places[*place].layout);
+            packed = packed.saturating_add(input.map_or(0, |x| packed_bytes(&node.op, x)));
+            let bytes = plan.arena.saturating_add(packed);
+            if bytes > MOST_BYTES {
+                return Err(InferError::Memory { bytes });
+            }
             let work = plan.work(model, node, &sources, target);
             if !keep {
                 for input in &node.inputs {
@@ -160,7 +171,8 @@ impl Plan {
             layout,
             offset: self.arena,
         };
-        self.arena = (self.arena + place.len()).next_multiple_of(ALIGN);
+        let end = self.arena.saturating_add(place.len());
+        self.arena = end.checked_next_multiple_of(ALIGN).unwrap_or(end);
         self.places.push(place);
         self.places.len() - 1
     }
@@ -258,6 +270,18 @@ impl Plan {
             QOp::Clamp { lo, hi } => Work::Clamp { lo: *lo, hi: *hi },
         }
     }
+}
+
+/// Bytes of the weights that are packed for `op`, which reads `x`.
+fn packed_bytes(op: &QOp, x: &Layout) -> usize {
+    let Some((weight, _)) = op.weight() else {
+        return 0;
+    };
+    let (group, taps) = match op {
+        QOp::Conv { window, group, .. } => (*group, window.area()),
+        _ => (1, x.height * x.width),
+    };
+    Products::bytes(weight.scales.len(), x.channels, taps, group)
 }
 
 fn mean(x: &QEdge, y: &QEdge) -> Mean {

@@ -66,7 +66,7 @@ impl Session {
     /// # Errors
     ///
     /// [`InferError::Model`] for a network that is not sound, [`InferError::Kernels`] for kernels that this CPU cannot run,
-    /// [`InferError::Threads`] for none or more than [`MAX_THREADS`].
+    /// [`InferError::Threads`] for none or more than [`MAX_THREADS`], [`InferError::Memory`] for a network that is too large.
     pub fn new(model: &QModel, options: &Options) -> Result<Self> {
         if !(1..=MAX_THREADS).contains(&options.threads) {
             return Err(InferError::Threads {

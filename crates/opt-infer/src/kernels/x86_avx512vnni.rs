@@ -60,7 +60,10 @@ pub(crate) fn conv(conv: &Conv, x: &[u8], residual: &[u8], y: &mut [u8], rows: R
     assert!(writes + channels <= y.len());
     if let Some(r) = &conv.residual {
         let reads = r.origin + (rows.end - 1) * r.row + last_pixel * r.stride;
-        assert!(reads + channels.next_multiple_of(LANES) <= residual.len());
+        // Whole vectors are read, also where a group's last one is not written whole.
+        let ends = conv.products.panels.iter();
+        let lanes = ends.map(|p| p.channel + p.vectors * LANES).max();
+        assert!(reads + lanes.unwrap_or(0) <= residual.len());
     }
     // SAFETY: the CPU has the instructions, and the last bytes that any tile touches are inside the slices. `Products::new`
     // makes as many blocks as the runs of its panels have steps, and pads biases and multipliers to whole vectors.

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test, also in its helpers")]
 
 mod any_network;
+mod hostile;
 mod net;
 
 use net::{Net, Values};
