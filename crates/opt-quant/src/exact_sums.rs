@@ -4,12 +4,13 @@
 //! f = (a - z_a)·(s_a/s_y) + (b - z_b)·(s_b/s_y)        s_a/s_y = A/2^k, s_b/s_y = B/2^k, A and B integers to 2^14
 //! ```
 //!
-//! All products and sums are then integers below 2^24 over 2^k: f32 holds them, whatever the order of the operations and
-//! whether they are fused. Without this, a program that subtracts the zero points elsewhere (ONNX Runtime folds them into
+//! All products and sums are then integers below 2^24 over 2^k, with `z_y` added too since k is at most 15: f32 holds them,
+//! whatever the order of the operations and whether they are fused. Without this, a program that subtracts the zero points elsewhere (ONNX Runtime folds them into
 //! one constant) comes to another side of a half now and then, and in a deep network each such code changes others. The
 //! zero point of the sum is made even: some programs add it before they round, which is the same for even ones alone.
 //!
-//! Scales grow by what it takes, about 0.01 %, and up to some per cent where a value is added twice.
+//! Scales grow by what it takes, about 0.01 %, and up to 5 % where a value is added twice; a sum that would take more is left
+//! as it is, since coarser codes cost more than a code that differs by one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,13 +20,19 @@ use opt_core::{Model, QParams};
 /// Bits of the larger ratio.
 const BITS: i32 = 14;
 
+/// The most that k may be: `z_y·2^k` stays below 2^23, as the products' sum does.
+const MOST_FRACTION_BITS: i32 = 15;
+
+/// The most that a scale may grow.
+const MOST_GROWTH: f32 = 1.05;
+
 /// How many larger ratios are tried before a sum is left as it is.
 const TRIES: u32 = 4096;
 
 /// Raises the scales of what additions read and write until the additions are exact.
 ///
-/// An addition of two values that earlier additions have fixed already, at scales that no ratio joins, is left as it is: its
-/// codes may differ by one elsewhere.
+/// An addition is left as it is where that would take a scale that grows by more than 5 %, such as of two values that earlier
+/// additions have fixed already at scales that no ratio joins: its codes may differ by one elsewhere.
 pub(crate) fn make_sums_exact(
     folded: &Model,
     steps: &[Step],
@@ -70,12 +77,13 @@ pub(crate) fn make_sums_exact(
 
 /// The sum's parameters and its operands' scales with exact ratios; none is smaller than it was.
 fn exact(sum: QParams, scales: &[f32], can_grow: &[bool]) -> Option<(QParams, Vec<f32>)> {
+    let given = sum.scale;
     let sum = even(sum)?;
     let largest = scales.iter().fold(0.0_f32, |m, s| m.max(s / sum.scale));
     if !(largest.is_normal() && sum.scale.is_normal()) {
         return None;
     }
-    let k = BITS - 1 - exponent(largest);
+    let k = (BITS - 1 - exponent(largest)).min(MOST_FRACTION_BITS);
     let one = power(k)?;
     let first = scales[0];
     let start = (f64::from(first) / f64::from(sum.scale) * one).floor();
@@ -90,11 +98,14 @@ fn exact(sum: QParams, scales: &[f32], can_grow: &[bool]) -> Option<(QParams, Ve
             return None;
         }
         let y = if can_grow[0] { grown(y, try_) } else { y };
+        if y > given * MOST_GROWTH {
+            return None;
+        }
         let mut found = Vec::with_capacity(scales.len());
         for (scale, can_grow) in scales.iter().zip(can_grow) {
             let ratio = f64::from(*scale) / f64::from(y) * one;
             let candidates = if *can_grow { 16 } else { 1 };
-            let raised = (0..candidates).find_map(|more| {
+            let raised: Option<f32> = (0..candidates).find_map(|more| {
                 let scale = if *can_grow {
                     narrow(f64::from(y) * (ratio.ceil() + f64::from(more)) / one).max(*scale)
                 } else {
@@ -102,7 +113,7 @@ fn exact(sum: QParams, scales: &[f32], can_grow: &[bool]) -> Option<(QParams, Ve
                 };
                 is_exact(scale, y, one).then_some(scale)
             });
-            found.push(raised?);
+            found.push(raised.filter(|raised| *raised <= scale * MOST_GROWTH)?);
         }
         Some((QParams { scale: y, ..sum }, found))
     })
@@ -201,6 +212,32 @@ mod tests {
         // No room for an even zero point above, and a ratio out of this world.
         assert_eq!(exact(params(0.02, 255), &[0.01], &[true]), None);
         assert_eq!(exact(params(1e30, 0), &[1e-30], &[true]), None);
+    }
+
+    #[test]
+    fn nothing_grows_by_more_than_a_twentieth() {
+        // Two values that cannot give way leave it all to the sum: some ratios join at once, others at twice the scale.
+        let joined = exact(params(0.02, 4), &[0.011, 0.0173], &[false, false]).unwrap();
+        assert!(joined.0.scale < 0.021, "{joined:?}");
+        let apart = exact(params(0.02, 4), &[0.0061, 0.0203], &[false, false]);
+        assert_eq!(apart, None);
+        // A value so small beside the sum that its ratio would become that of a neighbour.
+        assert_eq!(exact(params(0.02, 4), &[0.02, 2.1e-6], &[true, true]), None);
+    }
+
+    #[test]
+    fn small_ratios_leave_room_for_the_zero_point() {
+        // With fractions of more than 15 bits, z_y takes bits from the sum that it is added to.
+        for i in 0..2000_u16 {
+            let y = 0.02 + 1e-6 * f32::from(i);
+            let scales = [
+                y * (0.01 + 1e-4 * f32::from(i % 900)),
+                y * (0.02 + 1e-4 * f32::from(i * 7 % 600)),
+            ];
+            if let Some((sum, found)) = exact(params(y, 200), &scales, &[true, true]) {
+                all_agree(found[0], found[1], sum, [131, 77]);
+            }
+        }
     }
 
     proptest! {
