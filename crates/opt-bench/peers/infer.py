@@ -30,7 +30,9 @@ def session(model, threads, optimized=None):
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Several threads look for the next step while a run lasts, as ours do; between runs they sleep and disturb nobody.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if threads > 1 else "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if optimized:
         options.optimized_model_filepath = str(optimized)
         options.log_severity_level = 3
