@@ -54,7 +54,7 @@ impl WeightBits {
 /// edges:   affine from (min, max), extended to hold 0        weights: s[o] = max|W[o]|/(2^(bits-1) - 1), nearest codes
 /// ```
 ///
-/// With rounded additions, scales are raised a little until every sum is exact in f32 (`exact_sums.rs` says why). A weight's
+/// With rounded additions, scales are raised a little so that sums are exact in f32 (`exact_sums.rs` says which and why). A weight's
 /// scale is raised where its bias would not fit 30 bits. `ranges` may hold more nodes than this kind of
 /// addition needs (calibration records for both kinds).
 ///
