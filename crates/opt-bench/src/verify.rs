@@ -51,8 +51,8 @@ pub struct Options {
     #[arg(long, value_name = "N")]
     image_size: Option<usize>,
     /// How many images.
-    #[arg(long, default_value_t = 1000, value_name = "N")]
-    images: usize,
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    images: u32,
     /// The Python that has ONNX Runtime [default: `OPT_PEERS_PYTHON`, else what `cargo xtask setup --peers` made]; without
     /// one, the engine alone is checked.
     #[arg(long, value_name = "PATH")]
@@ -133,7 +133,7 @@ pub struct OrtFindings {
 /// Files or images that cannot be read; a promise that is not kept, after everything was printed and written.
 pub fn run(options: &Options, root: &Path) -> Result<()> {
     let limits = Limits {
-        test: Some(options.images),
+        test: Some(options.images as usize),
         image_size: options.image_size,
         ..Limits::default()
     };
@@ -298,7 +298,19 @@ fn check_ort(
     fs::write(&all, write_qdq(model, &every)?)?;
     fs::write(path("images"), &images.images[..])?;
     let hello: BTreeMap<String, String> = peer.ask(&json!({"do": "hello"}), PATIENCE)?;
-    let operators = peer.ask(&json!({"do": "kinds", "model": plain}), PATIENCE)?;
+    let mut kinds = |model: &Path| -> Result<BTreeMap<String, u64>> {
+        peer.ask(&json!({"do": "kinds", "model": model}), PATIENCE)
+    };
+    // The graph whose codes are compared must be executed as the one that ships.
+    let (operators, compared) = (kinds(&plain)?, kinds(&all)?);
+    for op in FLOAT_CONVS.into_iter().chain(["QLinearConv", "QLinearAdd"]) {
+        ensure!(
+            operators.get(op) == compared.get(op),
+            "ONNX Runtime has {:?} {op} without and {:?} with all codes as outputs",
+            operators.get(op),
+            compared.get(op)
+        );
+    }
     let request = json!({
         "do": "codes", "model": all, "images": path("images"), "out": path("codes"), "count": images.len(),
     });
@@ -348,6 +360,7 @@ fn check_ort(
         take(1).is_err(),
         "ONNX Runtime wrote more values than the network has"
     );
+    ensure!(found.codes > 0, "ONNX Runtime gave no codes");
     found.top1 = top1(answers.iter().map(Vec::as_slice), images);
     Ok(found)
 }

@@ -5,9 +5,10 @@
 //! ```
 //!
 //! All products and sums are then integers below 2^24 over 2^k, with `z_y` added too since k is at most 15: f32 holds them,
-//! whatever the order of the operations and whether they are fused. Without this, a program that subtracts the zero points elsewhere (ONNX Runtime folds them into
-//! one constant) comes to another side of a half now and then, and in a deep network each such code changes others. The
-//! zero point of the sum is made even: some programs add it before they round, which is the same for even ones alone.
+//! whatever the order of the operations and whether they are fused. Without this, a program that subtracts the zero points
+//! elsewhere (ONNX Runtime folds them into one constant) comes to another side of a half now and then, and in a deep network
+//! each such code changes others. The zero point of the sum is made even: some programs add it before they round, which is
+//! the same for even ones alone.
 //!
 //! Scales grow by what it takes, about 0.01 %, and up to 5 % where a value is added twice; a sum that would take more is left
 //! as it is, since coarser codes cost more than a code that differs by one.
