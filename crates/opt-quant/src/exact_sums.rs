@@ -245,17 +245,17 @@ mod tests {
         #[test]
         fn exact_sums_do_not_depend_on_the_order(
             y in 1e-4f32..1e2,
-            a in 0.05f32..8.0,
-            b in 0.05f32..8.0,
+            a in 0.2f32..4.0,
+            b in 0.2f32..4.0,
             z in 0..200i32,
             zeros in [0..=255i32, 0..=255i32],
             fixed in any::<bool>(),
         ) {
             let scales = [a * y, b * y];
             let (sum, found) = exact(params(y, z), &scales, &[!fixed, true]).expect("a ratio");
-            prop_assert!(sum.scale >= y && sum.scale < y * 1.02, "{sum:?} {found:?}");
+            prop_assert!(sum.scale >= y && sum.scale <= y * MOST_GROWTH, "{sum:?} {found:?}");
             for (found, scale) in found.iter().zip(scales) {
-                prop_assert!(*found >= scale && *found <= scale * 1.02, "{found} for {scale}");
+                prop_assert!(*found >= scale && *found <= scale * MOST_GROWTH, "{found} for {scale}");
             }
             all_agree(found[0], found[1], sum, zeros);
         }
