@@ -1,3 +1,5 @@
+//! Structure of written f32 networks, and refusals.
+
 use opt_core::op::Window;
 use opt_core::{Graph, InputSpec, Model, Op, zoo};
 use prost::Message;
