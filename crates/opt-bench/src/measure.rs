@@ -159,7 +159,7 @@ pub fn measure(
             let golden = golden.context("the images to check with were not stored")?;
             check_codes(&network, &golden, &simulation, data)
                 .with_context(|| format!("checking {}", path.display()))?;
-            let mut session = session(&network, Kernels::best(), threads())?;
+            let mut session = session(&network, Kernels::best(), threads(), false)?;
             let evaluation = evaluate_with(data.test_batches(), |batch| {
                 engine_logits(&mut session, batch)
             })?;
@@ -178,13 +178,17 @@ pub fn measure(
     })
 }
 
-fn session(network: &QModel, kernels: Kernels, threads: usize) -> Result<Session> {
+fn session(
+    network: &QModel,
+    kernels: Kernels,
+    threads: usize,
+    keep_codes: bool,
+) -> Result<Session> {
     let options = opt_infer::Options {
         threads,
         kernels: Some(kernels),
         order: ImageOrder::Chw,
-        // For `check_codes`; costs memory alone.
-        keep_codes: true,
+        keep_codes,
     };
     Ok(Session::new(network, &options)?)
 }
@@ -202,7 +206,7 @@ fn engine_logits(session: &mut Session, batch: &opt_nn::Batch) -> opt_nn::Result
 
 /// The median of the milliseconds of one image on one thread.
 fn latency(network: &QModel, image: &[u8]) -> Result<f64> {
-    let mut session = session(network, Kernels::best(), 1)?;
+    let mut session = session(network, Kernels::best(), 1, false)?;
     let mut logits = session.run(image)?.to_vec();
     let mut times = Vec::with_capacity(TIMED_RUNS);
     for _ in 0..TIMED_RUNS {
@@ -237,7 +241,7 @@ fn check_codes(
     let trace = simulation.trace(&batch)?;
     let available = Kernels::ALL.into_iter().filter(|k| k.available());
     let mut sessions: Vec<Session> = available
-        .map(|k| session(network, k, 1))
+        .map(|k| session(network, k, 1, true))
         .collect::<Result<_>>()?;
     let logits = Vec::<f32>::try_from(trace.logits.reshape([-1]))?;
     for n in 0..images {

@@ -88,9 +88,9 @@ pub struct FileFindings {
     pub golden: usize,
     /// By set of kernels.
     pub kernels: Vec<KernelFindings>,
-    /// Sets of kernels that this processor cannot run.
+    /// What was not run, and why.
     pub not_run: Vec<String>,
-    /// ONNX Runtime, if it was there and the network has a QDQ form.
+    /// ONNX Runtime, if it was run.
     pub onnx_runtime: Option<OrtFindings>,
 }
 
@@ -201,9 +201,20 @@ fn check(file: &Path, images: &Dataset, peer: Option<&mut Peer>) -> Result<FileF
             golden.as_ref(),
         )?);
     }
+    let mut not_run: Vec<String> = cannot
+        .iter()
+        .map(|k| format!("kernels {k}: this processor lacks {}", k.needs()))
+        .collect();
     let onnx_runtime = match peer {
         Some(peer) if is_rounded(&model) => Some(check_ort(&model, images, &traces, peer)?),
-        _ => None,
+        Some(_) => {
+            not_run.push("ONNX Runtime: fused additions have no QDQ form".to_owned());
+            None
+        }
+        None => {
+            not_run.push("ONNX Runtime: no Python with it; `cargo xtask setup --peers`".to_owned());
+            None
+        }
     };
     let answers = traces.iter().map(|t| t.logits.as_slice());
     Ok(FileFindings {
@@ -216,7 +227,7 @@ fn check(file: &Path, images: &Dataset, peer: Option<&mut Peer>) -> Result<FileF
         top1: top1(answers, images),
         golden: golden.map_or(0, |g| g.count()),
         kernels,
-        not_run: cannot.iter().map(ToString::to_string).collect(),
+        not_run,
         onnx_runtime,
     })
 }
@@ -411,26 +422,22 @@ fn print(findings: &Findings, file: usize) {
             k.kernels, k.top1, k.different, k.codes, k.logits_different
         );
     }
-    for name in &found.not_run {
-        println!("  kernels {name:<11} not run: this processor lacks the instructions");
+    if let Some(ort) = &found.onnx_runtime {
+        let count = |op: &str| ort.operators.get(op).copied().unwrap_or(0);
+        println!(
+            "  ONNX Runtime        top-1 {:.2} %; of {} codes {} differ by one ({:.4} %), {} by more; {} QLinearConv, {} \
+             convolutions in f32",
+            ort.top1,
+            ort.codes,
+            ort.off_by_one,
+            100.0 * ort.off_by_one as f64 / ort.codes.max(1) as f64,
+            ort.off_by_more,
+            count("QLinearConv"),
+            FLOAT_CONVS.map(count).iter().sum::<u64>(),
+        );
     }
-    match &found.onnx_runtime {
-        None => {
-            println!("  ONNX Runtime        not run: no Python with it, or additions are fused")
-        }
-        Some(ort) => {
-            let count = |op: &str| ort.operators.get(op).copied().unwrap_or(0);
-            println!(
-                "  ONNX Runtime        top-1 {:.2} %; of {} codes {} differ by one ({:.4} %), {} by more; {} QLinearConv, {} Conv",
-                ort.top1,
-                ort.codes,
-                ort.off_by_one,
-                100.0 * ort.off_by_one as f64 / ort.codes.max(1) as f64,
-                ort.off_by_more,
-                count("QLinearConv"),
-                count("Conv"),
-            );
-        }
+    for what in &found.not_run {
+        println!("  not run: {what}");
     }
 }
 

@@ -56,6 +56,9 @@ pub(crate) struct Products {
     pub(crate) bias: Vec<i32>,
     /// Bytes that a tile reads from its first tap's first byte.
     pub(crate) reach: usize,
+    /// Channels up to which codes are written, and up to which a residual is read: whole vectors.
+    pub(crate) written: usize,
+    pub(crate) read: usize,
 }
 
 /// What is added before rounding.
@@ -231,9 +234,14 @@ impl Products {
         });
         let last_run = runs.iter().map(|r| r.offset + r.steps * GROUP).max();
         let last_group = panels.iter().map(|p| p.input).max();
+        let ends = |of: fn(&Panel) -> usize| panels.iter().map(of).max().unwrap_or(0);
+        let written = ends(|p| p.channel + (p.vectors - 1) * LANES + p.lanes);
+        let read = ends(|p| p.channel + p.vectors * LANES);
         Self {
             bias: padded(folded, 0),
             reach: last_run.unwrap_or(0) + last_group.unwrap_or(0),
+            written,
+            read,
             blocks,
             runs,
             panels,

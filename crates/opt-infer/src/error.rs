@@ -47,6 +47,14 @@ pub enum InferError {
         /// What it needs.
         bytes: usize,
     },
+    /// No such step.
+    #[error("there is no step {step}; there are {steps}, counted from 0")]
+    Step {
+        /// The step asked for.
+        step: usize,
+        /// How many there are.
+        steps: usize,
+    },
     /// A worker could not be started.
     #[error("starting a worker thread: {0}")]
     Spawn(#[source] std::io::Error),

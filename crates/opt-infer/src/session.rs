@@ -197,7 +197,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// [`InferError::Length`] for bytes that are not one image, room for another number of logits, or no such step.
+    /// [`InferError::Length`] for bytes that are not one image or room for another number of logits, [`InferError::Step`].
     pub fn run_step(&mut self, step: usize, image: &[u8], logits: &mut [f32]) -> Result<()> {
         let checks = [
             ("an image", image.len(), self.image_bytes()),
@@ -213,10 +213,9 @@ impl Session {
             }
         }
         if step >= self.steps.len() {
-            return Err(InferError::Length {
-                what: "a step",
-                found: step,
-                expected: format!("less than {}", self.steps.len()),
+            return Err(InferError::Step {
+                step,
+                steps: self.steps.len(),
             });
         }
         self.crew.run_step(step, image, logits);

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 /// How peers are brought, for errors.
 const MEND: &str =
-    "run `cargo xtask setup --peers`, or name a Python that has PyTorch with --python PATH";
+    "run `cargo xtask setup --peers`, or name a Python that has them with --python PATH";
 
 /// Lines of a peer's standard error that an error repeats.
 const LAST_WORDS: usize = 30;
@@ -29,7 +29,7 @@ pub fn find_python(named: Option<&Path>, variable: Option<OsString>) -> Result<P
     named
         .map(Path::to_owned)
         .or_else(|| variable.filter(|v| !v.is_empty()).map(PathBuf::from))
-        .with_context(|| format!("there is no Python with PyTorch to compare with; {MEND}"))
+        .with_context(|| format!("there is no Python with the programs to compare with; {MEND}"))
 }
 
 /// A Python that will run `script` with the protocol before it, on this many threads.

@@ -51,19 +51,11 @@ pub(crate) fn conv(conv: &Conv, x: &[u8], residual: &[u8], y: &mut [u8], rows: R
     let last_pixel = conv.out_width - 1;
     let reads = conv.origin + (rows.end - 1) * conv.row + last_pixel * conv.pixel;
     assert!(reads + conv.products.reach <= x.len());
-    let channels = conv.products.panels.iter();
-    let channels = channels
-        .map(|p| p.channel + (p.vectors - 1) * LANES + p.lanes)
-        .max();
-    let channels = channels.unwrap_or(0);
     let writes = last_row * conv.out_row + (conv.out_left + last_pixel) * conv.out_stride;
-    assert!(writes + channels <= y.len());
+    assert!(writes + conv.products.written <= y.len());
     if let Some(r) = &conv.residual {
         let reads = r.origin + (rows.end - 1) * r.row + last_pixel * r.stride;
-        // Whole vectors are read, also where a group's last one is not written whole.
-        let ends = conv.products.panels.iter();
-        let lanes = ends.map(|p| p.channel + p.vectors * LANES).max();
-        assert!(reads + lanes.unwrap_or(0) <= residual.len());
+        assert!(reads + conv.products.read <= residual.len());
     }
     // SAFETY: the CPU has the instructions, and the last bytes that any tile touches are inside the slices. `Products::new`
     // makes as many blocks as the runs of its panels have steps, and pads biases and multipliers to whole vectors.

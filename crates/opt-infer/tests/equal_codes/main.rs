@@ -348,7 +348,11 @@ fn wrong_arguments_are_told() {
     let message = session.run(&[0; 47]).unwrap_err().to_string();
     assert!(message.contains("multiple of the 48 bytes"), "{message}");
     session.run_into(&[0; 48], &mut [0.0; 4]).unwrap_err();
-    session.run_step(99, &[0; 48], &mut [0.0; 5]).unwrap_err();
+    let step = session.run_step(99, &[0; 48], &mut [0.0; 5]).unwrap_err();
+    assert_eq!(
+        step.to_string(),
+        "there is no step 99; there are 4, counted from 0"
+    );
     assert_eq!((session.image_shape(), session.codes(0)), ([4, 4, 3], None));
     for threads in [0, 257] {
         let options = Options {
