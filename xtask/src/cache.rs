@@ -7,19 +7,38 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// `$XDG_CACHE_HOME/opt-rs`, or `~/.cache/opt-rs`.
+/// The folder that `OPT_CACHE_DIR` names, else `$XDG_CACHE_HOME/opt-rs`, else `~/.cache/opt-rs`: the folder that experiments
+/// keep trained networks in.
 pub(crate) fn folder() -> Result<PathBuf> {
-    choose(std::env::var_os("XDG_CACHE_HOME"), std::env::var_os("HOME"))
-        .context("no cache folder: neither XDG_CACHE_HOME nor HOME is set to an absolute path; export XDG_CACHE_HOME")
+    let variable = |name| std::env::var_os(name);
+    choose(variable("OPT_CACHE_DIR"), variable("XDG_CACHE_HOME"), variable("HOME"))
+        .context("no cache folder: none of OPT_CACHE_DIR, XDG_CACHE_HOME and HOME is set to an absolute path; export OPT_CACHE_DIR")
 }
 
 /// The XDG rule: a relative path counts as unset.
-fn choose(cache_home: Option<OsString>, home: Option<OsString>) -> Option<PathBuf> {
+fn choose(
+    own: Option<OsString>,
+    cache_home: Option<OsString>,
+    home: Option<OsString>,
+) -> Option<PathBuf> {
     let absolute = |value: OsString| Some(PathBuf::from(value)).filter(|path| path.is_absolute());
-    cache_home
-        .and_then(absolute)
-        .or_else(|| home.and_then(absolute).map(|home| home.join(".cache")))
-        .map(|cache| cache.join("opt-rs"))
+    own.and_then(absolute).or_else(|| {
+        cache_home
+            .and_then(absolute)
+            .or_else(|| home.and_then(absolute).map(|home| home.join(".cache")))
+            .map(|cache| cache.join("opt-rs"))
+    })
+}
+
+/// The bytes of the files in a folder and in those below it; 0 where there is none.
+pub(crate) fn bytes_in(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = |entry: fs::DirEntry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => bytes_in(&entry.path()),
+        Ok(kind) if kind.is_file() => entry.metadata().map_or(0, |meta| meta.len()),
+        _ => 0,
+    };
+    entries.map(bytes).sum()
 }
 
 /// Holds `name` for this process until the file is dropped; waits, and says so, while another set-up holds it.
@@ -69,53 +88,81 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cache_folder_follows_xdg() {
+    fn the_cache_folder_follows_its_own_variable_and_then_xdg() {
         struct Case {
+            own: Option<&'static str>,
             cache_home: Option<&'static str>,
             home: Option<&'static str>,
             expected: Option<&'static str>,
         }
         let cases = [
+            // The own variable names the folder itself.
             Case {
+                own: Some("/o"),
+                cache_home: Some("/c"),
+                home: Some("/h"),
+                expected: Some("/o"),
+            },
+            Case {
+                own: None,
                 cache_home: Some("/c"),
                 home: Some("/h"),
                 expected: Some("/c/opt-rs"),
             },
             Case {
+                own: None,
                 cache_home: None,
                 home: Some("/h"),
                 expected: Some("/h/.cache/opt-rs"),
             },
             // Empty and relative values count as unset.
             Case {
+                own: Some("o"),
                 cache_home: Some(""),
                 home: Some("/h"),
                 expected: Some("/h/.cache/opt-rs"),
             },
             Case {
+                own: None,
                 cache_home: Some("c"),
                 home: Some("/h"),
                 expected: Some("/h/.cache/opt-rs"),
             },
             Case {
+                own: None,
                 cache_home: None,
                 home: None,
                 expected: None,
             },
         ];
         for Case {
+            own,
             cache_home,
             home,
             expected,
         } in cases
         {
-            let chosen = choose(cache_home.map(OsString::from), home.map(OsString::from));
+            let chosen = choose(
+                own.map(OsString::from),
+                cache_home.map(OsString::from),
+                home.map(OsString::from),
+            );
             assert_eq!(
                 chosen,
                 expected.map(PathBuf::from),
-                "{cache_home:?} {home:?}"
+                "{own:?} {cache_home:?} {home:?}"
             );
         }
+    }
+
+    #[test]
+    fn bytes_are_those_of_all_files_below() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a"), [0; 5]).unwrap();
+        fs::create_dir(folder.path().join("b")).unwrap();
+        fs::write(folder.path().join("b/c"), [0; 7]).unwrap();
+        assert_eq!(bytes_in(folder.path()), 12);
+        assert_eq!(bytes_in(&folder.path().join("none")), 0);
     }
 
     #[test]

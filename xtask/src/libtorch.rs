@@ -243,7 +243,7 @@ fn bring(flavour: Flavour) -> Result<PathBuf> {
         && free < flavour.bytes_needed()
     {
         bail!(
-            "{} has {} free, but bringing libtorch takes {}; make room, or export XDG_CACHE_HOME as a folder elsewhere",
+            "{} has {} free, but bringing libtorch takes {}; make room, or export OPT_CACHE_DIR as a folder elsewhere",
             cache.display(),
             cache::size(free),
             cache::size(flavour.bytes_needed())

@@ -133,9 +133,6 @@ pub struct CurvePoint {
     pub lr: f64,
     /// Training images per second of wall-clock time.
     pub images_per_second: f64,
-    /// Accuracy on held-out images after the epoch, in percent, if it was measured.
-    #[serde(default)]
-    pub test_top1: Option<f64>,
 }
 
 fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {

@@ -515,7 +515,6 @@ fn point(phase: Phase<'_>, report: &EpochReport) -> CurvePoint {
         train_top1: report.train_top1,
         lr: report.lr,
         images_per_second: report.images_per_second,
-        test_top1: None,
     }
 }
 

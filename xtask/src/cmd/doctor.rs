@@ -9,6 +9,9 @@ use anyhow::Result;
 use crate::libtorch::{self, Decision, Flavour, Pip};
 use crate::{cache, workspace};
 
+/// Where in the cache folder experiments keep trained networks.
+const TRAINED: &str = "trained";
+
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -304,14 +307,20 @@ fn cache_folder(has_libtorch: bool) -> Check {
             return Check::missing(
                 what,
                 error.to_string(),
-                "export XDG_CACHE_HOME=$HOME/.cache",
+                "export OPT_CACHE_DIR=$HOME/.cache/opt-rs",
             );
         }
     };
     let Some(free) = cache::free_bytes(&folder) else {
         return Check::ok(what, format!("{}, free space unknown", folder.display()));
     };
-    let seen = format!("{}, {} free", folder.display(), cache::size(free));
+    let seen = format!(
+        "{}, {} free; trained networks: {}, in {}/, which may be deleted while nothing trains",
+        folder.display(),
+        cache::size(free),
+        cache::size(cache::bytes_in(&folder.join(TRAINED))),
+        TRAINED
+    );
     let needed = Flavour::Cpu.bytes_needed();
     if free >= needed || has_libtorch {
         Check::ok(what, seen)
@@ -320,7 +329,7 @@ fn cache_folder(has_libtorch: bool) -> Check {
             what,
             seen,
             format!(
-                "set-up takes {}: make room, or export XDG_CACHE_HOME as a folder elsewhere",
+                "set-up takes {}: make room, or export OPT_CACHE_DIR as a folder elsewhere",
                 cache::size(needed)
             ),
         )

@@ -13,8 +13,8 @@ type Curve<'a> = Vec<&'a CurvePoint>;
 /// Draws the training curves of one experiment: the first seed of its variants, at most six in a plot, as many plots as
 /// that takes.
 ///
-/// Shows accuracy on held-out images if every epoch drawn has it, and otherwise on the augmented training images. Variants
-/// that were trained for a single epoch have no curve and are not drawn: see [`single_epochs`].
+/// Shows accuracy on the augmented training images. Variants that were trained for a single epoch have no curve and are not
+/// drawn: see [`single_epochs`].
 ///
 /// `data` names the data set below the title.
 pub fn training_curves(points: &[CurvePoint], experiment: &str, data: &str) -> Vec<String> {
@@ -55,14 +55,7 @@ fn by_variant<'a>(points: &'a [CurvePoint], experiment: &str) -> Vec<Curve<'a>> 
 }
 
 fn draw(curves: &[Curve<'_>], data: &str) -> String {
-    let held_out = curves
-        .iter()
-        .flatten()
-        .all(|point| point.test_top1.is_some());
-    let accuracy = |point: &CurvePoint| match point.test_top1 {
-        Some(top1) if held_out => top1,
-        _ => point.train_top1,
-    };
+    let accuracy = |point: &CurvePoint| point.train_top1;
     let mut curves = curves.to_vec();
     for curve in &mut curves {
         curve.retain(|point| point.epoch.is_finite() && accuracy(point).is_finite());
@@ -95,11 +88,7 @@ fn draw(curves: &[Curve<'_>], data: &str) -> String {
         .filter(|(_, curve)| !curve.is_empty())
         .map(|(kind, curve)| Entry::Marker(kind, shortened(&curve[0].variant, 60)))
         .collect();
-    let title = if held_out {
-        "top-1 accuracy on held-out images (%)"
-    } else {
-        "top-1 accuracy on augmented training images (%)"
-    };
+    let title = "top-1 accuracy on augmented training images (%)";
     page(data, &legend, |area| {
         axes(area, &x, &y, "epochs since random initialisation", title);
         for (kind, points) in curves.iter().enumerate() {
@@ -161,21 +150,6 @@ mod tests {
             .map(|svg| svg.matches(">variant").count())
             .collect();
         assert_eq!(n_curves, [6, 2]);
-    }
-
-    #[test]
-    fn held_out_accuracy_is_preferred_where_all_have_it() {
-        let mut points = sample_curves();
-        for point in &mut points {
-            point.test_top1 = Some(50.0);
-        }
-        assert!(only(&points, "prune").contains("held-out"));
-        points
-            .iter_mut()
-            .rev()
-            .take(1)
-            .for_each(|point| point.test_top1 = None);
-        assert!(only(&points, "prune").contains("augmented"));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use super::canvas::{
 use super::pareto_front;
 use crate::results::SummaryRow;
 
-/// Points more than this much less accurate than the best are drawn at the lower edge, so that they do not press all
-/// others together.
+/// Points more than this many points of accuracy below their own baseline are drawn at the lower edge, if nothing else
+/// reaches as deep, so that they do not press all others together.
 const DEPTH: f64 = 12.0;
 
 /// Names of the front below a plot; a longer list would be the table once more.
@@ -89,7 +89,14 @@ fn scatter(
     let costs = points.iter().map(|point| point.0);
     let accuracies = points.iter().map(|point| point.1);
     let best = accuracies.clone().fold(0.0, f64::max);
-    let floor = accuracies.fold(f64::INFINITY, f64::min).max(best - DEPTH);
+    let sound = rows
+        .iter()
+        .filter(|row| row.top1.mean >= row.top1_baseline - DEPTH)
+        .map(|row| row.top1.mean)
+        .fold(best, f64::min);
+    let floor = accuracies
+        .fold(f64::INFINITY, f64::min)
+        .max(sound.min(best - DEPTH));
     let x = log_axis(
         costs.clone().fold(f64::INFINITY, f64::min),
         costs.fold(0.0, f64::max),
@@ -262,6 +269,13 @@ mod tests {
         let mut rows = summarize(&sample_lines()).rows;
         rows[1].top1.mean = 10.0;
         let svg = accuracy_against_bytes(&rows, "data: made");
-        assert!(svg.contains("at the lower edge: below"), "{svg}");
+        assert!(svg.contains("2 at the lower edge: below"), "{svg}");
+        // A network that is less accurate by nature is no collapse, and neither is what was made of it.
+        rows[0].top1.mean = 60.0;
+        rows[0].top1_baseline = 60.0;
+        rows[1].top1.mean = 55.0;
+        rows[1].top1_baseline = 60.0;
+        let svg = accuracy_against_bytes(&rows, "data: made");
+        assert!(!svg.contains("at the lower edge"), "{svg}");
     }
 }

@@ -231,7 +231,6 @@ pub(crate) fn sample_curves() -> Vec<CurvePoint> {
                 train_top1: end - 50.0 / epoch,
                 lr: 0.1,
                 images_per_second: 796.0,
-                test_top1: None,
             });
         }
     }

@@ -161,7 +161,9 @@ pub(super) fn columns<'a>() -> Vec<Column<Ranked<'a>>> {
         column("No.", "", "n", |r| {
             number(r.number.to_string(), r.number as f64)
         }),
-        column("Variant", "", "name", |r| words(&r.row.variant)),
+        column("Variant", "", "name", |r| {
+            words(&r.row.variant).with_small(&r.row.model)
+        }),
         column("Experiment", "", "", |r| {
             let against = r.row.baseline.as_ref();
             words(&r.row.experiment)
@@ -195,7 +197,6 @@ pub(super) fn columns<'a>() -> Vec<Column<Ranked<'a>>> {
         }),
         column("Bits", "W / A", "n", width),
         column("Pareto", "", "", |r| words(r.front.words())),
-        column("Network", "", "", |r| words(&r.row.model)),
         column("Epochs", "", "n", |r| {
             number(plain(r.row.epochs), r.row.epochs).with_hint(&r.row.epochs_of)
         }),
