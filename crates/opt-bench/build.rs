@@ -43,7 +43,7 @@ fn main() {
         code_version(&libtorch_of, &pruning)
     );
     let mut measuring = training;
-    measuring.push(source_of("opt-artifact"));
+    measuring.extend(["opt-artifact", "opt-infer"].map(source_of));
     for own in [
         "measure.rs",
         "quantization.rs",

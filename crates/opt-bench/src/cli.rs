@@ -114,6 +114,9 @@ struct TrainArgs {
     /// The seed of weights and order.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// So many seeds, from --seed on: their mean, spread and single values are reported.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    seeds: u64,
     #[command(flatten)]
     common: Common,
 }
@@ -324,10 +327,16 @@ fn train(args: TrainArgs) -> Result<()> {
     };
     let data = Data::load(&args.common.data, &root(), limits)?;
     say_data(&data, device);
+    let seeds: Vec<u64> = (0..args.seeds).map(|i| args.seed.wrapping_add(i)).collect();
     let request = Request {
         out: args.common.out.unwrap_or_else(|| {
             let seed = format!("seed {}", args.seed);
-            default_out(&["train", &recipe.name, &seed], &data)
+            let seeds = format!("{} seeds", args.seeds);
+            let mut parts = vec!["train", &recipe.name, &seed];
+            if args.seeds > 1 {
+                parts.push(&seeds);
+            }
+            default_out(&parts, &data)
         }),
         profile: "train".to_owned(),
         experiments: vec!["train".to_owned()],
@@ -336,19 +345,21 @@ fn train(args: TrainArgs) -> Result<()> {
             text: toml::to_string(&passed_on(&recipe))?,
         }],
         precision: precision(&[&recipe.train], device),
-        seeds: vec![args.seed],
+        seeds: seeds.clone(),
         root: root(),
     };
     watch_for_stops()?;
     let mut run = Run::start(request, data, device)?;
-    let label = Label {
-        experiment: "train".to_owned(),
-        variant: recipe.name.clone(),
-        seed: args.seed,
-    };
-    let trained = train_recipe(&mut run, &recipe, &label)?;
-    if let Some(quantize) = &recipe.quantize {
-        quantize_recipe(&mut run, &recipe, quantize, &trained)?;
+    for seed in seeds {
+        let label = Label {
+            experiment: "train".to_owned(),
+            variant: recipe.name.clone(),
+            seed,
+        };
+        let trained = train_recipe(&mut run, &recipe, &label)?;
+        if let Some(quantize) = &recipe.quantize {
+            quantize_recipe(&mut run, &recipe, quantize, &trained)?;
+        }
     }
     finish(&mut run)
 }
