@@ -63,8 +63,11 @@ while [ "$done_kills" -lt "$kills" ]; do
     (run stopped) &
     process=$!
     (sleep "$delay" && kill -KILL "$process") 2> /dev/null &
+    killer=$!
     code=0
     wait "$process" 2> /dev/null || code=$?
+    # It must not hit another process of that number later.
+    kill "$killer" 2> /dev/null || true
     if [ "$code" -eq 0 ]; then
         total=$(echo "$total + $(since "$begin")" | bc -l)
         compare

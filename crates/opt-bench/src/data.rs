@@ -8,7 +8,7 @@ use opt_data::augment::Flip;
 use opt_data::batches::{
     TrainOptions, epoch_order, eval_batches, prefetch, train_batches, train_len,
 };
-use opt_data::source::{Kind, Options, Request, resolve};
+use opt_data::source::{Kind, Options, Request, recognise, resolve};
 use opt_data::{Dataset, Origin, cifar10, cifar100};
 use opt_nn::{Batch, BatchSource};
 
@@ -94,10 +94,17 @@ pub struct Limits {
 #[must_use]
 pub fn to_download(request: &str, root: &Path) -> Option<(&'static str, InputSpec)> {
     let options = Options::new(root);
-    let absent = |folder| !options.data_dir.join(folder).exists() && options.env_dir.is_none();
+    let absent = |folder| !options.data_dir.join(folder).exists();
+    let named = options.env_dir.as_deref();
+    // A folder that the environment names for another set is passed over.
+    let holds_cifar100 = |dir: &Path| {
+        dir.join(cifar100::FOLDER).is_dir() || matches!(recognise(dir), Ok(Kind::Cifar100))
+    };
     match request {
-        "auto" if absent(cifar10::FOLDER) => Some(("CIFAR-10 (170 MB)", InputSpec::cifar10())),
-        "cifar100" if absent(cifar100::FOLDER) => {
+        "auto" if absent(cifar10::FOLDER) && named.is_none() => {
+            Some(("CIFAR-10 (170 MB)", InputSpec::cifar10()))
+        }
+        "cifar100" if absent(cifar100::FOLDER) && !named.is_some_and(holds_cifar100) => {
             let Normalisation { mean, std } = Normalisation::cifar100();
             let labels = cifar100::CLASSES.map(str::to_owned).to_vec();
             let shape = [3, 32, 32];
@@ -132,7 +139,10 @@ impl Data {
         if let Some(size) = limits.image_size {
             options.image_folder.size = size;
         }
-        let bar = crate::training::download_bar();
+        let bar = crate::training::download_bar(match request {
+            Request::Cifar100 => "CIFAR-100",
+            _ => "CIFAR-10",
+        });
         let resolved = resolve(&request, &options, &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
@@ -153,7 +163,12 @@ impl Data {
         let mut test = resolved.splits.test;
         let hash = format!("sha256:{}+{}", train.sha256(), test.sha256());
         if limits.holdout {
-            let first = train.len() / 10 * 9;
+            let first = train.len() * 9 / 10;
+            ensure!(
+                first > 0,
+                "--holdout takes a tenth of the training images for measuring, and there is only {}: leave it out",
+                train.len()
+            );
             (train, test) = train.split(first, 0)?;
         }
         if resolved.kind == Kind::ImageFolder {
@@ -194,6 +209,7 @@ impl Data {
             source: match resolved.origin {
                 Origin::Official => DataSource::Official,
                 Origin::Synthetic => DataSource::Synthetic,
+                _ if resolved.kind == Kind::ImageFolder => DataSource::Own,
                 _ => DataSource::Unofficial,
             },
             hash,
@@ -338,7 +354,7 @@ mod tests {
         assert_eq!(input.mean, [0.5, 0.2, 0.25]);
         // √(¼), none, √(3/16).
         assert_eq!(input.std, [0.5, 1.0, 0.1875f32.sqrt()]);
-        assert_eq!(data.info.source, DataSource::Unofficial);
+        assert_eq!(data.info.source, DataSource::Own);
         assert!(data.info.split.ends_with("; folders train and test"));
     }
 
@@ -353,7 +369,7 @@ mod tests {
         let mut expected = InputSpec::cifar10();
         expected.labels = synthetic(1, 0, 0).train.classes;
         assert_eq!(data.input(), expected);
-        // Nothing is below this folder, so CIFAR-100 would be fetched, unless the environment names a folder.
+        // Nothing is below this folder, so CIFAR-100 would be fetched, unless the environment names a folder that holds it.
         if let Some((what, input)) = to_download("cifar100", Path::new("/nonexistent")) {
             assert!(what.starts_with("CIFAR-100"));
             assert_eq!(input.mean, [0.5071, 0.4865, 0.4409]);

@@ -112,6 +112,7 @@ pub fn train_recipe(run: &mut Run, recipe: &Recipe, label: &Label) -> Result<Rec
     let mut net = Net::new(&model, run.device)?;
     let phase = Phase {
         label,
+        network: &recipe.model,
         name: "train",
         epochs_before: 0,
     };
@@ -163,6 +164,7 @@ fn train_on(run: &mut Run, base: &Base, train: &Train, label: &Label) -> Result<
     let mut net = Net::new(&base.recorded.model, run.device)?;
     let phase = Phase {
         label,
+        network: &base.recipe.model,
         name: "train on",
         epochs_before: base.epochs,
     };

@@ -1,5 +1,6 @@
 //! Profiles: which experiments are run with which recipes, as TOML inside the program.
 
+use std::fmt::Display;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -173,6 +174,8 @@ impl Prune {
             wrong.is_none(),
             "sparsities has {wrong:?}, expected more than 0 and less than 1"
         );
+        let in_names: Vec<f64> = self.sparsities.iter().map(|s| named_percent(*s)).collect();
+        distinct(&in_names, "names have three decimals").context("sparsities, in percent")?;
         Ok(())
     }
 }
@@ -191,6 +194,11 @@ impl Quantize {
             wrong.is_none(),
             "weight_levels has {wrong:?}, expected 3 to 256"
         );
+        let bits: Vec<u8> = self.weight_levels.iter().map(|l| bits_of(*l)).collect();
+        distinct(&bits, "take one number of levels for each number of bits")
+            .context("weight_levels, in bits")?;
+        distinct(&self.post_training, "once is enough").context("post_training")?;
+        distinct(&self.aware, "once is enough").context("aware")?;
         Ok(())
     }
 }
@@ -215,6 +223,28 @@ impl Pipeline {
             self.bits
         );
         Ok(())
+    }
+}
+
+/// A sparsity as the names of variants give it: in percent with at most three decimals.
+#[must_use]
+pub fn named_percent(sparsity: f64) -> f64 {
+    (100_000.0 * sparsity).round() / 1000.0
+}
+
+/// The bits that a code of so many levels needs.
+#[must_use]
+pub fn bits_of(levels: u16) -> u8 {
+    let bits = u16::BITS - levels.saturating_sub(1).leading_zeros();
+    u8::try_from(bits).unwrap_or(u8::MAX)
+}
+
+/// Names of variants are made of these values, so each may be there once.
+fn distinct<T: PartialEq + Display>(values: &[T], mend: &str) -> Result<()> {
+    let twice = (1..values.len()).find(|&i| values[..i].contains(&values[i]));
+    match twice {
+        Some(i) => bail!("{} is there twice; {mend}", values[i]),
+        None => Ok(()),
     }
 }
 
@@ -329,12 +359,28 @@ impl Profile {
                 recipe.name
             );
         }
+        let bases = |of: Vec<&String>, section: &str| -> Result<()> {
+            let models = of.into_iter().map(|base| Ok(&profile.recipe(base)?.model));
+            let models = models.collect::<Result<Vec<_>>>()?;
+            distinct(
+                &models,
+                "its variants would have the names of others: put it into a profile of its own",
+            )
+            .with_context(|| format!("in {section}, the network of `base`"))
+        };
+        bases(profile.prune.iter().map(|p| &p.base).collect(), "[[prune]]")?;
+        bases(
+            profile.quantize.iter().map(|q| &q.base).collect(),
+            "[[quantize]]",
+        )?;
+        bases(
+            profile.pipeline.iter().map(|p| &p.base).collect(),
+            "[[pipeline]]",
+        )?;
         for p in &profile.prune {
-            profile.recipe(&p.base)?;
             p.check().context("in [[prune]]")?;
         }
         for q in &profile.quantize {
-            profile.recipe(&q.base)?;
             q.check().context("in [[quantize]]")?;
         }
         for d in &profile.distill {
@@ -349,8 +395,12 @@ impl Profile {
                 "in [[distill]]: control_smoothing is {smoothing}, expected 0 to less than 1"
             );
         }
+        let lessons = profile.distill.iter().flat_map(|d| {
+            let with = |t: &f64| format!("{} taught by {}, T = {t}", d.student, d.teacher);
+            d.temperatures.iter().map(with)
+        });
+        distinct(&lessons.collect::<Vec<_>>(), "once is enough").context("in [[distill]]")?;
         for p in &profile.pipeline {
-            profile.recipe(&p.base)?;
             p.check().context("in [[pipeline]]")?;
         }
         Ok(profile)
@@ -463,6 +513,27 @@ mod tests {
                 "post_training = [9]",
                 "a width is Some(9) bits",
             ),
+            // Their variants would overwrite one another.
+            (
+                "sparsities = [0.7]",
+                "sparsities = [0.7, 0.700001]",
+                "sparsities, in percent: 70 is there twice",
+            ),
+            (
+                "weight_levels = [16]",
+                "weight_levels = [16, 9]",
+                "weight_levels, in bits: 4 is there twice",
+            ),
+            (
+                "post_training = [8, 4]",
+                "post_training = [8, 8]",
+                "post_training: 8 is there twice",
+            ),
+            (
+                "temperatures = [4.0]",
+                "temperatures = [4.0, 4.0]",
+                "small taught by large, T = 4 is there twice",
+            ),
             (
                 "keep_channels = 0.75",
                 "keep_channels = 0.0",
@@ -478,6 +549,30 @@ mod tests {
             assert!(text.contains(from), "{from}");
             let error = format!("{:#}", Profile::parse(&text.replace(from, to)).unwrap_err());
             assert!(error.contains(expect), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn two_networks_of_one_kind_need_a_profile_each() {
+        let mut profile = Profile::built_in("smoke").unwrap();
+        let mut twin = profile.recipe(&profile.prune[0].base).unwrap().clone();
+        twin.name = "twin".to_owned();
+        profile.baseline.push(twin);
+        let mut again = profile.prune[0].clone();
+        again.base = "twin".to_owned();
+        profile.prune.push(again);
+        let text = toml::to_string(&profile).unwrap();
+        let error = format!("{:#}", Profile::parse(&text).unwrap_err());
+        assert!(
+            error.contains("in [[prune]]") && error.contains("is there twice"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn bits_hold_their_levels() {
+        for (levels, bits) in [(3, 2), (4, 2), (5, 3), (16, 4), (17, 5), (256, 8)] {
+            assert_eq!(bits_of(levels), bits, "{levels}");
         }
     }
 

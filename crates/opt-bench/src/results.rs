@@ -7,7 +7,7 @@ mod run;
 mod summary;
 mod verdict;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 
 pub use layers::{Layer, LayerLine, layers};
 pub use lines::{Lines, append_line, read_lines, write_atomic};
@@ -116,6 +116,9 @@ pub struct CurvePoint {
     pub experiment: String,
     /// The variant within the experiment.
     pub variant: String,
+    /// The zoo's name of the network; empty in files of older programs.
+    #[serde(default)]
+    pub model: String,
     /// The seed.
     pub seed: u64,
     /// What was being done: `train`, `fine-tune`, `quantization-aware`.
@@ -123,18 +126,12 @@ pub struct CurvePoint {
     pub phase: String,
     /// Epochs finished, counted from 1 over all phases of the variant.
     pub epoch: f64,
-    /// Mean training loss of the epoch, in nats; NaN (`null` in the file) if training diverged.
-    #[serde(deserialize_with = "null_is_nan")]
+    /// Mean training loss of the epoch, in nats.
     pub loss: f64,
     /// Accuracy on the augmented training images of the epoch, in percent.
-    #[serde(deserialize_with = "null_is_nan")]
     pub train_top1: f64,
     /// Learning rate at the end of the epoch.
     pub lr: f64,
     /// Training images per second of wall-clock time.
     pub images_per_second: f64,
-}
-
-fn null_is_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }

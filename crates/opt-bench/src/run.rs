@@ -2,6 +2,7 @@
 
 mod origin;
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -45,8 +46,8 @@ pub struct Run {
     pub curves: Vec<CurvePoint>,
     /// This run's lines in `layers.jsonl`.
     layers: Vec<LayerLine>,
-    /// Phases of training that were found in the cache, of how many.
-    pub reused: (usize, usize),
+    /// The phases of training by what they follow from; when they were trained, if by an earlier process.
+    phases: BTreeMap<String, Option<SystemTime>>,
 }
 
 /// What is asked of a run, before anything is trained.
@@ -160,7 +161,7 @@ impl Run {
             lines: Vec::new(),
             curves: Vec::new(),
             layers: Vec::new(),
-            reused: (0, 0),
+            phases: BTreeMap::new(),
         };
         run.write_info()?;
         Ok(run)
@@ -234,10 +235,13 @@ impl Run {
             "an objective with parameters of its own cannot be kept"
         );
         let slot = Slot::open(&identity)?;
-        self.reused.1 += 1;
+        let phases = &mut self.phases;
         let reports = if let Some(Finished { model, reports }) = slot.finished() {
             *net = Net::new(&model, self.device)?;
-            self.reused.0 += 1;
+            // What this process trained itself is there already.
+            phases
+                .entry(identity.hash())
+                .or_insert_with(|| Some(slot.since()));
             let seconds = reports.iter().map(|r| r.seconds).sum::<f64>();
             eprintln!("  {}: trained before ({seconds:.0} s)", place());
             reports
@@ -247,6 +251,7 @@ impl Run {
             watch.finish();
             let reports = trained.with_context(place)?;
             slot.finish(&net.to_model()?, &reports)?;
+            phases.insert(identity.hash(), None);
             reports
         };
         let curve: Vec<CurvePoint> = reports.iter().map(|r| point(phase, r)).collect();
@@ -468,11 +473,15 @@ impl Run {
     ///
     /// A file cannot be written.
     pub fn finish(&mut self) -> Result<Vec<PathBuf>> {
-        let (reused, phases) = self.reused;
-        if reused > 0 {
+        let before: Vec<SystemTime> = self.phases.values().flatten().copied().collect();
+        if let (Some(first), Some(last)) = (before.iter().min(), before.iter().max()) {
             self.info.notes.push(format!(
-                "{reused} of {phases} phases of training were done before with the same code, data and recipe and were \
-                 taken from the cache; seconds and speeds are those of that time."
+                "{} of {} phases of training were done before, from {} to {}, with the same code, data and recipe and were \
+                 taken from the cache; seconds and speeds are those of that time.",
+                before.len(),
+                self.phases.len(),
+                rfc3339(*first),
+                rfc3339(*last),
             ));
         }
         let elsewhere = |line: &&ResultLine| line.commit != self.info.commit;
@@ -496,6 +505,8 @@ impl Run {
 pub struct Phase<'a> {
     /// The variant.
     pub label: &'a Label,
+    /// The zoo's name of the network.
+    pub network: &'a str,
     /// `train`, `fine-tune`, `quantization-aware`.
     pub name: &'a str,
     /// Epochs of earlier phases; orders and variations of images go on from there.
@@ -508,6 +519,7 @@ fn point(phase: Phase<'_>, report: &EpochReport) -> CurvePoint {
     CurvePoint {
         experiment: label.experiment.clone(),
         variant: label.variant.clone(),
+        model: phase.network.to_owned(),
         seed: label.seed,
         phase: phase.name.to_owned(),
         epoch: (phase.epochs_before + report.epoch + 1) as f64,

@@ -128,6 +128,9 @@ const METHOD: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Machine {
     cpu: String,
+    /// Processors of one name differ in these.
+    #[serde(default)]
+    features: Vec<String>,
     threads: usize,
     device: String,
     libtorch: String,
@@ -136,8 +139,10 @@ struct Machine {
 
 impl Machine {
     fn this(on: Device) -> Self {
+        let cpu = cpu();
         Self {
-            cpu: cpu().model,
+            cpu: cpu.model,
+            features: cpu.features,
             threads: threads(),
             device: device::name(on),
             libtorch: env!("OPT_LIBTORCH_VERSION").to_owned(),
@@ -319,6 +324,7 @@ mod tests {
     fn machine(cpu: &str, threads: usize) -> Machine {
         Machine {
             cpu: cpu.to_owned(),
+            features: vec!["avx2".to_owned()],
             threads,
             device: "cpu".to_owned(),
             libtorch: "2.13.0".to_owned(),

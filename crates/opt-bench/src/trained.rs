@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
 use opt_core::Model;
@@ -110,6 +111,14 @@ impl Slot {
         // A process that was killed in between has left its state.
         let _ = fs::remove_file(self.folder.join("state.safetensors"));
         Some(finished)
+    }
+
+    /// When the phase was finished; the present where the file does not say.
+    #[must_use]
+    pub fn since(&self) -> SystemTime {
+        fs::metadata(self.folder.join("model.safetensors"))
+            .and_then(|file| file.modified())
+            .unwrap_or_else(|_| SystemTime::now())
     }
 
     /// Keeps the result of a finished phase and drops its state.

@@ -151,12 +151,11 @@ fn say(bar: &ProgressBar, line: &str) {
     }
 }
 
-/// A bar for bytes.
+/// A bar for bytes of the data set `what`.
 #[must_use]
-pub fn download_bar() -> ProgressBar {
-    let bar = ProgressBar::no_length();
-    let template =
-        "downloading CIFAR-10 {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} left {eta}";
+pub fn download_bar(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::no_length().with_message(what);
+    let template = "downloading {msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} left {eta}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }

@@ -1,7 +1,7 @@
 document.querySelectorAll("table.sortable").forEach(function (table) {
   var heads = Array.from(table.tHead.rows[0].cells), body = table.tBodies[0];
   var original = Array.from(body.rows);
-  var words = new Intl.Collator("en", { numeric: true });
+  var collator = new Intl.Collator("en", { numeric: true });
   heads.forEach(function (head, index) {
     var button = document.createElement("button");
     button.type = "button";
@@ -14,13 +14,15 @@ document.querySelectorAll("table.sortable").forEach(function (table) {
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       var rows = original.map(function (row) {
         var cell = row.cells[index];
-        var key = head.classList.contains("n") ? parseFloat(cell.dataset.v) : cell.textContent.trim();
+        // Words sort by their first line; what stands below it in small is no part of the name.
+        var words = cell.firstChild ? cell.firstChild.textContent.trim() : "";
+        var key = head.classList.contains("n") ? parseFloat(cell.dataset.v) : words;
         return { row: row, key: key, missing: key === "" || key !== key };
       });
       // Rows without a value stay last either way; equal ones keep their order.
       rows.sort(function (a, b) {
         if (a.missing || b.missing) return a.missing - b.missing;
-        var order = typeof a.key === "number" ? a.key - b.key : words.compare(a.key, b.key);
+        var order = typeof a.key === "number" ? a.key - b.key : collator.compare(a.key, b.key);
         return up ? order : -order;
       });
       rows.forEach(function (sorted) { body.appendChild(sorted.row); });

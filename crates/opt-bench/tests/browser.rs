@@ -82,17 +82,19 @@ window.addEventListener("load", function () {
 
     // Baselines have no ratio: they stay last both ways, in their order.
     var smaller = column("Smaller"), variant = column("Variant");
+    function name(cell) { return cell.firstChild.textContent; }
     [true, false].forEach(function () {
       heads[smaller].querySelector("button").click();
       var last = cells(results, smaller).slice(-4);
       expect("unknown ratios last", last.every(function (cell) { return cell.textContent === "–"; }));
-      var names = cells(results, variant).slice(-4).map(function (cell) { return cell.textContent; });
+      var names = cells(results, variant).slice(-4).map(name);
       expect("equal rows keep their order: " + names.join(),
         names.join() === "source,airbench-m,airbench-s,airbench-s alone");
     });
     heads[variant].querySelector("button").click();
-    var names = cells(results, variant).map(function (cell) { return cell.textContent; });
+    var names = cells(results, variant).map(name);
     expect("words sort as words", names[0] < names[n - 1] && names.indexOf("W3A8 post-training") > 0);
+    expect("and by the name alone: " + names.join(), names.indexOf("airbench-s") < names.indexOf("airbench-s alone"));
     expect("only one column is the sorted one", results.querySelectorAll("[aria-sort]").length === 1);
   } catch (error) {
     complaints.push("the look itself failed: " + error);

@@ -492,20 +492,42 @@ fn a_recipe_leaves_a_checkpoint_and_its_line() {
 }
 
 #[test]
-fn a_profile_of_ones_own_may_not_overwrite_a_model() {
+fn a_profile_of_ones_own_is_checked_before_it_runs_and_may_have_two_teachers() {
     let dir = tempfile::tempdir().unwrap();
     let profile = dir.path().join("own.toml");
-    // 16 and 15 levels both take 4 bits, and so one name for affine codes.
-    let text = "about = \"two of one name\"\nseeds = 1\ntrain_images = 20\ntest_images = 10\n\
-        calibration_images = 10\n[[baseline]]\nname = \"tiny\"\nmodel = \"airbench_2_2_2\"\n[baseline.train]\n\
-        epochs = 0\nlr = 0.1\n[[quantize]]\nbase = \"tiny\"\nweight_levels = [16, 15]\npost_training = []\n\
-        aware = []\n[quantize.aware_train]\nepochs = 0\nlr = 0.1\n";
-    std::fs::write(&profile, text).unwrap();
+    let head = "about = \"two of one name\"\nseeds = 1\ntrain_images = 20\ntest_images = 10\ncalibration_images = 10\n";
+    let baseline = |name: &str| {
+        format!(
+            "[[baseline]]\nname = \"{name}\"\nmodel = \"airbench_2_2_2\"\n[baseline.train]\nepochs = 0\nlr = 0.1\n"
+        )
+    };
+    let quantize = |levels: &str| {
+        format!(
+            "[[quantize]]\nbase = \"tiny\"\nweight_levels = [{levels}]\npost_training = []\naware = []\n\
+             [quantize.aware_train]\nepochs = 0\nlr = 0.1\n"
+        )
+    };
+    let distill = |teacher: &str| {
+        format!(
+            "[[distill]]\nteacher = \"{teacher}\"\nstudent = \"tiny\"\ntemperatures = [4.0]\nw_kd = 0.9\n\
+             w_ce = 0.1\ncontrol_smoothing = 0.1\n"
+        )
+    };
     let out = dir.path().join("run");
-    let run = || {
+    let run = |levels: &str| {
+        let names = ["tiny", "large", "larger"].map(baseline).concat();
+        let text = [
+            head,
+            &names,
+            &quantize(levels),
+            &distill("large"),
+            &distill("larger"),
+        ]
+        .concat();
+        std::fs::write(&profile, text).unwrap();
         opt_bench(&[
             "experiment",
-            "quantize",
+            "all",
             "--profile",
             profile.to_str().unwrap(),
             "--data",
@@ -514,18 +536,31 @@ fn a_profile_of_ones_own_may_not_overwrite_a_model() {
             out.to_str().unwrap(),
         ])
     };
-    let text = stderr(&run());
+    // 16 and 15 levels both take 4 bits, and so one name for affine codes.
+    let text = stderr(&run("16, 15"));
     assert!(
-        text.contains("would overwrite the model of `weights: affine, 4 bits`"),
+        text.contains("weight_levels, in bits: 4 is there twice"),
         "{text}"
     );
-    // What was finished before is still there: the baseline and six variants.
+    assert!(!out.exists());
+    let done = run("16");
+    assert!(done.status.success(), "{}", stderr(&done));
     let results = out.join("results.jsonl");
     let lines = read_lines::<ResultLine>(&results).unwrap().values;
-    assert_eq!(lines.len(), 7, "{lines:?}");
+    let taught = lines.iter().filter(|line| line.experiment == "distill");
+    let names: Vec<&str> = taught.map(|line| line.variant.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "tiny alone",
+            "tiny alone, label smoothing 0.1",
+            "tiny taught by large, T = 4",
+            "tiny taught by larger, T = 4"
+        ]
+    );
     // A folder with results that say nothing about their conditions is refused.
     std::fs::remove_file(out.join("run.json")).unwrap();
-    assert!(stderr(&run()).contains("holds results without a run.json"));
+    assert!(stderr(&run("16")).contains("holds results without a run.json"));
 }
 
 #[test]

@@ -186,14 +186,22 @@ fn find(dir: &Path, seed: u64) -> Result<Found, DataError> {
     let mut passed_over = Vec::new();
     let train = read_classes(&root, &mut passed_over)?;
     let mut notes = Vec::new();
+    if train_name == "train" {
+        let used = |entry: &Entry| entry.name == "train" || Some(entry.name.as_str()) == test_name;
+        let unused: Vec<String> = entries(dir)?
+            .into_iter()
+            .filter(|entry| entry.path.is_dir() && !used(entry))
+            .map(|entry| entry.name)
+            .collect();
+        if !unused.is_empty() {
+            notes.push(format!("not used, beside train: {}", unused.join(", ")));
+        }
+    }
     let mut parts = [Part::default(), Part::default()];
     let classes: Vec<String> = train.iter().map(|class| class.name.clone()).collect();
     let split = if let Some(test_name) = test_name {
         let test = read_classes(&dir.join(test_name), &mut passed_over)?;
         same_classes(dir, &train, &test, test_name)?;
-        if test_name == "test" && holds_classes("val") {
-            notes.push("the images in val are not used".into());
-        }
         for (part, classes) in parts.iter_mut().zip([train, test]) {
             for (label, class) in (0..).zip(classes) {
                 part.labels.extend(class.files.iter().map(|_| label));
@@ -211,7 +219,7 @@ fn find(dir: &Path, seed: u64) -> Result<Found, DataError> {
             }
         }
         format!(
-            "a tenth of each class in {train_name}, chosen by seed {seed}, is for testing: there is no test folder"
+            "a tenth of each class in {train_name}, chosen by seed {seed}, is for testing: there is no folder test or val that holds a folder of images for each class"
         )
     };
     if let Some(first) = passed_over.first() {
@@ -223,7 +231,7 @@ fn find(dir: &Path, seed: u64) -> Result<Found, DataError> {
             } else {
                 "entries are"
             },
-            first.display()
+            first.strip_prefix(dir).unwrap_or(first).display()
         ));
     }
     let [train, test] = parts;

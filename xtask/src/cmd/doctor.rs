@@ -307,7 +307,7 @@ fn cache_folder(has_libtorch: bool) -> Check {
             return Check::missing(
                 what,
                 error.to_string(),
-                "export OPT_CACHE_DIR=$HOME/.cache/opt-rs",
+                "export OPT_CACHE_DIR as the path of a folder, from the root",
             );
         }
     };

@@ -65,6 +65,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let mut objective = kd(plan.temperature);
         let phase = Phase {
             label: &label,
+            network: &base.recipe.model,
             name: "fine-tune",
             epochs_before: base.epochs,
         };
@@ -114,6 +115,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         );
         let phase = Phase {
             label: &label,
+            network: &base.recipe.model,
             name: "quantization-aware",
             epochs_before: base.epochs + more,
         };

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{Base, Bases, train_on, variant};
 use crate::identity::Identity;
 use crate::measure::Shipped;
-use crate::profile::{Prune, Scope};
+use crate::profile::{Prune, Scope, named_percent};
 use crate::recipe::Train;
 use crate::results::write_atomic;
 use crate::run::{Phase, Recorded, Run, Variant};
@@ -75,7 +75,7 @@ fn name(scope: Scope, sparsity: f64, schedule: Schedule) -> String {
         Schedule::CubicAgp { steps } => format!("cubic, {steps} steps"),
     };
     // Three decimals at most: 0.8·100 is not 80 in binary.
-    let percent = (100_000.0 * sparsity).round() / 1000.0;
+    let percent = named_percent(sparsity);
     format!("{percent} % {scope}, {schedule}")
 }
 
@@ -113,6 +113,7 @@ fn pruned(
         };
         let phase = Phase {
             label,
+            network: &base.recipe.model,
             name: &format!("fine-tune {}/{}", round + 1, targets.len()),
             epochs_before,
         };

@@ -9,6 +9,7 @@ use opt_quant::{Granularity, WeightBits, WeightMethod};
 
 use super::{Base, Bases, policy, train_aware, train_on, variant};
 use crate::measure::Shipped;
+use crate::profile::bits_of;
 use crate::quantization::{Calibrated, calibrate, code_weights};
 use crate::recipe::{self, Additions, Recipe};
 use crate::run::{Phase, Recorded, Run, Variant};
@@ -18,8 +19,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
     for plan in &bases.profile.quantize {
         let base = bases.get(run, &plan.base)?;
         for &levels in &plan.weight_levels {
-            let bits =
-                u8::try_from(usize::BITS - usize::from(levels - 1).leading_zeros()).unwrap_or(8);
+            let bits = bits_of(levels);
             for (name, method) in weight_methods(levels, bits) {
                 let label = bases.label("quantize", name);
                 weights_only(run, &base, method, bits, &label)?;
@@ -43,6 +43,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
             let label = bases.label("quantize", format!("W{bits}A8 quantization-aware"));
             let phase = Phase {
                 label: &label,
+                network: &base.recipe.model,
                 name: "quantization-aware",
                 epochs_before: base.epochs,
             };

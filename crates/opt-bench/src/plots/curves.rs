@@ -1,7 +1,7 @@
 //! Accuracy against epochs, a curve per variant.
 
 use super::axis::linear_axis;
-use super::canvas::{Entry, axes, curve, marker, nothing, page, place, shortened};
+use super::canvas::{Entry, axes, curve, marker, page, place, shortened};
 use crate::results::CurvePoint;
 
 /// Curves in one plot; more could not be told apart.
@@ -33,12 +33,17 @@ pub fn single_epochs<'a>(points: &'a [CurvePoint], experiment: &str) -> Vec<&'a 
     single.map(|curve| curve[0]).collect()
 }
 
+/// What tells the curves of an experiment apart: two networks may have variants of the same name.
+fn name(point: &CurvePoint) -> (&str, &str) {
+    (&point.variant, &point.model)
+}
+
 fn by_variant<'a>(points: &'a [CurvePoint], experiment: &str) -> Vec<Curve<'a>> {
     let mut curves: Vec<Curve<'_>> = Vec::new();
     for point in points.iter().filter(|point| point.experiment == experiment) {
         match curves
             .iter_mut()
-            .find(|curve| curve[0].variant == point.variant)
+            .find(|curve| name(curve[0]) == name(point))
         {
             Some(curve) if curve[0].seed != point.seed => {}
             Some(curve) => match curve.iter_mut().find(|other| other.epoch == point.epoch) {
@@ -56,14 +61,7 @@ fn by_variant<'a>(points: &'a [CurvePoint], experiment: &str) -> Vec<Curve<'a>> 
 
 fn draw(curves: &[Curve<'_>], data: &str) -> String {
     let accuracy = |point: &CurvePoint| point.train_top1;
-    let mut curves = curves.to_vec();
-    for curve in &mut curves {
-        curve.retain(|point| point.epoch.is_finite() && accuracy(point).is_finite());
-    }
     let all: Curve<'_> = curves.iter().flatten().copied().collect();
-    if all.is_empty() {
-        return page(data, &[], |area| nothing(area, "training diverged"));
-    }
     let fold = |value: fn(f64, f64) -> f64, from: f64, of: &dyn Fn(&CurvePoint) -> f64| {
         all.iter().map(|point| of(point)).fold(from, value)
     };
@@ -85,12 +83,22 @@ fn draw(curves: &[Curve<'_>], data: &str) -> String {
     let legend: Vec<Entry> = curves
         .iter()
         .enumerate()
-        .filter(|(_, curve)| !curve.is_empty())
-        .map(|(kind, curve)| Entry::Marker(kind, shortened(&curve[0].variant, 60)))
+        .map(|(kind, curve)| {
+            let (variant, model) = name(curve[0]);
+            let alike = curves
+                .iter()
+                .flat_map(|other| other.first())
+                .filter(|other| other.variant == variant);
+            let words = match alike.count() {
+                1 => variant.to_owned(),
+                _ => format!("{variant} ({model})"),
+            };
+            Entry::Marker(kind, shortened(&words, 60))
+        })
         .collect();
     let title = "top-1 accuracy on augmented training images (%)";
     page(data, &legend, |area| {
-        axes(area, &x, &y, "epochs since random initialisation", title);
+        axes(area, &x, &y, "epochs of training", title);
         for (kind, points) in curves.iter().enumerate() {
             let at: Vec<(i32, i32)> = points
                 .iter()
@@ -173,13 +181,26 @@ mod tests {
     }
 
     #[test]
-    fn diverged_epochs_and_missing_experiments() {
-        let mut points = sample_curves();
-        points.truncate(2);
-        for point in &mut points {
-            point.train_top1 = f64::NAN;
-        }
-        assert!(only(&points, "baseline").contains("training diverged"));
+    fn an_experiment_that_trained_nothing_has_no_curves() {
         assert!(training_curves(&[], "none", "data: made").is_empty());
+    }
+
+    #[test]
+    fn variants_of_two_networks_with_one_name_are_two_curves() {
+        let mut points = sample_curves();
+        points.retain(|point| point.variant == "iterative 80 %");
+        let mut others = points.clone();
+        for point in &mut others {
+            point.model = "source_net".to_owned();
+            point.train_top1 -= 20.0;
+        }
+        points.extend(others);
+        let svg = only(&points, "prune");
+        for words in [
+            ">iterative 80 % (resnet20)<",
+            ">iterative 80 % (source_net)<",
+        ] {
+            assert!(svg.contains(words), "{svg}");
+        }
     }
 }

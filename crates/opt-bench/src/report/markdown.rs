@@ -29,6 +29,7 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
             "no.",
             "experiment",
             "variant",
+            "network",
             "Pareto",
             "top-1 %",
             "Δ points",
@@ -47,6 +48,7 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
             number.to_string(),
             escaped(&row.experiment),
             escaped(&row.variant),
+            escaped(&row.model),
             front.words().to_owned(),
             accuracy(row),
             difference(row),
@@ -58,7 +60,7 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
             escaped(&bits(row, &policies)),
         ]);
     }
-    text += &aligned(&table, 4);
+    text += &aligned(&table, 5);
     text.push('\n');
     for line in legend(&summary.rows) {
         text += &format!("- {}\n", escaped(&line));

@@ -224,6 +224,7 @@ pub(crate) fn sample_curves() -> Vec<CurvePoint> {
             points.push(CurvePoint {
                 experiment: experiment.to_owned(),
                 variant: variant.to_owned(),
+                model: "resnet20".to_owned(),
                 seed: 0,
                 phase: "train".to_owned(),
                 epoch,

@@ -254,7 +254,7 @@ pub(super) fn legend(rows: &[SummaryRow]) -> Vec<String> {
 /// The data as a plot names it.
 pub(super) fn data_words(dataset: &DatasetInfo) -> String {
     let kind = match dataset.source {
-        DataSource::Official => "",
+        DataSource::Official | DataSource::Own => "",
         DataSource::Unofficial => " (unofficial data)",
         DataSource::Synthetic => " (synthetic images)",
     };

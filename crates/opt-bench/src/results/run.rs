@@ -128,6 +128,8 @@ pub enum DataSource {
     Official,
     /// Real images that are not verified to be the published files.
     Unofficial,
+    /// A folder of images of the user's own.
+    Own,
     /// Images made by this program.
     Synthetic,
 }
@@ -149,7 +151,7 @@ pub fn notice(dataset: &DatasetInfo) -> Option<String> {
             "unofficial data",
             Some("the images are not verified to be the published files"),
         ),
-        DataSource::Official => ("note on the data", None),
+        DataSource::Official | DataSource::Own => ("note on the data", None),
     };
     let text = dataset.notice.as_deref().or(otherwise)?;
     Some(format!("{kind} ({}): {text}", dataset.name))
@@ -263,6 +265,7 @@ mod tests {
                 Some("a remark"),
                 Some("note on the data (cifar10): a remark"),
             ),
+            (DataSource::Own, None, None),
             // Not verified is all that is known: they may be the published images.
             (
                 DataSource::Unofficial,

@@ -152,8 +152,25 @@ fn what_is_no_image_is_counted_and_hidden_files_are_not() {
     assert_eq!(notes.len(), 2);
     assert!(notes[0].contains("val"), "{notes:?}");
     assert!(
-        notes[1].starts_with("3 entries") && notes[1].ends_with("train/cat/Thumbs.db"),
+        notes[1].starts_with("3 entries") && notes[1].ends_with("the first train/cat/Thumbs.db"),
         "{notes:?}"
+    );
+}
+
+#[test]
+fn images_beside_train_that_are_not_used_are_named() {
+    let root = small();
+    fs::remove_dir_all(root.path().join("test")).unwrap();
+    // As competitions hand them out: without classes.
+    png(&root.path().join("test/1.png"), 1, 1, [0; 3]);
+    png(&root.path().join("valid/cat/x.png"), 1, 1, [0; 3]);
+    let loaded = read(root.path()).unwrap();
+    assert_eq!(loaded.splits.test.len(), 2);
+    assert_eq!(loaded.notes, ["not used, beside train: test, valid"]);
+    assert!(
+        loaded
+            .split
+            .ends_with("holds a folder of images for each class")
     );
 }
 
