@@ -8,7 +8,7 @@ use opt_data::augment::Flip;
 use opt_data::batches::{
     TrainOptions, epoch_order, eval_batches, prefetch, train_batches, train_len,
 };
-use opt_data::source::{Kind, Options, Request, recognise, resolve};
+use opt_data::source::{Kind, Options, Request, resolve};
 use opt_data::{Dataset, Origin, cifar10, cifar100};
 use opt_nn::{Batch, BatchSource};
 
@@ -95,16 +95,11 @@ pub struct Limits {
 pub fn to_download(request: &str, root: &Path) -> Option<(&'static str, InputSpec)> {
     let options = Options::new(root);
     let absent = |folder| !options.data_dir.join(folder).exists();
-    let named = options.env_dir.as_deref();
-    // A folder that the environment names for another set is passed over.
-    let holds_cifar100 = |dir: &Path| {
-        dir.join(cifar100::FOLDER).is_dir() || matches!(recognise(dir), Ok(Kind::Cifar100))
-    };
     match request {
-        "auto" if absent(cifar10::FOLDER) && named.is_none() => {
+        "auto" if absent(cifar10::FOLDER) && options.env_dir.is_none() => {
             Some(("CIFAR-10 (170 MB)", InputSpec::cifar10()))
         }
-        "cifar100" if absent(cifar100::FOLDER) && !named.is_some_and(holds_cifar100) => {
+        "cifar100" if absent(cifar100::FOLDER) && options.named_cifar100().is_none() => {
             let Normalisation { mean, std } = Normalisation::cifar100();
             let labels = cifar100::CLASSES.map(str::to_owned).to_vec();
             let shape = [3, 32, 32];

@@ -163,16 +163,20 @@ impl Planner<'_> {
                 }
             }
             "distill" => {
-                for d in &profile.distill {
+                for (i, d) in profile.distill.iter().enumerate() {
                     self.base(&d.teacher)?;
                     self.base(&d.student)?;
                     let train = profile.recipe(&d.student)?.train.clone();
                     let alone = self.training(&d.student, &train)?;
                     let taught = alone + self.teaching(&d.teacher, &train)?;
                     let variants = d.temperatures.len();
-                    let what =
-                        format!("{}: 1 alone, {variants} taught by {}", d.student, d.teacher);
-                    self.push("distill", what, alone + taught * variants as f64);
+                    let controls = usize::from(profile.trains_control(i));
+                    let what = format!(
+                        "{}: {controls} alone, {variants} taught by {}",
+                        d.student, d.teacher
+                    );
+                    let passes = alone * controls as f64 + taught * variants as f64;
+                    self.push("distill", what, passes);
                 }
             }
             _ => {

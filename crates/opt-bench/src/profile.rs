@@ -406,6 +406,14 @@ impl Profile {
         Ok(profile)
     }
 
+    /// Whether block `i` of [[distill]] is the first with its student and smoothing: teachers share the control without one.
+    #[must_use]
+    pub fn trains_control(&self, i: usize) -> bool {
+        let arm = |d: &Distill| (d.student.clone(), d.control_smoothing);
+        let mut earlier = self.distill[..i].iter();
+        earlier.all(|d| arm(d) != arm(&self.distill[i]))
+    }
+
     /// Every phase of training.
     #[must_use]
     pub fn trains(&self) -> Vec<&Train> {
@@ -567,6 +575,18 @@ mod tests {
             error.contains("in [[prune]]") && error.contains("is there twice"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn teachers_of_one_student_share_its_control() {
+        let mut profile = Profile::built_in("smoke").unwrap();
+        let mut again = profile.distill[0].clone();
+        again.teacher = "source".to_owned();
+        profile.distill.push(again.clone());
+        again.control_smoothing += 0.1;
+        profile.distill.push(again);
+        let trained: Vec<bool> = (0..3).map(|i| profile.trains_control(i)).collect();
+        assert_eq!(trained, [true, false, true]);
     }
 
     #[test]

@@ -239,9 +239,8 @@ impl Run {
         let reports = if let Some(Finished { model, reports }) = slot.finished() {
             *net = Net::new(&model, self.device)?;
             // What this process trained itself is there already.
-            phases
-                .entry(identity.hash())
-                .or_insert_with(|| Some(slot.since()));
+            let since = slot.since()?;
+            phases.entry(identity.hash()).or_insert(Some(since));
             let seconds = reports.iter().map(|r| r.seconds).sum::<f64>();
             eprintln!("  {}: trained before ({seconds:.0} s)", place());
             reports

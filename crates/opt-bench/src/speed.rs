@@ -357,6 +357,12 @@ mod tests {
             let other = ask(machine(cpu, threads), Some(measured)).unwrap();
             assert_eq!(other.bf16_training, measured);
         }
+        // One name may stand for several processors.
+        let newer = Machine {
+            features: vec!["avx2".to_owned(), "avx_vnni".to_owned()],
+            ..machine("a", 2)
+        };
+        assert_eq!(ask(newer, Some(6e10)).unwrap().bf16_training, 6e10);
         assert_eq!(ask(machine("a", 2), None).unwrap(), first);
         let found = find(&folder.join(FILE), &machine("a", 1)).unwrap();
         assert_eq!(found.unwrap().bf16_training, 5e10);

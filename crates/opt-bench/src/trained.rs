@@ -113,12 +113,16 @@ impl Slot {
         Some(finished)
     }
 
-    /// When the phase was finished; the present where the file does not say.
-    #[must_use]
-    pub fn since(&self) -> SystemTime {
-        fs::metadata(self.folder.join("model.safetensors"))
+    /// When the phase was finished.
+    ///
+    /// # Errors
+    ///
+    /// It is not, or its file has no time.
+    pub fn since(&self) -> Result<SystemTime> {
+        let path = self.folder.join("model.safetensors");
+        fs::metadata(&path)
             .and_then(|file| file.modified())
-            .unwrap_or_else(|_| SystemTime::now())
+            .with_context(|| format!("reading the time of {}", path.display()))
     }
 
     /// Keeps the result of a finished phase and drops its state.

@@ -58,6 +58,9 @@ fn smoke_leaves_everything_that_was_promised() {
     let info: RunInfo =
         serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
     assert!(info.finished.is_some() && info.dataset.hash.starts_with("sha256:"));
+    // Phases that several experiments share were trained here, not before.
+    let notes = info.notes.join("\n");
+    assert!(!notes.contains("were done before"), "{notes}");
     let lines = read_lines::<ResultLine>(&out.join("results.jsonl"))
         .unwrap()
         .values;
@@ -281,6 +284,8 @@ fn a_killed_run_goes_on_and_a_changed_recipe_repeats_only_what_it_touches() {
         "{elsewhere}"
     );
     assert_eq!(lines("elsewhere"), lines("whole"));
+    let info = std::fs::read_to_string(dir.path().join("elsewhere/run.json")).unwrap();
+    assert!(info.contains("were done before, from 20"), "{info}");
 }
 
 #[test]

@@ -83,6 +83,15 @@ impl Options {
     }
 }
 
+impl Options {
+    /// The folder named in the environment, if it holds CIFAR-100; one that was named for another set is passed over.
+    pub fn named_cifar100(&self) -> Option<&Path> {
+        self.env_dir.as_deref().filter(|dir| {
+            dir.join(cifar100::FOLDER).is_dir() || recognise(dir).ok() == Some(Kind::Cifar100)
+        })
+    }
+}
+
 /// Says how the images of a folder are laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -201,10 +210,7 @@ fn resolve_records(
         Request::Synthetic => Ok(generate(None)),
         Request::Dir(dir) => read(dir),
         Request::Cifar100 => {
-            let named = options.env_dir.as_deref();
-            if let Some(dir) = named.filter(|dir| {
-                dir.join(cifar100::FOLDER).is_dir() || recognise(dir).ok() == Some(Kind::Cifar100)
-            }) {
+            if let Some(dir) = options.named_cifar100() {
                 return read_as(Kind::Cifar100, dir);
             }
             let folder = options.data_dir.join(cifar100::FOLDER);

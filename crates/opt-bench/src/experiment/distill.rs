@@ -1,6 +1,7 @@
 //! Distillation: a student with a teacher, beside the same student alone and with label smoothing.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use anyhow::Result;
 use opt_distill::Kd;
@@ -16,34 +17,32 @@ use crate::training::Label;
 pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
     // One student may have several teachers: it is alone once.
     let mut alone_of: BTreeMap<&str, Base> = BTreeMap::new();
-    let mut controls: Vec<(&str, f64)> = Vec::new();
-    for plan in &bases.profile.distill {
+    for (i, plan) in bases.profile.distill.iter().enumerate() {
         // 1. Train the teacher. 2. and 3.: the student learns from its outputs.
         let teacher = bases.get(run, &plan.teacher)?;
-        let student = plan.student.as_str();
-        let mut alone = bases.get(run, student)?;
-        let recipe = alone.recipe.clone();
+        let recipe = bases.profile.recipe(&plan.student)?;
         let precision = recipe.train.precision_name(run.device);
-        if let Some(measured) = alone_of.get(student) {
-            alone = measured.clone();
-        } else {
-            let label = bases.label("distill", format!("{} alone", recipe.name));
-            let seconds = alone.recorded.line.seconds;
-            let side_by_side = Variant {
-                baseline: None,
-                ..arm(&alone, &label, seconds, "alone", precision)
-            };
-            // Measured again under this experiment, so that the arms stand side by side.
-            let recorded = run.record(side_by_side, Shipped::Float(&alone.recorded.model))?;
-            alone.recorded = recorded;
-            alone_of.insert(student, alone.clone());
-        }
+        let alone = match alone_of.entry(&plan.student) {
+            Entry::Occupied(alone) => alone.into_mut(),
+            Entry::Vacant(place) => {
+                let mut alone = bases.get(run, &plan.student)?;
+                let label = bases.label("distill", format!("{} alone", recipe.name));
+                let seconds = alone.recorded.line.seconds;
+                let side_by_side = Variant {
+                    baseline: None,
+                    ..arm(&alone, &label, seconds, "alone", precision)
+                };
+                // Measured again under this experiment, so that the arms stand side by side.
+                let recorded = run.record(side_by_side, Shipped::Float(&alone.recorded.model))?;
+                alone.recorded = recorded;
+                place.insert(alone)
+            }
+        };
         let teacher_net = Net::new(&teacher.recorded.model, run.device)?;
-        let start = initial_model(run, &recipe, bases.seed)?;
+        let start = initial_model(run, recipe, bases.seed)?;
 
-        let smoothing = plan.control_smoothing;
-        if !controls.contains(&(student, smoothing)) {
-            controls.push((student, smoothing));
+        if bases.profile.trains_control(i) {
+            let smoothing = plan.control_smoothing;
             let label = bases.label(
                 "distill",
                 format!("{} alone, label smoothing {smoothing}", recipe.name),
@@ -60,7 +59,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
             let seconds = run.train(&mut net, &smoothed, phase, Constraints::default())?;
             let model = net.to_model()?;
             run.record(
-                arm(&alone, &label, seconds, "alone", precision),
+                arm(alone, &label, seconds, "alone", precision),
                 Shipped::Float(&model),
             )?;
         }
@@ -94,7 +93,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                 run.train_with(&mut net, &recipe.train, phase, constraints, &mut objective)?;
             let model = net.to_model()?;
             run.record(
-                arm(&alone, &label, seconds, "with a teacher", precision),
+                arm(alone, &label, seconds, "with a teacher", precision),
                 Shipped::Float(&model),
             )?;
         }
