@@ -54,6 +54,23 @@ pub enum CoreError {
         /// Its value.
         value: f32,
     },
+    /// A running variance of which no deviation can be taken.
+    #[error(
+        "parameter `{param}` of node `{node}`: the variance of channel {channel} is {value} and epsilon {epsilon}, expected \
+         a variance from 0 and a positive sum; the file is damaged, or its training diverged"
+    )]
+    Variance {
+        /// The parameter's name.
+        param: String,
+        /// The BatchNormalization.
+        node: String,
+        /// The first such channel.
+        channel: usize,
+        /// Its variance.
+        value: f32,
+        /// The node's ε.
+        epsilon: f32,
+    },
     /// A mask does not fit the parameter that it is for.
     #[error("mask for `{param}`: {problem}")]
     Mask {

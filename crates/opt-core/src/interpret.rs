@@ -6,7 +6,8 @@ use crate::{CoreError, Model, Result};
 
 /// Runs one normalised image through `model` and returns the value of every node, flat, in graph order.
 ///
-/// Sums are accumulated in f64 and rounded once, so that the result is the closest f32 to what the formula says.
+/// Sums are accumulated in f64 and rounded once, so that the result is the closest f32 to what the formula says. A NaN stays
+/// one through every operator that reads it, ReLU, Clip and MaxPool too.
 ///
 /// # Errors
 ///
@@ -75,7 +76,8 @@ pub fn run(model: &Model, image: &[f32]) -> Result<Vec<Vec<f32>>> {
                 };
                 x.iter().enumerate().map(normalize).collect()
             }
-            Op::Relu => x.iter().map(|v| v.max(0.0)).collect(),
+            // Not `f32::max`, which gives the other operand for a NaN.
+            Op::Relu => x.iter().map(|v| larger(0.0, *v)).collect(),
             Op::Clip { min, max } => x.iter().map(|v| v.clamp(*min, *max)).collect(),
             Op::Add => x
                 .iter()
@@ -83,7 +85,7 @@ pub fn run(model: &Model, image: &[f32]) -> Result<Vec<Vec<f32>>> {
                 .map(|(a, b)| a + b)
                 .collect(),
             Op::MaxPool(window) => pool(in_shape, out_shape, window, |positions| {
-                positions.map(|i| x[i]).fold(f32::NEG_INFINITY, f32::max)
+                positions.map(|i| x[i]).fold(f32::NEG_INFINITY, larger)
             }),
             Op::AveragePool(window) => pool(in_shape, out_shape, window, |positions| {
                 let (sum, n) =
@@ -126,6 +128,11 @@ pub fn run(model: &Model, image: &[f32]) -> Result<Vec<Vec<f32>>> {
         values.push(value);
     }
     Ok(values)
+}
+
+/// The larger of two numbers; NaN if one of them is.
+fn larger(a: f32, b: f32) -> f32 {
+    if b > a || b.is_nan() { b } else { a }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the one rounding to f32")]

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use ndarray::{ArcArray, IxDyn};
 
-use crate::op::ParamRole;
+use crate::op::{Op, ParamRole};
 use crate::shape::infer_shapes;
-use crate::{CoreError, Graph, Result};
+use crate::{CoreError, Graph, Node, Result};
 
 /// A shared f32 array: cloning it copies no numbers.
 pub type Tensor = ArcArray<f32, IxDyn>;
@@ -53,6 +53,32 @@ impl InputSpec {
             std: vec![0.229, 0.224, 0.225],
             labels: labels.map(str::to_owned).to_vec(),
         }
+    }
+
+    /// Checks that every channel has a finite mean and a positive, finite deviation.
+    ///
+    /// # Errors
+    ///
+    /// [`CoreError::Graph`] of the node `input`.
+    pub fn validate(&self) -> Result<()> {
+        let channels = self.shape[0];
+        let problem = if self.mean.len() != channels || self.std.len() != channels {
+            format!(
+                "{} means and {} deviations for {channels} channels",
+                self.mean.len(),
+                self.std.len()
+            )
+        } else if !self.std.iter().all(|s| s.is_finite() && *s > 0.0)
+            || !self.mean.iter().all(|m| m.is_finite())
+        {
+            "means must be finite and deviations positive and finite".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(CoreError::Graph {
+            node: "input".to_owned(),
+            problem,
+        })
     }
 
     /// Bytes (`[N, C, H, W]` or one image) to normalised f32.
@@ -129,7 +155,8 @@ impl Model {
             })
     }
 
-    /// Checks the graph, every parameter's presence, shape and finiteness, the input, and the size of the output.
+    /// Checks the graph, every parameter's presence, shape and finiteness, that every BatchNormalization has a deviation, the
+    /// input, and the size of the output.
     ///
     /// # Errors
     ///
@@ -137,27 +164,7 @@ impl Model {
     pub fn validate(&self) -> Result<()> {
         self.graph.validate()?;
         let shapes = infer_shapes(self)?;
-        let input_problem = |problem: String| {
-            Err(CoreError::Graph {
-                node: "input".to_owned(),
-                problem,
-            })
-        };
-        let channels = self.input.shape[0];
-        if self.input.mean.len() != channels || self.input.std.len() != channels {
-            return input_problem(format!(
-                "{} means and {} deviations for {channels} channels",
-                self.input.mean.len(),
-                self.input.std.len()
-            ));
-        }
-        if !self.input.std.iter().all(|s| s.is_finite() && *s > 0.0)
-            || !self.input.mean.iter().all(|m| m.is_finite())
-        {
-            return input_problem(
-                "means must be finite and deviations positive and finite".to_owned(),
-            );
-        }
+        self.input.validate()?;
         let classes: usize = shapes[self.graph.output].iter().product();
         if classes != self.input.labels.len() {
             return Err(CoreError::Graph {
@@ -180,6 +187,9 @@ impl Model {
                 });
             }
         }
+        for node in &self.graph.nodes {
+            self.check_deviations(node)?;
+        }
         if let Some(stray) = self.params.keys().find(|k| !used.contains(k.as_str())) {
             return Err(CoreError::Graph {
                 node: stray.clone(),
@@ -187,6 +197,34 @@ impl Model {
             });
         }
         Ok(())
+    }
+}
+
+impl Model {
+    /// A BatchNormalization divides by `sqrt(var + ε)`: of a negative variance, which no batch has, nothing but NaN would
+    /// come, and later operators can hide it.
+    fn check_deviations(&self, node: &Node) -> Result<()> {
+        let Op::BatchNormalization { var, epsilon, .. } = &node.op else {
+            return Ok(());
+        };
+        if !(epsilon.is_finite() && *epsilon >= 0.0) {
+            return Err(CoreError::Graph {
+                node: node.name.clone(),
+                problem: format!("its epsilon is {epsilon}, expected a finite number from 0"),
+            });
+        }
+        let variances = self.params[var].iter().enumerate();
+        let unusable = |(_, v): &(usize, &f32)| **v < 0.0 || **v + epsilon <= 0.0;
+        match variances.into_iter().find(unusable) {
+            None => Ok(()),
+            Some((channel, value)) => Err(CoreError::Variance {
+                param: var.clone(),
+                node: node.name.clone(),
+                channel,
+                value: *value,
+                epsilon: *epsilon,
+            }),
+        }
     }
 }
 
@@ -202,6 +240,13 @@ mod tests {
         spec.mean = vec![0.0, 0.5];
         spec.std = vec![1.0, 0.5];
         assert_eq!(spec.normalize(&[0, 255, 0, 255]), vec![0.0, 1.0, -1.0, 1.0]);
+    }
+
+    fn set_epsilon(model: &mut Model, value: f32) {
+        let bn1 = model.graph.find("bn1").unwrap();
+        if let Op::BatchNormalization { epsilon, .. } = &mut model.graph.nodes[bn1].op {
+            *epsilon = value;
+        }
     }
 
     #[test]
@@ -238,6 +283,36 @@ mod tests {
             Case {
                 break_it: |m| m.params.get_mut("bn1.bias").unwrap()[3] = f32::NAN,
                 expect: "parameter `bn1.bias`: element 3 is NaN",
+            },
+            // An infinity in a statistic.
+            Case {
+                break_it: |m| m.params.get_mut("bn1.running_var").unwrap()[2] = f32::INFINITY,
+                expect: "parameter `bn1.running_var`: element 2 is inf",
+            },
+            // A variance below zero, by more and by less than epsilon.
+            Case {
+                break_it: |m| m.params.get_mut("bn1.running_var").unwrap()[5] = -0.5,
+                expect: "parameter `bn1.running_var` of node `bn1`: the variance of channel 5 is -0.5",
+            },
+            Case {
+                break_it: |m| m.params.get_mut("layer2.0.bn2.running_var").unwrap()[0] = -1e-6,
+                expect: "parameter `layer2.0.bn2.running_var` of node `layer2.0.bn2`: the variance of channel 0 is -0.000001",
+            },
+            // No variance and no epsilon.
+            Case {
+                break_it: |m| {
+                    m.params.get_mut("bn1.running_var").unwrap()[1] = 0.0;
+                    set_epsilon(m, 0.0);
+                },
+                expect: "the variance of channel 1 is 0 and epsilon 0",
+            },
+            Case {
+                break_it: |m| set_epsilon(m, f32::NAN),
+                expect: "node `bn1`: its epsilon is NaN",
+            },
+            Case {
+                break_it: |m| set_epsilon(m, -1e-5),
+                expect: "node `bn1`: its epsilon is -0.00001",
             },
             // A class too many.
             Case {

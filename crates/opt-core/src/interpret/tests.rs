@@ -190,3 +190,69 @@ fn an_image_of_the_wrong_size_is_an_error() {
     let message = run(&model, &[0.0; 7]).unwrap_err().to_string();
     assert_eq!(message, "one image: 7 elements, expected 3072");
 }
+
+#[test]
+fn a_nan_stays_one_through_every_operator() {
+    // One NaN among larger and smaller numbers, first, in the middle and last.
+    for at in 0..4 {
+        let mut x = [3.0, -1.0, 0.5, 7.0];
+        x[at] = f32::NAN;
+        let pool = Window::square(2, 1, 0);
+        let params: &[(&str, &[usize], &[f32])] = &[];
+        let one = |op| run_one(op, [1, 2, 2], params, &x);
+        let same_place = |y: Vec<f32>| {
+            assert_eq!(y.len(), 4);
+            for (i, v) in y.iter().enumerate() {
+                assert_eq!(v.is_nan(), i == at, "{y:?}");
+            }
+        };
+        same_place(one(Op::Relu));
+        same_place(one(Op::Clip { min: 0.0, max: 6.0 }));
+        same_place(one(Op::Flatten));
+        for op in [
+            Op::MaxPool(pool),
+            Op::AveragePool(pool),
+            Op::GlobalAveragePool,
+        ] {
+            let y = one(op.clone());
+            assert!(y.len() == 1 && y[0].is_nan(), "{op:?}: {y:?}");
+        }
+        // Padding never wins, and hides no NaN either.
+        let padded = Window {
+            kernel: [2, 2],
+            stride: [2, 2],
+            pads: [1, 1, 1, 1],
+        };
+        same_place(one(Op::MaxPool(padded)));
+        let weight: &[(&str, &[usize], &[f32])] = &[("w", &[1, 1, 2, 2], &[0.0; 4])];
+        let y = run_one(conv_op(pool, 1, false), [1, 2, 2], weight, &x);
+        assert!(y[0].is_nan(), "{y:?}");
+    }
+}
+
+#[test]
+fn a_negative_variance_gives_nan_to_the_end() {
+    let mut model = crate::zoo::build("source_net", &InputSpec::cifar10(), 1).unwrap();
+    let relu = model.graph.find("relu1").unwrap();
+    let conv = model.graph.nodes[relu].inputs[0];
+    let values = |v: f32| ndarray::ArrayD::from_elem(vec![64], v).into_shared();
+    let norm = Op::BatchNormalization {
+        scale: None,
+        bias: "bn.bias".to_owned(),
+        mean: "bn.mean".to_owned(),
+        var: "bn.var".to_owned(),
+        epsilon: 1e-5,
+        momentum: 0.1,
+    };
+    // In place of the first activation, so that the second ReLU reads what comes of it.
+    model.graph.nodes[relu].op = norm;
+    let channels = model.params["conv1.bias"].len();
+    assert_eq!((conv, channels), (1, 64));
+    for (name, v) in [("bn.bias", 0.0), ("bn.mean", 0.0), ("bn.var", -0.5)] {
+        model.params.insert(name.to_owned(), values(v));
+    }
+    let image = vec![0.3; 3 * 32 * 32];
+    let logits = run(&model, &image).unwrap().pop().unwrap();
+    assert!(logits.iter().all(|v| v.is_nan()), "{logits:?}");
+    assert!(model.validate().is_err());
+}
