@@ -8,9 +8,11 @@
 //! Training with fake quantization and the exact simulation walk the same [`Step`]s, so they round where the integer
 //! network rounds.
 
+mod filter_scale;
 mod fold;
 mod fuse;
 
+pub use filter_scale::{ScaleFloor, bias_code, bias_codes};
 pub use fold::{byte_input_terms, fold, fold_batch_norms, is_folded};
 pub use fuse::{Adds, Clamp, FusedOp, Step, fuse, observed_nodes};
 
@@ -41,7 +43,7 @@ pub struct QuantSpec {
 /// # Errors
 ///
 /// [`CoreError::Quant`] for an edge or a weight that `spec` does not name (or names for nothing), for edges that are
-/// not u8, and for a bias that does not fit 32 bits; [`CoreError::Unsupported`] for graphs that have no integer form.
+/// not u8, and for a bias that its filter's scale does not keep ([`bias_codes`]); [`CoreError::Unsupported`] for graphs that have no integer form.
 pub fn lower(folded: &Model, spec: &QuantSpec) -> Result<QModel> {
     let steps = fuse(folded, spec.adds)?;
     check_names(folded, &steps, spec)?;
@@ -51,6 +53,7 @@ pub fn lower(folded: &Model, spec: &QuantSpec) -> Result<QModel> {
         let zero = edges[id].as_ref().map_or(0, |e| e.zero(0));
         let scale = edges[id].as_ref().map_or(1.0, |e| e.scale);
         let (lo, hi) = step.op.clamp().code_limits(scale, zero);
+        let y_scale = edges[id].as_ref().map(|e| e.scale);
         let x_scale = |i: usize| -> Result<f32> {
             let edge = edges[step.inputs[i]].as_ref();
             edge.map(|e| e.scale).ok_or_else(|| CoreError::Graph {
@@ -64,7 +67,7 @@ pub fn lower(folded: &Model, spec: &QuantSpec) -> Result<QModel> {
                 let Op::Conv { window, group, .. } = &folded.graph.nodes[*node].op else {
                     return Err(internal(folded, *node));
                 };
-                let (weight, bias) = weight_and_bias(folded, *node, spec, x_scale(0)?)?;
+                let (weight, bias) = weight_and_bias(folded, *node, spec, x_scale(0)?, y_scale)?;
                 QOp::Conv {
                     weight,
                     bias,
@@ -75,7 +78,7 @@ pub fn lower(folded: &Model, spec: &QuantSpec) -> Result<QModel> {
                 }
             }
             FusedOp::Gemm { node, .. } => {
-                let (weight, bias) = weight_and_bias(folded, *node, spec, x_scale(0)?)?;
+                let (weight, bias) = weight_and_bias(folded, *node, spec, x_scale(0)?, y_scale)?;
                 if edges[id].is_none() {
                     QOp::Logits { weight, bias }
                 } else {
@@ -178,6 +181,7 @@ fn weight_and_bias(
     node: usize,
     spec: &QuantSpec,
     x_scale: f32,
+    y_scale: Option<f32>,
 ) -> Result<(QWeight, Vec<i32>)> {
     let (Op::Conv { weight, bias, .. } | Op::Gemm { weight, bias }) = &folded.graph.nodes[node].op
     else {
@@ -190,38 +194,11 @@ fn weight_and_bias(
     let bias = match bias {
         None => vec![0; codes.scales.len()],
         Some(name) => {
-            let bias = folded.param(name)?;
-            if bias.len() != codes.scales.len() {
-                return Err(CoreError::ParamShape {
-                    param: weight.clone(),
-                    found: vec![codes.scales.len()],
-                    expected: vec![bias.len()],
-                });
-            }
-            bias.iter()
-                .zip(&codes.scales)
-                .enumerate()
-                .map(|(o, (b, s))| {
-                    bias_code(*b, x_scale, *s).ok_or_else(|| CoreError::Quant {
-                        what: name.clone(),
-                        problem: format!(
-                            "channel {o}: {b} does not fit 30 bits at scale {}; raise the weight's scale",
-                            x_scale * s
-                        ),
-                    })
-                })
-                .collect::<Result<_>>()?
+            let bias: Vec<f32> = folded.param(name)?.iter().copied().collect();
+            bias_codes(name, &bias, codes, x_scale, y_scale)?
         }
     };
     Ok((codes.clone(), bias))
-}
-
-/// `round_half_even(b / (s_x·s_w))`, or `None` where it needs more than 30 bits and a sign.
-#[must_use]
-pub fn bias_code(bias: f32, x_scale: f32, w_scale: f32) -> Option<i32> {
-    let code = (f64::from(bias) / f64::from(x_scale * w_scale)).round_ties_even();
-    #[expect(clippy::cast_possible_truncation, reason = "compared with 2^30 first")]
-    (code.abs() < 1_073_741_824.0).then_some(code as i32)
 }
 
 fn check_names(folded: &Model, steps: &[Step], spec: &QuantSpec) -> Result<()> {

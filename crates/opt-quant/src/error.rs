@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// An error of this crate. The caller knows which edge or parameter it was working on and adds that name.
+/// An error of this crate. Whoever knows which value or weight it was working on adds that name ([`QuantError::Named`]).
 #[derive(Debug, Clone, PartialEq, Error)]
 #[non_exhaustive]
 pub enum QuantError {
@@ -67,6 +67,22 @@ pub enum QuantError {
         /// The length of the tensor's axis 0.
         channels: usize,
     },
+    /// Scales per channel for a tensor without channels: axis 0 of a bias or of a BatchNormalization's factors is not one.
+    #[error(
+        "shape {shape:?} has no output channels with weights of their own; use one scale for the tensor"
+    )]
+    NoChannels {
+        /// The shape of the tensor.
+        shape: Vec<usize>,
+    },
+    /// An error with the value or the weight of a network that it is about.
+    #[error("{what}: {error}")]
+    Named {
+        /// What it is and its name, as in ``weight `conv1.weight` ``.
+        what: String,
+        /// What is wrong with it.
+        error: Box<Self>,
+    },
     /// Two tensors that belong together have different shapes.
     #[error("cannot compare a tensor of shape {found:?} with one of shape {expected:?}")]
     Shape {
@@ -78,4 +94,18 @@ pub enum QuantError {
     /// Parameters refused by their own type, a model that has no integer form, or a specification that does not fit it.
     #[error(transparent)]
     Core(#[from] opt_core::CoreError),
+}
+
+impl QuantError {
+    /// This error, about the `kind` of this name; one that has a name already keeps it.
+    #[must_use]
+    pub fn of(self, kind: &str, name: &str) -> Self {
+        match self {
+            Self::Named { .. } => self,
+            error => Self::Named {
+                what: format!("{kind} `{name}`"),
+                error: Box::new(error),
+            },
+        }
+    }
 }

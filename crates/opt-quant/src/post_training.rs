@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use opt_core::lower::{Adds, FusedOp, QuantSpec, bias_code, fuse, step_edges};
-use opt_core::{Model, Op, QWeight};
+use opt_core::lower::{Adds, FusedOp, QuantSpec, Step, fuse, step_edges};
+use opt_core::{Model, Op, QParams, QWeight};
 
 use crate::exact_sums::make_sums_exact;
 use crate::quantizer::affine::affine_params;
-use crate::quantizer::symmetric::{
-    Granularity, QuantizedWeight, scale_with_bias_headroom, symmetric, symmetric_with_scales,
-};
+use crate::quantizer::symmetric::symmetric_with_bias;
 use crate::{MinMax, Result};
 
 /// The widths of the weights of a network.
@@ -54,13 +52,15 @@ impl WeightBits {
 /// edges:   affine from (min, max), extended to hold 0        weights: s[o] = max|W[o]|/(2^(bits-1) - 1), nearest codes
 /// ```
 ///
-/// With rounded additions, scales are raised a little so that sums are exact in f32 (`exact_sums.rs` says which and why). A weight's
-/// scale is raised where its bias would not fit 30 bits. `ranges` may hold more nodes than this kind of
-/// addition needs (calibration records for both kinds).
+/// With rounded additions, scales are raised a little so that sums are exact in f32 (`exact_sums.rs` says which and why). The
+/// scale of a filter of tiny weights or zeros is what its bias needs
+/// ([`symmetric_with_bias`]), and an edge that never left zero gets a scale beside which the values that are computed from it
+/// keep their biases. `ranges` may hold more nodes than this kind of addition needs (calibration records for both kinds).
 ///
 /// # Errors
 ///
-/// [`QuantError::Core`](crate::QuantError::Core) for a graph that has no integer form or a value that was not observed; those of the quantizers.
+/// [`QuantError::Core`](crate::QuantError::Core) for a graph that has no integer form or a value that was not observed; those of
+/// the quantizers, with the name of the value or weight.
 ///
 /// # References
 ///
@@ -80,16 +80,19 @@ pub fn min_max_spec(
     for step in steps.iter().filter(|s| s.requantizes(folded)) {
         let name = &folded.graph.nodes[step.value].name;
         if let Some(range) = ranges.get(name) {
-            let (lo, hi) = range.range()?;
-            spec.edges
-                .insert(name.clone(), affine_params(lo, hi, 0..=255)?);
+            let params = range
+                .range()
+                .and_then(|(lo, hi)| affine_params(lo, hi, 0..=255))
+                .map_err(|error| error.of("value", name))?;
+            spec.edges.insert(name.clone(), params);
         }
     }
+    let widths = bits.by_name(folded);
+    scale_silent_edges(folded, &steps, ranges, &widths, &mut spec.edges)?;
     if adds == Adds::Rounded {
         make_sums_exact(folded, &steps, &mut spec.edges);
     }
     let edges = step_edges(folded, &steps, &spec.edges)?;
-    let widths = bits.by_name(folded);
     for step in &steps {
         let (FusedOp::Conv { node, .. } | FusedOp::Gemm { node, .. }) = &step.op else {
             continue;
@@ -101,12 +104,12 @@ pub fn min_max_spec(
         };
         let x_scale = edges[step.inputs[0]].as_ref().map_or(1.0, |e| e.scale);
         let values = folded.param(weight)?;
-        let mut codes = symmetric(&values.view(), widths[weight], Granularity::PerChannel)?;
-        if let Some(bias) = bias {
-            let bias = folded.param(bias)?;
-            let biases: Vec<f32> = bias.iter().copied().collect();
-            codes = with_bias_headroom(codes, &values.view(), x_scale, &biases)?;
-        }
+        let biases: Vec<f32> = match bias {
+            Some(bias) => folded.param(bias)?.iter().copied().collect(),
+            None => vec![0.0; values.shape()[0]],
+        };
+        let codes = symmetric_with_bias(&values.view(), widths[weight], &biases, x_scale)
+            .map_err(|error| error.of("weight", weight))?;
         spec.weights.insert(
             weight.clone(),
             QWeight {
@@ -119,33 +122,88 @@ pub fn min_max_spec(
     Ok(spec)
 }
 
-/// Raises the scales of channels whose bias has no code; the others keep theirs.
-fn with_bias_headroom(
-    quantized: QuantizedWeight,
-    weights: &ndarray::ArrayViewD<'_, f32>,
-    x_scale: f32,
-    bias: &[f32],
-) -> Result<QuantizedWeight> {
-    let fits = |(b, s): (&f32, &f32)| bias_code(*b, x_scale, *s).is_some();
-    if bias.iter().zip(&quantized.scales).all(fits) {
-        return Ok(quantized);
+/// Gives a scale to the edges that calibration saw at zero alone: their own range says nothing, and the biases of what reads
+/// them are stored at a multiple of it.
+///
+/// ```text
+/// convolution, Gemm:  s_x = s_y/(256·s_w)        logits:  s_x = max|b|/(2^16·s_w)        sum, mean:  s_x = s_y
+/// ```
+///
+/// with the largest `s_w` of the layer, and the smallest of what the readers of an edge ask for; 1 where none asks.
+fn scale_silent_edges(
+    folded: &Model,
+    steps: &[Step],
+    ranges: &BTreeMap<String, MinMax>,
+    widths: &BTreeMap<String, u8>,
+    edges: &mut BTreeMap<String, QParams>,
+) -> Result<()> {
+    let name = |step: usize| folded.graph.nodes[steps[step].value].name.as_str();
+    let silent = |step: usize| {
+        let range = steps[step]
+            .requantizes(folded)
+            .then(|| ranges.get(name(step)));
+        range
+            .flatten()
+            .is_some_and(|r| r.min == 0.0 && r.max == 0.0)
+    };
+    if !(0..steps.len()).any(silent) {
+        return Ok(());
     }
-    // `bias_code` keeps to 30 bits: what it leaves of the accumulator is the room for the largest sum.
-    const ROOM: u32 = 1 << 30;
-    let scales = bias
-        .iter()
-        .zip(&quantized.scales)
-        .map(|(b, s)| match bias_code(*b, x_scale, *s) {
-            Some(_) => Ok(*s),
-            None => scale_with_bias_headroom(*s, x_scale, *b, ROOM).map(|s| s * 1.0001),
-        })
-        .collect::<Result<Vec<_>>>()?;
-    symmetric_with_scales(weights, quantized.bits, scales)
+    // The step whose scale a step's codes have.
+    let root = |mut step: usize| {
+        while !steps[step].requantizes(folded) && !steps[step].inputs.is_empty() {
+            step = steps[step].inputs[0];
+        }
+        step
+    };
+    // Readers come after what they read, so that theirs are known.
+    for silent in (0..steps.len()).rev().filter(|step| silent(*step)) {
+        let mut scale = f32::INFINITY;
+        for (reader, step) in steps.iter().enumerate() {
+            let y_scale = edges.get(name(reader)).map(|y| y.scale);
+            for (place, _) in (step.inputs.iter().enumerate()).filter(|(_, i)| root(**i) == silent)
+            {
+                let asked = match &step.op {
+                    FusedOp::Conv { node, .. } | FusedOp::Gemm { node, .. } if place == 0 => {
+                        let (Op::Conv { weight, bias, .. } | Op::Gemm { weight, bias }) =
+                            &folded.graph.nodes[*node].op
+                        else {
+                            continue;
+                        };
+                        let largest = |values: &opt_core::model::Tensor| {
+                            values.iter().fold(0f32, |m, v| m.max(v.abs()))
+                        };
+                        let w_scale = largest(folded.param(weight)?)
+                            / f32::from(QWeight::code_limit(widths[weight]));
+                        match (y_scale, bias) {
+                            (Some(y_scale), _) => y_scale / 256.0 / w_scale,
+                            (None, Some(bias)) => largest(folded.param(bias)?) / 65_536.0 / w_scale,
+                            (None, None) => continue,
+                        }
+                    }
+                    FusedOp::Conv { .. } | FusedOp::Gemm { .. } | FusedOp::Add { .. } => {
+                        y_scale.unwrap_or(f32::INFINITY)
+                    }
+                    FusedOp::Plain { .. } if step.requantizes(folded) => {
+                        y_scale.unwrap_or(f32::INFINITY)
+                    }
+                    // Their readers are asked instead.
+                    FusedOp::Plain { .. } | FusedOp::Clamp { .. } | FusedOp::Input => continue,
+                };
+                scale = scale.min(asked);
+            }
+        }
+        if let Some(params) = edges.get_mut(name(silent)).filter(|_| scale.is_normal()) {
+            params.scale = scale;
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantizer::symmetric::{Granularity, symmetric};
     use opt_core::lower::{fold, lower, observed_nodes};
     use opt_core::{InputSpec, interpret, interpret_integer, zoo};
 
@@ -206,29 +264,213 @@ mod tests {
         assert_eq!(bits, [8, 3, 8]);
     }
 
+    fn tensor(shape: &[usize], values: &[f32]) -> opt_core::model::Tensor {
+        let array = ndarray::ArrayD::from_shape_vec(shape.to_vec(), values.to_vec());
+        array.unwrap().into_shared()
+    }
+
+    /// 1×4×4 image, Conv 1→2 1×1, ReLU, mean, Gemm [0, 10]: the logit is ten times what the second filter and its bias give.
+    fn two_filters(weights: [f32; 2], bias: [f32; 2]) -> Model {
+        let mut graph = opt_core::Graph::new();
+        let linear = |weight: &str, bias: &str| (weight.to_owned(), Some(bias.to_owned()));
+        let (weight, b) = linear("conv.weight", "conv.bias");
+        let op = Op::Conv {
+            weight,
+            bias: b,
+            window: opt_core::op::Window::square(1, 1, 0),
+            group: 1,
+        };
+        let conv = graph.push("conv", op, &[0]);
+        let relu = graph.push("relu", Op::Relu, &[conv]);
+        let mean = graph.push("mean", Op::GlobalAveragePool, &[relu]);
+        let flat = graph.push("flat", Op::Flatten, &[mean]);
+        let (weight, b) = linear("fc.weight", "fc.bias");
+        graph.push("fc", Op::Gemm { weight, bias: b }, &[flat]);
+        let params = [
+            ("conv.weight", tensor(&[2, 1, 1, 1], &weights)),
+            ("conv.bias", tensor(&[2], &bias)),
+            ("fc.weight", tensor(&[1, 2], &[0.0, 10.0])),
+            ("fc.bias", tensor(&[1], &[0.0])),
+        ];
+        Model {
+            graph,
+            params: params.map(|(n, t)| (n.to_owned(), t)).into(),
+            input: InputSpec {
+                shape: [1, 4, 4],
+                mean: vec![0.0],
+                std: vec![1.0],
+                labels: vec!["one".to_owned()],
+            },
+        }
+    }
+
+    /// The logits of the folded model and of its integer network.
+    fn both_logits(model: &Model, adds: Adds, bits: u8, image: &[u8]) -> (Vec<f32>, Vec<f32>) {
+        let folded = fold(model).unwrap();
+        let ranges = ranges(&folded, &[image.to_vec()]);
+        let spec = min_max_spec(&folded, adds, &ranges, WeightBits::inner(bits)).unwrap();
+        let lowered = lower(&folded, &spec).unwrap();
+        let real = interpret::run(&folded, &folded.input.normalize(image)).unwrap();
+        let logits = interpret_integer::run(&lowered, image).unwrap().logits;
+        (real[folded.graph.output].clone(), logits)
+    }
+
     #[test]
-    fn a_channel_of_tiny_weights_keeps_its_bias() {
-        let mut model = zoo::build("source_net", &input(), 3).unwrap();
-        let weight = model.params.get_mut("conv2.weight").unwrap();
-        weight.index_axis_mut(ndarray::Axis(0), 5).fill(1e-30);
-        let folded = fold(&model).unwrap();
-        let spec = min_max_spec(
-            &folded,
-            Adds::Fused,
-            &ranges(&folded, &[image(0)]),
-            WeightBits::inner(8),
-        )
-        .unwrap();
-        lower(&folded, &spec).unwrap();
-        let weight = &spec.weights["conv2.weight"];
-        assert!(
-            weight.scales[5] > 1e-15
-                && weight
-                    .codes
-                    .index_axis(ndarray::Axis(0), 5)
-                    .iter()
-                    .all(|q| *q == 0)
+    fn a_filter_of_zeros_keeps_its_bias() {
+        let image: Vec<u8> = (0..16).map(|i| i * 16).collect();
+        struct Case {
+            weights: [f32; 2],
+            bias: [f32; 2],
+            expect: f32,
+        }
+        let case = |weight, bias, expect| Case {
+            weights: [0.5, weight],
+            bias: [0.0, bias],
+            expect,
+        };
+        let cases = [
+            // The issue's two: integer logits were 0 and 9.99.
+            case(0.0, 0.4, 4.0),
+            case(0.0, 1.4, 14.0),
+            case(-0.0, 0.4, 4.0),
+            // Tiny and denormal weights.
+            case(1e-6, 0.4, 4.0),
+            case(1e-20, 0.4, 4.0),
+            case(1e-40, 0.4, 4.0),
+            // A bias far above everything else, and one far below.
+            case(0.0, 4e6, 4e7),
+            case(1e-6, 4e6, 4e7),
+            case(0.0, 1e-3, 1e-2),
+            // Neither weights nor bias.
+            case(0.0, 0.0, 0.0),
+            case(1e-40, 0.0, 0.0),
+            // Behind the ReLU.
+            case(0.0, -3.0, 0.0),
+            // Nothing but zeros and biases.
+            Case {
+                weights: [0.0, 0.0],
+                bias: [0.3, 0.4],
+                expect: 4.0,
+            },
+        ];
+        for Case {
+            weights,
+            bias,
+            expect,
+        } in cases
+        {
+            for bits in [8, 4, 2] {
+                let model = two_filters(weights, bias);
+                let (real, logits) = both_logits(&model, Adds::Fused, bits, &image);
+                assert!(
+                    (real[0] - expect).abs() <= 1e-5 * expect.max(1e-6),
+                    "{real:?}"
+                );
+                // Half a code of the convolution's and of the mean's result, of 255 for the largest value.
+                let largest = bias[1].abs().max(0.5);
+                let codes = 10.0 * largest / 255.0;
+                assert!(
+                    (logits[0] - real[0]).abs() <= codes * 1.001,
+                    "{weights:?} {bias:?} at {bits} bits: {real:?} {logits:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn networks_with_dead_channels_stay_what_they_are() {
+        let mut model = zoo::build("resnet20", &input(), 3).unwrap();
+        for (k, (name, param)) in model.params.iter_mut().enumerate() {
+            // Every second factor is pruned away; shifts are what a trained network has.
+            let is_norm = param.ndim() == 1 && name.contains("bn");
+            for (i, v) in param.iter_mut().enumerate() {
+                if is_norm && name.ends_with("weight") && i % 2 == 0 {
+                    *v = 0.0;
+                }
+                if is_norm && name.ends_with("bias") {
+                    *v = ((i * 37 + k * 11) % 101) as f32 / 101.0 - 0.4;
+                }
+            }
+        }
+        for adds in [Adds::Fused, Adds::Rounded] {
+            let (real, logits) = both_logits(&model, adds, 8, &image(0));
+            let size = real.iter().map(|v| v * v).sum::<f32>().sqrt();
+            let error = real.iter().zip(&logits).map(|(a, b)| (a - b).powi(2));
+            let error = error.sum::<f32>().sqrt() / size;
+            // 0.0155 with the scale 1 for filters of zeros, 0.0086 with theirs.
+            assert!(error < 0.011, "{adds:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_edge_that_never_leaves_zero_costs_no_bias() {
+        // The first filters stay behind their ReLU; what reads them sees zeros, and adds a bias far smaller than its weights.
+        let mut model = two_filters([0.5, 0.5], [-1.0, -1.0]);
+        let mut graph = opt_core::Graph::new();
+        let conv = |name: &str| Op::Conv {
+            weight: format!("{name}.weight"),
+            bias: Some(format!("{name}.bias")),
+            window: opt_core::op::Window::square(1, 1, 0),
+            group: 1,
+        };
+        let first = graph.push("conv", conv("conv"), &[0]);
+        let dead = graph.push("dead", Op::Relu, &[first]);
+        let pool = graph.push(
+            "pool",
+            Op::MaxPool(opt_core::op::Window::square(2, 2, 0)),
+            &[dead],
         );
+        let second = graph.push("second", conv("second"), &[pool]);
+        let residual = graph.push("residual", conv("residual"), &[pool]);
+        let sum = graph.push("sum", Op::Add, &[second, residual]);
+        let mean = graph.push("mean", Op::GlobalAveragePool, &[sum]);
+        let flat = graph.push("flat", Op::Flatten, &[mean]);
+        let mut fc = model.graph.nodes.swap_remove(5);
+        fc.inputs = vec![flat];
+        graph.nodes.push(fc);
+        graph.output = flat + 1;
+        model.graph = graph;
+        for (name, bias) in [("second", [0.0, 0.04]), ("residual", [0.01, 0.03])] {
+            let weights = tensor(&[2, 2, 1, 1], &[12.7, 3.0, 1.0, -12.7]);
+            model.params.insert(format!("{name}.weight"), weights);
+            model
+                .params
+                .insert(format!("{name}.bias"), tensor(&[2], &bias));
+        }
+        let image: Vec<u8> = (0..16).map(|i| i * 16).collect();
+        for adds in [Adds::Fused, Adds::Rounded] {
+            let (real, logits) = both_logits(&model, adds, 8, &image);
+            assert!((real[0] - 0.7).abs() < 1e-6, "{real:?}");
+            // Two roundings of 255 codes for 0.07, times 10; with the scale 1 for the edge of zeros, nothing was left.
+            assert!(
+                (logits[0] - 0.7).abs() < 2.0 * 0.7 / 255.0,
+                "{adds:?}: {logits:?}"
+            );
+        }
+        // A network whose last layer sees nothing but zeros has its biases as logits.
+        let mut model = two_filters([0.5, 0.5], [-1.0, -1.0]);
+        model
+            .params
+            .insert("fc.bias".to_owned(), tensor(&[1], &[0.013]));
+        let (_, logits) = both_logits(&model, Adds::Fused, 8, &image);
+        assert!((logits[0] - 0.013).abs() < 1e-6, "{logits:?}");
+    }
+
+    #[test]
+    fn ordinary_filters_have_the_scales_of_their_weights() {
+        let folded = fold(&zoo::build("resnet20", &input(), 3).unwrap()).unwrap();
+        let ranges = ranges(&folded, &[image(0)]);
+        for bits in [8, 4, 2] {
+            let spec =
+                min_max_spec(&folded, Adds::Fused, &ranges, WeightBits::inner(bits)).unwrap();
+            for (name, weight) in &spec.weights {
+                let values = folded.param(name).unwrap();
+                let plain =
+                    symmetric(&values.view(), weight.bits, Granularity::PerChannel).unwrap();
+                assert_eq!(weight.scales, plain.scales, "{name}");
+                assert_eq!(weight.codes, plain.codes, "{name}");
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use opt_core::lower::{Adds, FusedOp, Step, byte_input_terms, fold};
+use opt_core::lower::{Adds, FusedOp, ScaleFloor, Step, byte_input_terms, fold};
 use opt_core::op::Op;
 use opt_core::qmodel::QWeight;
 use opt_core::{CoreError, InputSpec, Model, NodeId, QParams};
@@ -16,8 +16,9 @@ use crate::{Net, NnError, Result};
 ///
 /// The network has its BatchNormalization folded ([`opt_core::lower::fold_batch_norms`]) but not its input: the first
 /// layer's weights are brought to bytes inside the forward pass, so that their gradients have the size of all others.
-/// Edges keep the scales they are given. Weight scales follow the weights, `s[o] = max|W[o]|/(2^(bits-1) - 1)`, so that
-/// symmetric quantization afterwards gives the codes that training saw.
+/// Edges keep the scales they are given. Weight scales follow the weights, `s[o] = max|W[o]|/(2^(bits-1) - 1)`, and are
+/// never below what the bias needs ([`ScaleFloor`]), so that symmetric quantization afterwards gives the codes that training
+/// saw.
 #[derive(Debug, Clone)]
 pub struct FakeQuant {
     plan: Plan,
@@ -193,8 +194,7 @@ impl FakeQuant {
         let w_scale = {
             let _no_grad = tch::no_grad_guard();
             let largest = master.detach().abs().amax(others.as_slice(), true);
-            // A filter of zeros has codes of zero at any scale.
-            largest.where_self(&largest.gt(0.0), &largest.full_like(limit)) / limit
+            filter_scales(&largest, bias.as_ref(), limit, x_scale)
         };
         // The largest weight over its own scale can pass the limit by a rounding error; it must keep its gradient, and what
         // lies within half a code of the limit rounds to it.
@@ -228,6 +228,22 @@ impl FakeQuant {
     }
 }
 
+/// [`ScaleFloor::filter_scale`] of every filter of a layer: f32 in the same order, so bit for bit the same.
+fn filter_scales(largest: &Tensor, bias: Option<&Tensor>, limit: f64, x_scale: f32) -> Tensor {
+    let floor = ScaleFloor::new(x_scale);
+    let size = match bias {
+        Some(bias) => bias.detach().abs().reshape(largest.size().as_slice()),
+        None => largest.zeros_like(),
+    };
+    let needed = &size * f64::from(floor.per_bias);
+    let scales = (largest / limit)
+        .maximum(&needed)
+        .clamp_min(f64::from(floor.least));
+    // A filter without weights and bias has codes of zero at any scale.
+    let empty = largest.eq(0.0).logical_and(&size.eq(0.0));
+    scales.where_self(&empty.logical_not(), &scales.ones_like())
+}
+
 /// Where a bias has no code.
 const BIAS_LIMIT: f64 = 1_073_741_824.0;
 
@@ -248,3 +264,6 @@ pub(super) fn straight_through(x: &Tensor, lo: f64, hi: f64) -> Tensor {
     };
     inside + residue.detach()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use opt_core::lower::{FusedOp, QuantSpec, bias_code};
+use opt_core::lower::{FusedOp, QuantSpec, bias_codes};
 use opt_core::op::Op;
 use opt_core::{CoreError, Model, NodeId};
 use tch::{Device, Kind, Tensor};
@@ -55,7 +55,7 @@ impl Simulation {
     pub fn new(folded: &Model, spec: &QuantSpec, device: Device) -> Result<Self> {
         let plan = Plan::new(folded, spec.adds, &spec.edges)?;
         let mut linears = BTreeMap::new();
-        for step in &plan.steps {
+        for (id, step) in plan.steps.iter().enumerate() {
             let (FusedOp::Conv { node, .. } | FusedOp::Gemm { node, .. }) = &step.op else {
                 continue;
             };
@@ -78,13 +78,12 @@ impl Simulation {
             let outputs = chosen.scales.len();
             let bias: Vec<f64> = match bias {
                 None => vec![0.0; outputs],
-                Some(name) => folded
-                    .param(name)?
-                    .iter()
-                    .zip(&chosen.scales)
-                    .map(|(b, s)| bias_code(*b, x_scale, *s).map(f64::from))
-                    .collect::<Option<_>>()
-                    .ok_or_else(|| quant("a bias does not fit at this scale"))?,
+                Some(name) => {
+                    let bias: Vec<f32> = folded.param(name)?.iter().copied().collect();
+                    let y_scale = plan.edges[id].as_ref().map(|e| e.scale);
+                    let codes = bias_codes(name, &bias, chosen, x_scale, y_scale)?;
+                    codes.into_iter().map(f64::from).collect()
+                }
             };
             // Bound every partial sum by what the largest codes could add up to.
             let largest_x = plan.edges[step.inputs[0]].as_ref().map_or(255, |e| {

@@ -103,9 +103,15 @@ impl MinMax {
 ///
 /// # Errors
 ///
-/// [`QuantError::NotFinite`] with the flat index; [`QuantError::Empty`] if the tensor has no element or no axis.
+/// [`QuantError::NotFinite`] with the flat index; [`QuantError::Empty`] if the tensor has no element;
+/// [`QuantError::NoChannels`] if it has fewer than two axes.
 pub fn channel_ranges(weights: &ArrayViewD<'_, f32>) -> Result<Vec<MinMax>> {
-    if weights.ndim() == 0 || weights.is_empty() {
+    if weights.ndim() < 2 {
+        return Err(QuantError::NoChannels {
+            shape: weights.shape().to_vec(),
+        });
+    }
+    if weights.is_empty() {
         return Err(QuantError::Empty);
     }
     let per_channel = weights.len() / weights.len_of(Axis(0));
@@ -148,7 +154,11 @@ mod tests {
         );
         assert_eq!(
             channel_ranges(&ndarray::arr0(1.0).into_dyn().view()),
-            Err(QuantError::Empty)
+            Err(QuantError::NoChannels { shape: vec![] })
+        );
+        assert_eq!(
+            channel_ranges(&ndarray::arr1(&[1.0]).into_dyn().view()),
+            Err(QuantError::NoChannels { shape: vec![1] })
         );
     }
 

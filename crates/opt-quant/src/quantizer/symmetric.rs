@@ -1,6 +1,8 @@
 //! The symmetric scheme for weights: zero point 0 and a narrow code range, so that `q(−w) = −q(w)`.
 
 use ndarray::{ArrayD, ArrayViewD, Axis};
+use opt_core::QWeight;
+use opt_core::lower::ScaleFloor;
 use opt_core::qparams::round_clamp;
 
 use super::affine::WIDEST_RANGE;
@@ -68,7 +70,8 @@ fn times_scales(mut values: ArrayD<f32>, scales: &[f32]) -> ArrayD<f32> {
 /// s = max|w| / (2^(b−1) − 1)        q = round_half_even(w / s)
 /// ```
 ///
-/// Two bits are ternary: −1, 0, 1. A channel of zeros gets scale 1; a scale is never below the smallest normal number.
+/// Two bits are ternary: −1, 0, 1. A channel of zeros gets scale 1; a scale is never below the smallest normal number. The
+/// weight of an integer layer with a bias needs [`symmetric_with_bias`].
 ///
 /// ```
 /// use opt_quant::quantizer::symmetric::{Granularity, symmetric};
@@ -85,7 +88,8 @@ fn times_scales(mut values: ArrayD<f32>, scales: &[f32]) -> ArrayD<f32> {
 ///
 /// # Errors
 ///
-/// [`QuantError::Bits`] outside 2 to 8; [`QuantError::NotFinite`]; [`QuantError::Empty`]; [`QuantError::Range`].
+/// [`QuantError::Bits`] outside 2 to 8; [`QuantError::NotFinite`]; [`QuantError::Empty`]; [`QuantError::Range`];
+/// [`QuantError::NoChannels`] for scales per channel of a tensor with fewer than two axes.
 pub fn symmetric(
     weights: &ArrayViewD<'_, f32>,
     bits: u8,
@@ -111,7 +115,7 @@ pub fn symmetric(
 ///
 /// # Errors
 ///
-/// [`QuantError::Bits`] outside 2 to 8; [`QuantError::NotFinite`]; [`QuantError::Scales`].
+/// [`QuantError::Bits`] outside 2 to 8; [`QuantError::NotFinite`]; [`QuantError::Scales`]; [`QuantError::NoChannels`].
 pub fn symmetric_with_scales(
     weights: &ArrayViewD<'_, f32>,
     bits: u8,
@@ -120,6 +124,11 @@ pub fn symmetric_with_scales(
     let largest_code = largest_code(bits)?;
     let channels = weights.shape().first().copied().unwrap_or(1);
     let refuse = |problem| Err(QuantError::Scales { problem, channels });
+    if scales.len() > 1 && weights.ndim() < 2 {
+        return Err(QuantError::NoChannels {
+            shape: weights.shape().to_vec(),
+        });
+    }
     if scales.len() != 1 && scales.len() != channels {
         return refuse(format!("found {} scales", scales.len()));
     }
@@ -157,44 +166,46 @@ pub fn symmetric_with_scales(
     })
 }
 
-/// Raises a weight's scale until its bias fits the 32-bit accumulator beside the largest possible sum.
+/// Quantizes the weight of a layer with a scale per channel that also keeps its bias.
 ///
-/// The bias is stored at scale `input_scale · weight_scale`; where the weights of a channel are tiny, that code would
-/// overflow. Clipping the bias instead would shift every output of the channel.
+/// The bias is stored at scale `x_scale · s[o]` in 30 bits; where the weights of a channel are tiny or all zero, the scale
+/// that is best for them alone would cut it off or round it away. [`ScaleFloor::filter_scale`] is the rule; channels
+/// whose weights ask for more have the scales that [`symmetric`] gives.
 ///
-/// ```text
-/// |bias| / (s_x · s_w) + largest_sum < 2^31        largest_sum = K · max|q_x − z_x| · max|q_w|
-/// ```
+/// # Shapes
+///
+/// `weights`: `[channels, …]`, at least two axes; `bias`: `[channels]`.
 ///
 /// # Errors
 ///
-/// [`QuantError::Scales`] if no scale helps: `largest_sum` alone leaves no room, or a number is not finite.
-pub fn scale_with_bias_headroom(
-    weight_scale: f32,
-    input_scale: f32,
-    bias: f32,
-    largest_sum: u32,
-) -> Result<f32> {
-    let room = f64::from(i32::MAX) - 1.0 - f64::from(largest_sum);
-    let needed = f64::from(bias).abs() / f64::from(input_scale) / room;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "one step up undoes the rounding"
-    )]
-    let scale = weight_scale.max((needed as f32).next_up());
-    if room < 1.0 || !needed.is_finite() || !(scale > 0.0 && scale.is_normal()) {
-        return Err(QuantError::Scales {
-            problem: format!(
-                "no weight scale makes the bias {bias} at input scale {input_scale} fit 32 bits beside sums up to {largest_sum}"
-            ),
-            channels: 1,
-        });
+/// Those of [`symmetric`]; [`QuantError::Scales`] for a bias that no scale keeps, or one per something else than a channel.
+pub fn symmetric_with_bias(
+    weights: &ArrayViewD<'_, f32>,
+    bits: u8,
+    bias: &[f32],
+    x_scale: f32,
+) -> Result<QuantizedWeight> {
+    let largest_code = largest_code(bits)?;
+    let ranges = channel_ranges(weights)?;
+    let channels = ranges.len();
+    let refuse = |problem| Err(QuantError::Scales { problem, channels });
+    if bias.len() != channels {
+        return refuse(format!("found {} biases", bias.len()));
     }
-    Ok(if needed < f64::from(weight_scale) {
-        weight_scale
-    } else {
-        scale
-    })
+    let floor = ScaleFloor::new(x_scale);
+    let mut scales = Vec::with_capacity(channels);
+    for (channel, (range, &bias)) in ranges.iter().zip(bias).enumerate() {
+        scale_for(range, largest_code)?;
+        let largest = range.max.max(-range.min);
+        let scale = floor.filter_scale(largest, bias, QWeight::code_limit(bits));
+        if !(bias.is_finite() && scale.is_normal()) {
+            return refuse(format!(
+                "the bias {bias} of channel {channel} has no code at input scale {x_scale}"
+            ));
+        }
+        scales.push(scale);
+    }
+    symmetric_with_scales(weights, bits, scales)
 }
 
 fn largest_code(bits: u8) -> Result<i32> {
@@ -324,10 +335,11 @@ mod tests {
             vec![1.0, -1.0, 1.0],
             vec![1e-40],
         ] {
-            let result = symmetric_with_scales(&weights.view(), 8, scales);
+            let rows = weights.clone().into_shape_with_order(vec![3, 1]).unwrap();
+            let result = symmetric_with_scales(&rows.view(), 8, scales);
             assert!(matches!(result, Err(QuantError::Scales { .. })));
         }
-        let broken = arr1(&[1.0, f32::NAN]).into_dyn();
+        let broken = arr2(&[[1.0, f32::NAN]]).into_dyn();
         for granularity in [Granularity::PerTensor, Granularity::PerChannel] {
             let result = symmetric(&broken.view(), 8, granularity);
             assert!(matches!(
@@ -346,26 +358,96 @@ mod tests {
     }
 
     #[test]
-    fn the_bias_gets_its_room() {
-        let largest_sum = 576 * 255 * 127;
-        // Plenty of room: nothing changes.
-        assert_eq!(
-            scale_with_bias_headroom(0.01, 0.02, 1.0, largest_sum),
-            Ok(0.01)
-        );
-        assert_eq!(
-            scale_with_bias_headroom(0.01, 0.02, 0.0, largest_sum),
-            Ok(0.01)
-        );
-        // A nearly dead channel with a large bias.
-        let scale = scale_with_bias_headroom(1e-12, 0.02, -3.0, largest_sum).unwrap();
-        assert!(scale > 1e-12);
-        let code = (3.0 / (0.02f32 as f64 * scale as f64)).round();
-        assert!(code + largest_sum as f64 <= i32::MAX as f64);
-        // And not more than it needs.
-        assert!(code + largest_sum as f64 > i32::MAX as f64 * 0.999);
-        // The sum alone overflows.
-        assert!(scale_with_bias_headroom(0.01, 0.02, 1.0, u32::MAX).is_err());
-        assert!(scale_with_bias_headroom(0.01, 0.02, f32::NAN, 0).is_err());
+    fn every_bias_gets_its_code() {
+        use opt_core::lower::bias_code;
+        struct Case {
+            weights: [f32; 2],
+            bias: f32,
+            x_scale: f32,
+        }
+        let case = |weights, bias, x_scale| Case {
+            weights,
+            bias,
+            x_scale,
+        };
+        let cases = [
+            // Zeros: the issue's filter, a small bias, a large one, an input of a scale far from 1.
+            case([0.0, -0.0], 0.4, 1.0),
+            case([0.0, 0.0], -1.4, 0.02),
+            case([0.0, 0.0], 1e-30, 0.02),
+            case([0.0, 0.0], 1e30, 0.02),
+            case([0.0, 0.0], 1.0, 1e-30),
+            case([0.0, 0.0], 1.0, 1e25),
+            // Tiny and denormal weights beside a bias, and without.
+            case([1e-6, -1e-7], 0.4, 0.02),
+            case([1e-12, 0.0], -3.0, 0.02),
+            case([1e-40, -1e-41], 0.4, 0.02),
+            case([1e-40, -1e-41], 0.0, 0.02),
+            case([1e-40, -1e-41], 0.0, 1e-30),
+        ];
+        for Case {
+            weights,
+            bias,
+            x_scale,
+        } in cases
+        {
+            // The second channel is an ordinary one.
+            let both = arr2(&[weights, [0.5, -1.0]]).into_dyn();
+            for bits in 2..=8 {
+                let quantized =
+                    symmetric_with_bias(&both.view(), bits, &[bias, 0.25 * x_scale], x_scale)
+                        .unwrap();
+                let scale = quantized.scales[0];
+                let code = bias_code(bias, x_scale, scale).expect("a code");
+                let decoded = f64::from(code) * f64::from(x_scale * scale);
+                // Half a step, of 2^-29 of the bias or less where weights ask for no more.
+                let error = (decoded - f64::from(bias)).abs();
+                let step = f64::from(x_scale * scale);
+                assert!(
+                    error <= step / 2.0 * 1.0001
+                        && step <= f64::from(bias.abs()).max(1e-30) * 2f64.powi(-24),
+                    "{weights:?} {bias} at {x_scale}: {decoded}"
+                );
+                let plain = symmetric(&both.view(), bits, Granularity::PerChannel).unwrap();
+                assert_eq!(quantized.scales[1], plain.scales[1]);
+                assert_eq!(
+                    quantized.codes.index_axis(Axis(0), 1),
+                    plain.codes.index_axis(Axis(0), 1)
+                );
+            }
+        }
+        // Nothing to keep: as without a bias.
+        let zeros = arr2(&[[0.0, 0.0]]).into_dyn();
+        let quantized = symmetric_with_bias(&zeros.view(), 8, &[0.0], 0.02).unwrap();
+        assert_eq!(quantized.scales, [1.0]);
+        // No more than the bias needs: 30 bits are used.
+        let quantized = symmetric_with_bias(&zeros.view(), 8, &[0.4], 0.02).unwrap();
+        let code = bias_code(0.4, 0.02, quantized.scales[0]).expect("a code");
+        assert!(code > 1 << 29, "{code}");
+    }
+
+    #[test]
+    fn biases_without_a_code_are_refused() {
+        let weights = arr2(&[[0.0, 0.0]]).into_dyn();
+        for (bias, x_scale) in [(f32::NAN, 1.0), (f32::INFINITY, 1.0), (f32::MAX, 1e-30)] {
+            let error = symmetric_with_bias(&weights.view(), 8, &[bias], x_scale).unwrap_err();
+            assert!(
+                error.to_string().contains("of channel 0 has no code"),
+                "{error}"
+            );
+        }
+        let error = symmetric_with_bias(&weights.view(), 8, &[], 1.0).unwrap_err();
+        assert!(error.to_string().contains("found 0 biases"), "{error}");
+    }
+
+    #[test]
+    fn scales_per_channel_need_channels() {
+        let bias = arr1(&[0.5, 1e-3, -2.0]).into_dyn();
+        let error = symmetric(&bias.view(), 8, Granularity::PerChannel).unwrap_err();
+        assert_eq!(error, QuantError::NoChannels { shape: vec![3] },);
+        assert!(error.to_string().contains("use one scale"), "{error}");
+        let error = symmetric_with_scales(&bias.view(), 8, vec![1.0; 3]).unwrap_err();
+        assert_eq!(error, QuantError::NoChannels { shape: vec![3] });
+        symmetric(&bias.view(), 8, Granularity::PerTensor).unwrap();
     }
 }
