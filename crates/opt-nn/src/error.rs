@@ -46,13 +46,42 @@ pub enum NnError {
         /// The node.
         node: String,
     },
-    /// Training gave a loss that is not a number.
+    /// Training gave a number that is not finite.
     #[error(
-        "the loss is {loss} in epoch {epoch}, batch {batch}: training diverged; lower the learning rate"
+        "{what} in epoch {}, batch {}, counted from 1: training diverged; lower the learning rate, or raise it more slowly",
+        .epoch + 1, .batch + 1
     )]
     Diverged {
-        /// The loss.
-        loss: f64,
+        /// What was found where, such as `the loss is NaN`.
+        what: String,
+        /// Epoch, from 0.
+        epoch: usize,
+        /// Batch, from 0.
+        batch: usize,
+    },
+    /// A network answered an image with a logit that is not finite, so it has no accuracy.
+    #[error(
+        "image {image} of those evaluated has {logit} as the logit of class {class} (all counted from 0): the network's \
+         training diverged, or its file holds numbers that are too large; train it again with a lower learning rate, or \
+         take another checkpoint"
+    )]
+    NoAnswer {
+        /// The number of the image among those that are evaluated, from 0.
+        image: usize,
+        /// The class, from 0.
+        class: usize,
+        /// The logit.
+        logit: f32,
+    },
+    /// A teacher answered an image with a logit that is not finite.
+    #[error(
+        "the teacher's logits hold {logit} in epoch {}, batch {}, counted from 1: its own training diverged, or its file \
+         holds numbers that are too large; take another teacher",
+        .epoch + 1, .batch + 1
+    )]
+    Teacher {
+        /// The logit.
+        logit: f32,
         /// Epoch, from 0.
         epoch: usize,
         /// Batch, from 0.

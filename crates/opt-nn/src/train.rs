@@ -6,6 +6,7 @@ use opt_core::mask::Masks;
 use tch::{Kind, Tensor};
 
 use crate::batch::BatchSource;
+use crate::evaluate::first_not_finite;
 use crate::forward::{Mode, Outputs, Precision, forward, resolve_taps};
 use crate::optimizer::{Optimizer, OptimizerOptions, OptimizerState};
 use crate::quantized::FakeQuant;
@@ -226,8 +227,9 @@ pub struct Constraints<'a> {
 ///
 /// # Errors
 ///
-/// A batch that does not fit, a tap that does not exist, an objective's error, a state of another training, or
-/// [`NnError::Diverged`].
+/// A batch that does not fit, a tap that does not exist, an objective's error, a state of another training,
+/// [`NnError::Teacher`]; or [`NnError::Diverged`] at the first loss or logit that is not finite, and after an epoch that left
+/// such a number in a parameter, a running statistic, an average or a moment.
 pub fn train(
     net: &mut Net,
     data: &dyn BatchSource,
@@ -295,17 +297,17 @@ pub fn train(
             let terms = objective
                 .loss(&info, &student, teacher.as_ref())
                 .map_err(|source| NnError::Method {
-                    what: format!("the loss of epoch {epoch}, batch {index}"),
+                    what: format!(
+                        "the loss of epoch {}, batch {}, counted from 1",
+                        epoch + 1,
+                        index + 1
+                    ),
                     source,
                 })?;
             let total_loss = sum(&terms);
-            let loss = meter.add(&terms, &total_loss, &student.logits, &labels);
-            if !loss.is_finite() {
-                return Err(NnError::Diverged {
-                    loss,
-                    epoch,
-                    batch: index,
-                });
+            let seen = meter.add(&terms, &total_loss, &student.logits, &labels);
+            if !seen.loss.is_finite() || !seen.finite_logits {
+                return Err(no_step(&seen, &student, teacher.as_ref(), epoch, index)?);
             }
             let mut gradients = {
                 let own = objective.parameters();
@@ -328,6 +330,14 @@ pub fn train(
             };
             hooks.after_step(net, &mut optimizer, progress);
         }
+        // The last step is followed by no loss that could tell.
+        if let Some(what) = optimizer.not_finite(net)? {
+            return Err(NnError::Diverged {
+                what,
+                epoch,
+                batch: batches.saturating_sub(1),
+            });
+        }
         let seconds = started.elapsed().as_secs_f64();
         reports.push(meter.report(epoch, lr, seconds));
         let state = || {
@@ -340,6 +350,32 @@ pub fn train(
     }
     optimizer.finish(net);
     Ok(reports)
+}
+
+/// Why a batch whose loss or logits are not finite cannot be learnt from.
+fn no_step(
+    seen: &Seen,
+    student: &Outputs,
+    teacher: Option<&Outputs>,
+    epoch: usize,
+    batch: usize,
+) -> Result<NnError> {
+    let first = |outputs: &Outputs| -> Result<Option<f32>> {
+        Ok(first_not_finite(&outputs.logits)?.map(|(_, _, logit)| logit))
+    };
+    if let Some(logit) = first(student)? {
+        let what = format!("a logit is {logit}");
+        return Ok(NnError::Diverged { what, epoch, batch });
+    }
+    if let Some(logit) = teacher.map(first).transpose()?.flatten() {
+        return Ok(NnError::Teacher {
+            logit,
+            epoch,
+            batch,
+        });
+    }
+    let what = format!("the loss is {}", seen.loss);
+    Ok(NnError::Diverged { what, epoch, batch })
 }
 
 fn sum(terms: &[Term]) -> Tensor {
@@ -362,13 +398,23 @@ struct Meter {
     terms: Vec<(&'static str, f64)>,
 }
 
+/// What a batch gave.
+struct Seen {
+    loss: f64,
+    finite_logits: bool,
+}
+
 impl Meter {
-    /// Adds a batch and returns its loss.
-    fn add(&mut self, terms: &[Term], total: &Tensor, logits: &Tensor, labels: &Tensor) -> f64 {
-        let n = labels.size()[0] as f64;
-        self.images += n;
+    /// Adds a batch.
+    fn add(&mut self, terms: &[Term], total: &Tensor, logits: &Tensor, labels: &Tensor) -> Seen {
+        let images = labels.size()[0];
         let hits = logits.argmax(-1, false).eq_tensor(labels).sum(Kind::Int64);
-        self.correct += hits.int64_value(&[]) as f64;
+        // Both in one number: each that is read waits for the device.
+        let finite = logits.isfinite().all().to_kind(Kind::Int64);
+        let both = (finite * (images + 1) + hits).int64_value(&[]);
+        let n = images as f64;
+        self.images += n;
+        self.correct += (both % (images + 1)) as f64;
         for term in terms {
             let value = term.value.double_value(&[]) * n;
             match self.terms.iter_mut().find(|(name, _)| *name == term.name) {
@@ -376,7 +422,10 @@ impl Meter {
                 None => self.terms.push((term.name, value)),
             }
         }
-        total.double_value(&[])
+        Seen {
+            loss: total.double_value(&[]),
+            finite_logits: both > images,
+        }
     }
 
     fn report(self, epoch: usize, lr: f64, seconds: f64) -> EpochReport {

@@ -86,6 +86,37 @@ impl Optimizer {
         Ok(())
     }
 
+    /// Where a number is not finite, of all that training leaves behind; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`NnError::Torch`] if a tensor cannot be read.
+    pub(crate) fn not_finite(&self, net: &Net) -> Result<Option<String>> {
+        let _no_grad = tch::no_grad_guard();
+        let finite = |tensor: &Tensor| tensor.isfinite().all().int64_value(&[]) == 1;
+        let broken = |(_, tensor): &(String, Tensor)| !finite(tensor);
+        let Some((buffer, tensor)) = self.buffers(net).into_iter().find(broken) else {
+            return Ok(None);
+        };
+        let values =
+            to_vec(&tensor).map_err(|e| NnError::torch(&format!("reading `{buffer}`"), &e))?;
+        let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
+        let value = values.get(at).copied().unwrap_or(f32::NAN);
+        // The flat buffers hold the parameters one after another, connectors last.
+        let flat =
+            matches!(buffer.as_str(), "weights" | "average") || buffer.starts_with("moment.");
+        let mut end = 0;
+        let parameter = self.names.iter().find(|name| {
+            end += net.tensor(name).numel();
+            at < end
+        });
+        let of = match parameter {
+            Some(name) if flat => format!(" at the parameter `{name}`"),
+            _ => String::new(),
+        };
+        Ok(Some(format!("the buffer `{buffer}` holds {value}{of}")))
+    }
+
     /// All buffers by name; they share memory with the optimizer and the network.
     fn buffers(&self, net: &Net) -> Vec<(String, Tensor)> {
         let mut buffers = vec![("weights".to_owned(), self.weights.shallow_clone())];

@@ -255,7 +255,7 @@ fn the_teacher_keeps_every_byte_and_the_student_follows() {
     .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the loss of epoch 0, batch 0: no teacher"
+        "the loss of epoch 1, batch 1, counted from 1: no teacher"
     );
 }
 
@@ -350,6 +350,180 @@ fn divergence_is_reported_where_it_happens() {
     .unwrap_err();
     assert!(
         matches!(error, NnError::Diverged { epoch: 0, .. }),
+        "{error}"
+    );
+}
+
+/// Fills a parameter with `value` after the last step of all, or its gradient before it.
+struct Spoils {
+    value: f64,
+    name: &'static str,
+    gradient: bool,
+    steps: usize,
+}
+impl Hooks for Spoils {
+    fn after_backward(&mut self, _net: &Net, names: &[String], gradients: &mut [Tensor]) {
+        self.steps += 1;
+        if self.gradient && self.steps == 12 {
+            let at = names.iter().position(|n| n == self.name).unwrap();
+            let _ = gradients[at].shallow_clone().fill_(self.value);
+        }
+    }
+    fn after_step(&mut self, net: &Net, _optimizer: &mut Optimizer, progress: Progress) {
+        if !self.gradient && (progress.epoch, progress.batch) == (2, progress.batches) {
+            let _no_grad = tch::no_grad_guard();
+            let _ = net.tensor(self.name).shallow_clone().fill_(self.value);
+        }
+    }
+}
+
+fn error_of(
+    options: &TrainOptions,
+    objective: &mut dyn Objective,
+    hooks: &mut dyn Hooks,
+) -> NnError {
+    let mut net = Net::new(&model(), Device::Cpu).unwrap();
+    let none = Constraints::default();
+    train(&mut net, &Bars, objective, options, none, hooks).unwrap_err()
+}
+
+#[test]
+fn an_epoch_that_leaves_a_number_that_is_not_finite_has_diverged() {
+    let mut plain = CrossEntropy {
+        label_smoothing: 0.0,
+    };
+    for (value, name, gradient, expected) in [
+        // A gradient that nobody looks at any more.
+        (
+            f64::NAN,
+            "head.weight",
+            true,
+            "`weights` holds NaN at the parameter `head.weight`",
+        ),
+        (
+            f64::INFINITY,
+            "blocks.0.norm1.bias",
+            true,
+            "`weights` holds -inf at the parameter `blocks.0.norm1.bias`",
+        ),
+        // Its variance is infinite: every value after it is the same, and every loss finite.
+        (
+            f64::INFINITY,
+            "blocks.1.norm2.running_var",
+            false,
+            "`statistic.blocks.1.norm2.running_var` holds inf",
+        ),
+    ] {
+        let options = options(Precision::F32);
+        let mut hooks = Spoils {
+            value,
+            name,
+            gradient,
+            steps: 0,
+        };
+        let error = error_of(&options, &mut plain, &mut hooks);
+        assert!(
+            matches!(
+                error,
+                NnError::Diverged {
+                    epoch: 2,
+                    batch: 3,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        let text = error.to_string();
+        assert!(text.contains(expected), "{text}");
+        assert!(
+            text.contains("epoch 3, batch 4, counted from 1") && text.contains("learning rate"),
+            "{text}"
+        );
+    }
+}
+
+/// A loss that is finite whatever the logits are.
+struct Bounded;
+impl Objective for Bounded {
+    fn loss(
+        &mut self,
+        _batch: &BatchInfo<'_>,
+        student: &Outputs,
+        _teacher: Option<&Outputs>,
+    ) -> std::result::Result<Vec<Term>, Box<dyn std::error::Error + Send + Sync>> {
+        let value = student.logits.clamp(-1.0, 1.0).mean(Kind::Float);
+        Ok(vec![Term {
+            name: "mean",
+            value,
+        }])
+    }
+}
+
+/// A network of finite numbers whose logits are infinite: its features are not negative, and some are above 2.
+fn too_large() -> Model {
+    let mut model = model();
+    model.params.get_mut("head.weight").unwrap().fill(3e38);
+    model
+        .params
+        .get_mut("blocks.2.norm2.bias")
+        .unwrap()
+        .fill(9.0);
+    model
+}
+
+#[test]
+fn a_logit_that_is_not_finite_ends_the_training_whatever_the_loss_is() {
+    let mut net = Net::new(&too_large(), Device::Cpu).unwrap();
+    let options = options(Precision::F32);
+    let none = Constraints::default();
+    let error = train(&mut net, &Bars, &mut Bounded, &options, none, &mut NoHooks).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            NnError::Diverged {
+                epoch: 0,
+                batch: 0,
+                ..
+            }
+        ),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .starts_with("a logit is inf in epoch 1, batch 1"),
+        "{error}"
+    );
+    // And it has no accuracy.
+    let error = evaluate(&net, Bars.epoch(0)).unwrap_err();
+    assert!(
+        matches!(
+            error,
+            NnError::NoAnswer {
+                image: 0,
+                class: 0,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_teacher_that_has_diverged_is_named() {
+    let teacher = Net::new(&too_large(), Device::Cpu).unwrap();
+    let mut net = Net::new(&model(), Device::Cpu).unwrap();
+    let options = options(Precision::F32);
+    let taught = Constraints {
+        teacher: Some(&teacher),
+        ..Constraints::default()
+    };
+    let error = train(&mut net, &Bars, &mut Match, &options, taught, &mut NoHooks).unwrap_err();
+    assert!(matches!(error, NnError::Teacher { .. }), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("the teacher's logits hold inf in epoch 1"),
         "{error}"
     );
 }
