@@ -65,7 +65,8 @@ impl QParams {
     /// The number that a code stands for.
     #[must_use]
     pub fn dequantize(&self, q: i32) -> f32 {
-        self.scale * (q - self.zero_point) as f32
+        // Two i32 can be further apart than an i32 holds.
+        self.scale * (i64::from(q) - i64::from(self.zero_point)) as f32
     }
 
     /// Quantizes and back.
@@ -75,16 +76,19 @@ impl QParams {
     }
 }
 
-/// `clamp(round_half_even(f) + zero_point, lo, hi)` without overflow for any `f`; NaN gives the clamped zero point.
+/// `clamp(round_half_even(f) + zero_point, lo, hi)` without overflow, for any `f` and all limits; NaN gives the clamped zero
+/// point.
 #[must_use]
 pub fn round_clamp(f: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
-    // Every code range of this crate lies within ±2^16, so a clamp of f first changes no result and keeps the sum small.
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "clamped to ±2^20 just before"
+        reason = "saturates, far outside all codes; a NaN becomes 0"
     )]
-    let rounded = f.clamp(-1_048_576.0, 1_048_576.0).round_ties_even() as i32;
-    (rounded + zero_point).clamp(lo, hi)
+    let rounded = f.round_ties_even() as i64;
+    let code = rounded
+        .saturating_add(i64::from(zero_point))
+        .clamp(i64::from(lo), i64::from(hi));
+    i32::try_from(code).unwrap_or(hi)
 }
 
 #[cfg(test)]
@@ -152,6 +156,54 @@ mod tests {
     }
 
     #[test]
+    fn codes_reach_as_far_as_their_range() {
+        struct Case {
+            zero_point: i32,
+            range: (i32, i32),
+            x: f32,
+            expect: i32,
+        }
+        let case = |zero_point, range, x, expect| Case {
+            zero_point,
+            range,
+            x,
+            expect,
+        };
+        let all = (i32::MIN, i32::MAX);
+        let cases = [
+            // The two: they were 1,048,576 and 0.
+            case(0, all, 3e6, 3_000_000),
+            case(i32::MAX - 5, (0, i32::MAX), 100.0, i32::MAX),
+            case(0, all, -3e9, i32::MIN),
+            case(0, all, f32::INFINITY, i32::MAX),
+            case(0, all, f32::NEG_INFINITY, i32::MIN),
+            case(i32::MIN, all, f32::MAX, i32::MAX),
+            case(i32::MIN, all, -1.0, i32::MIN),
+            case(
+                i32::MIN,
+                all,
+                3e9,
+                3_000_000_000i64.wrapping_add(i64::from(i32::MIN)) as i32,
+            ),
+            case(-7, (-65_536, 65_535), 40_000.5, 39_993),
+            case(3, all, f32::NAN, 3),
+        ];
+        for case in cases {
+            let (lo, hi) = case.range;
+            let q = QParams::new(1.0, case.zero_point, lo, hi).unwrap();
+            assert_eq!(
+                q.quantize(case.x),
+                case.expect,
+                "{} + {}",
+                case.x,
+                case.zero_point
+            );
+        }
+        let far = QParams::new(1.0, i32::MIN, i32::MIN, i32::MAX).unwrap();
+        assert_eq!(far.dequantize(i32::MAX), 4_294_967_295.0);
+    }
+
+    #[test]
     fn unusable_parameters_are_refused() {
         for (scale, zero, qmin, qmax) in [
             (0.0, 0, 0, 255),
@@ -172,6 +224,15 @@ mod tests {
             let params = QParams::new(scale, z, 0, 255).unwrap();
             prop_assert_eq!(params.quantize(params.dequantize(q)), q);
             prop_assert_eq!(params.dequantize(z).to_bits(), 0f32.to_bits());
+        }
+
+        #[test]
+        fn a_code_is_the_sum_of_the_definition(f in any::<f32>(), z in any::<i32>(), a in any::<i32>(), b in any::<i32>()) {
+            let (lo, hi) = (a.min(b), a.max(b));
+            // Both fit f64 where the sum is within reach of a code; beyond, the side decides.
+            let sum = if f.is_nan() { 0.0 } else { f64::from(f).round_ties_even() } + f64::from(z);
+            let expected = sum.clamp(f64::from(lo), f64::from(hi));
+            prop_assert_eq!(f64::from(round_clamp(f, z, lo, hi)), expected);
         }
 
         #[test]

@@ -3,7 +3,7 @@
 use ndarray::Array;
 
 use crate::op::Op;
-use crate::{CoreError, Graph, InputSpec, Model, NodeId, Result};
+use crate::{CoreError, Graph, InputSpec, Model, Node, NodeId, Result};
 
 /// Folds every BatchNormalization and the input's normalisation into the convolutions before and after them.
 ///
@@ -15,13 +15,13 @@ use crate::{CoreError, Graph, InputSpec, Model, NodeId, Result};
 ///
 /// A BatchNormalization may follow a MaxPool that follows the convolution if all its factors are positive (then they
 /// commute). A ReLU or Clip after a MaxPool is moved before it, where it fuses. The result is the same function but
-/// for one thing: zero padding of the image now stands for `z`, the mean rounded to a byte. Folding twice changes
-/// nothing.
+/// for one thing: zero padding of the image now stands for `z`, the mean rounded to a byte. A mean outside 0 to 1 has no such
+/// byte: `z` is then the nearest one, which is exact where nothing is padded. Folding twice changes nothing.
 ///
 /// # Errors
 ///
-/// [`CoreError::Unsupported`] names a BatchNormalization that follows something else, or an input that something else
-/// than a Conv reads.
+/// [`CoreError::Unsupported`] names a BatchNormalization that follows something else, an input that something else
+/// than a Conv reads, or a Conv that pads an image whose mean is no byte.
 pub fn fold(model: &Model) -> Result<Model> {
     let mut folded = fold_batch_norms(model)?;
     if !byte_input(&folded.input) {
@@ -266,7 +266,10 @@ fn fold_input(model: &mut Model) -> Result<()> {
     for id in readers {
         let node = &model.graph.nodes[id];
         let Op::Conv {
-            weight, group: 1, ..
+            weight,
+            group: 1,
+            window,
+            ..
         } = &node.op
         else {
             return Err(CoreError::Unsupported {
@@ -275,6 +278,9 @@ fn fold_input(model: &mut Model) -> Result<()> {
                 why: "only an ungrouped Conv may read the image".to_owned(),
             });
         };
+        if window.pads != [0; 4] {
+            refuse_padding_without_a_byte(&model.input, node)?;
+        }
         let weight = weight.clone();
         let mut scaled = model.param(&weight)?.to_owned();
         let mut shift = vec![0.0; scaled.shape()[0]];
@@ -293,6 +299,27 @@ fn fold_input(model: &mut Model) -> Result<()> {
     }
     model.input.std.fill(1.0 / 255.0);
     Ok(())
+}
+
+/// Padding is real zero, which is the image's mean: only a byte can stand for it.
+fn refuse_padding_without_a_byte(input: &InputSpec, conv: &Node) -> Result<()> {
+    let byte = |mean: &f32| (255.0 * mean).round_ties_even();
+    let means = input.mean.iter().enumerate();
+    match means
+        .into_iter()
+        .find(|(_, m)| !(0.0..=255.0).contains(&byte(m)))
+    {
+        None => Ok(()),
+        Some((channel, mean)) => Err(CoreError::Unsupported {
+            node: conv.name.clone(),
+            op: conv.op.name(),
+            why: format!(
+                "it pads the image with zeros, and with the mean {mean} of channel {channel} a zero is the byte {}, \
+                 which there is not; train with means from 0 to 1, or do not pad the first convolution",
+                byte(mean)
+            ),
+        }),
+    }
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the one rounding to f32")]

@@ -183,6 +183,89 @@ fn means_that_are_no_whole_byte_move_into_the_bias() {
     }
 }
 
+/// Two channels of 3×3 pixels with these means, a 3×3 convolution and a linear layer.
+fn small_net(mean: [f32; 2], pads: [usize; 4]) -> Model {
+    let window = crate::op::Window {
+        kernel: [3, 3],
+        stride: [1, 1],
+        pads,
+    };
+    let mut graph = crate::Graph::new();
+    let op = Op::Conv {
+        weight: "conv.weight".to_owned(),
+        bias: None,
+        window,
+        group: 1,
+    };
+    let conv = graph.push("conv", op, &[0]);
+    let flat = graph.push("flat", Op::Flatten, &[conv]);
+    let op = Op::Gemm {
+        weight: "fc.weight".to_owned(),
+        bias: None,
+    };
+    graph.push("fc", op, &[flat]);
+    let features = 2 * (1 + pads[0] + pads[2]) * (1 + pads[1] + pads[3]);
+    let tensor = |shape: &[usize]| {
+        let values = (0..shape.iter().product())
+            .map(|i| uneven(i) - 0.5)
+            .collect();
+        let array = ndarray::ArrayD::from_shape_vec(shape.to_vec(), values);
+        array.unwrap().into_shared()
+    };
+    Model {
+        graph,
+        params: [
+            ("conv.weight".to_owned(), tensor(&[2, 2, 3, 3])),
+            ("fc.weight".to_owned(), tensor(&[2, features])),
+        ]
+        .into(),
+        input: InputSpec {
+            shape: [2, 3, 3],
+            mean: mean.to_vec(),
+            std: vec![0.5, 0.25],
+            labels: vec!["a".to_owned(), "b".to_owned()],
+        },
+    }
+}
+
+#[test]
+fn means_outside_the_bytes_fold_exactly_or_not_at_all() {
+    let image: Vec<u8> = (0..18).map(|i| i * 14).collect();
+    let logits = |m: &Model| {
+        let run = interpret::run(m, &m.input.normalize(&image)).unwrap();
+        run[m.graph.output].clone()
+    };
+    let cases = [[-1.0, 0.5], [0.0, 2.0], [-7.3, -0.01], [0.25, 1.004]];
+    for mean in cases {
+        // Without padding: exact.
+        let model = small_net(mean, [0; 4]);
+        let folded = fold(&model).unwrap();
+        let (before, after) = (logits(&model), logits(&folded));
+        for (a, b) in before.iter().zip(&after) {
+            // Some ten roundings of numbers up to 30.
+            assert!((a - b).abs() < 1e-4, "{mean:?}: {before:?} {after:?}");
+        }
+        assert_eq!(fold(&folded).unwrap(), folded);
+        // A padded zero would be a byte that there is not, on whichever side it is padded.
+        for pads in [[1, 1, 1, 1], [0, 0, 0, 1]] {
+            let message = fold(&small_net(mean, pads)).unwrap_err().to_string();
+            let channel = usize::from((0.0..=1.0).contains(&mean[0]));
+            let expect = format!(
+                "with the mean {} of channel {channel} a zero is the byte",
+                mean[channel]
+            );
+            assert!(
+                message.contains(&expect) && message.contains("`conv`"),
+                "{message}"
+            );
+        }
+    }
+    // The ends themselves are bytes, also for means that round to them.
+    for mean in [[0.0, 1.0], [-0.0009, 1.0009]] {
+        fold(&small_net(mean, [1; 4])).unwrap();
+    }
+}
+
 #[test]
 fn fusing_finds_the_operations() {
     struct Case {
@@ -412,6 +495,39 @@ fn graphs_without_an_integer_form_are_refused() {
     let model = net("resnet20");
     let error = lower(&model, &QuantSpec::default()).unwrap_err();
     assert!(error.to_string().contains("must be folded first"));
+}
+
+#[test]
+fn a_scale_that_loses_a_bias_is_refused() {
+    let zeros = |scale: f32| QWeight {
+        codes: ndarray::ArrayD::zeros(vec![2, 3]),
+        scales: vec![scale, 1e-9],
+        bits: 8,
+    };
+    let codes = |weight: &QWeight, y: Option<f32>| bias_codes("b", &[0.4, 0.0], weight, 1.0, y);
+    // Half an output code is 0.05: 0.4 at steps of 0.8 becomes 0, at 0.6 it becomes 0.6, at 0.1 it is kept.
+    for (scale, expect) in [(0.8, "becomes 0;"), (0.6, "becomes 0.6")] {
+        let message = codes(&zeros(scale), Some(0.1)).unwrap_err().to_string();
+        assert!(
+            message.contains(expect) && message.contains("channel 0"),
+            "{message}"
+        );
+    }
+    assert_eq!(codes(&zeros(0.1), Some(0.1)), Ok(vec![4, 0]));
+    // An output so coarse that it does not see the bias.
+    assert_eq!(codes(&zeros(1.0), Some(1.0)), Ok(vec![0, 0]));
+    // Logits see all of it.
+    assert!(codes(&zeros(0.1), None).is_ok() && codes(&zeros(0.15), None).is_err());
+    // Weights that are not zero may need their scale, whatever it does to the bias.
+    let mut weight = zeros(0.8);
+    weight.codes[[0, 1]] = 127;
+    assert_eq!(codes(&weight, Some(0.1)), Ok(vec![0, 0]));
+    // What 30 bits cannot hold finer.
+    let floor = ScaleFloor::new(1.0);
+    let huge = zeros(floor.filter_scale(0.0, 1e30, 127));
+    assert!(bias_codes("b", &[1e30, 0.0], &huge, 1.0, Some(1e-3)).is_ok());
+    // One bias too few.
+    assert!(bias_codes("b", &[0.4], &zeros(1.0), 1.0, None).is_err());
 }
 
 #[test]
