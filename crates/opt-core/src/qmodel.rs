@@ -229,6 +229,7 @@ impl QModel {
     ///
     /// Names the first node that is wrong.
     pub fn validate(&self) -> Result<Vec<Vec<usize>>> {
+        self.input.validate()?;
         let mut shapes: Vec<Vec<usize>> = Vec::with_capacity(self.nodes.len());
         for (id, node) in self.nodes.iter().enumerate() {
             let shape = self
@@ -239,6 +240,7 @@ impl QModel {
                 })?;
             shapes.push(shape);
         }
+        self.check_readers()?;
         let classes = self.input.labels.len();
         match self.nodes.last().zip(shapes.last()) {
             Some((node, shape)) if matches!(node.op, QOp::Logits { .. }) && *shape == [classes] => {
@@ -247,6 +249,26 @@ impl QModel {
             _ => Err(CoreError::Graph {
                 node: "output".to_owned(),
                 problem: format!("the last node must be Logits of {classes} classes"),
+            }),
+        }
+    }
+
+    /// Every node but the last must be read: one that is not would be computed for nothing, and logits before the end would
+    /// be taken for the result or for a value.
+    fn check_readers(&self) -> Result<()> {
+        let mut read = vec![false; self.nodes.len()];
+        for input in self.nodes.iter().flat_map(|node| &node.inputs) {
+            read[*input] = true;
+        }
+        let before_the_end = self.nodes.len().saturating_sub(1);
+        match (0..before_the_end).find(|id| !read[*id]) {
+            None => Ok(()),
+            Some(id) => Err(CoreError::Graph {
+                node: self.nodes[id].name.clone(),
+                problem: format!(
+                    "{}: nothing reads it, and only the last node gives the result",
+                    self.nodes[id].op.name()
+                ),
             }),
         }
     }
@@ -371,34 +393,37 @@ impl QModel {
             ));
         }
         let logits = matches!(node.op, QOp::Logits { .. });
+        if let (true, Some((weight, _))) = (logits, node.op.weight()) {
+            let x = in_edge(0)?.scale;
+            check_multipliers(weight, |s| x * s)?;
+        }
         match &node.edge {
             None if logits => {}
             None => return Err("has no scale and zero point".to_owned()),
             Some(_) if logits => return Err("has codes, expected f32".to_owned()),
             Some(edge) => {
-                if !(edge.scale > 0.0 && edge.scale.is_normal()) {
-                    return Err(format!("its scale is {}", edge.scale));
+                if !(edge.scale > 0.0 && edge.scale.is_normal() && edge.scale <= MAX_SCALE) {
+                    return Err(format!(
+                        "its scale is {:?}, expected a positive normal number up to 2^100",
+                        edge.scale
+                    ));
                 }
                 let per_channel = matches!(node.op, QOp::Input).then_some(shape[0]);
                 let n = edge.zero_points.len();
                 if n != 1 && Some(n) != per_channel {
                     return Err(format!("{n} zero points"));
                 }
-                let input_scale = |i: usize| in_edge(i).map(|e| e.scale / edge.scale);
                 for i in 0..node.inputs.len() {
-                    if !input_scale(i)?.is_finite() {
-                        return Err("its scale is too small beside its input's".to_owned());
+                    let ratio = in_edge(i)?.scale / edge.scale;
+                    if ratio > MAX_MULTIPLIER {
+                        return Err(format!(
+                            "its scale is {ratio:?} times smaller than its input's"
+                        ));
                     }
                 }
                 if let Some((weight, _)) = node.op.weight() {
                     let x = in_edge(0)?.scale;
-                    if !weight
-                        .scales
-                        .iter()
-                        .all(|s| (x * s / edge.scale).is_finite())
-                    {
-                        return Err("its multipliers are not finite".to_owned());
-                    }
+                    check_multipliers(weight, |s| x * s / edge.scale)?;
                 }
                 if node.op.keeps_codes() && in_edge(0)? != edge {
                     return Err("its scale and zero point are not its input's".to_owned());
@@ -437,6 +462,28 @@ impl QModel {
     }
 }
 
+/// The largest scale: 255 codes of it, and products with a multiplier's share, stay finite.
+const MAX_SCALE: f32 = 1_267_650_600_228_229_401_496_703_205_376.0;
+
+/// The largest number that an accumulator or a centred code may be multiplied with, 2^90: two products of 32 bits with it, and
+/// their sum, are finite in f32, so that no logit is infinite and no sum `inf - inf`.
+const MAX_MULTIPLIER: f32 = 1_237_940_039_285_380_274_899_124_224.0;
+
+fn check_multipliers(
+    weight: &QWeight,
+    multiplier: impl Fn(f32) -> f32,
+) -> std::result::Result<(), String> {
+    for (o, scale) in weight.scales.iter().enumerate() {
+        let m = multiplier(*scale);
+        if m.is_nan() || m > MAX_MULTIPLIER {
+            return Err(format!(
+                "the multiplier of channel {o} is {m:?}, expected at most 2^90: its scales are too large beside each other"
+            ));
+        }
+    }
+    Ok(())
+}
+
 /// The most values that a mean may cover: their centred sum stays below 2^24, where f32 is exact.
 const MAX_AVERAGED: usize = 1 << 16;
 
@@ -460,8 +507,10 @@ fn check_weight(
         return Err(format!("the code {code} is outside ±{limit}"));
     }
     for (o, scale) in weight.scales.iter().enumerate() {
-        if !(*scale > 0.0 && scale.is_normal()) {
-            return Err(format!("the scale of channel {o} is {scale}"));
+        if !(*scale > 0.0 && scale.is_normal() && *scale <= MAX_SCALE) {
+            return Err(format!(
+                "the scale of channel {o} is {scale:?}, expected a positive normal number up to 2^100"
+            ));
         }
         let codes = weight.codes.index_axis(ndarray::Axis(0), o);
         let largest = 255

@@ -266,12 +266,74 @@ fn networks_that_could_panic_or_overflow_are_refused() {
         Case {
             break_it: |m| match &mut m.nodes[1].op {
                 QOp::Conv { weight, .. } => {
-                    weight.scales[0] = 1e38;
-                    m.nodes[1].edge.as_mut().unwrap().scale = 1e-30;
+                    weight.scales[0] = 1e28;
+                    m.nodes[1].edge.as_mut().unwrap().scale = 1e-20;
                 }
                 _ => panic!("node 1 is a Conv"),
             },
-            expect: "not finite",
+            expect: "node `n1`: Conv: the multiplier of channel 0 is inf",
+        },
+        // Logits that would be infinite.
+        Case {
+            break_it: |m| {
+                m.nodes[1].edge.as_mut().unwrap().scale = 1e30;
+                m.nodes[2].edge.as_mut().unwrap().scale = 1e30;
+            },
+            expect: "node `logits`: Logits: the multiplier of channel 0 is 5e29",
+        },
+        Case {
+            break_it: |m| match &mut m.nodes[3].op {
+                QOp::Logits { weight, .. } => weight.scales[0] = 1e31,
+                _ => panic!("node 3 is the Logits"),
+            },
+            expect: "node `logits`: Logits: the scale of channel 0 is 1e31",
+        },
+        // Codes that would decode to infinity.
+        Case {
+            break_it: |m| m.nodes[1].edge.as_mut().unwrap().scale = 1e37,
+            expect: "node `n1`: Conv: its scale is 1e37",
+        },
+        // A residual that would be infinite.
+        Case {
+            break_it: |m| {
+                m.nodes[0].edge.as_mut().unwrap().scale = 1e20;
+                m.nodes[1].edge.as_mut().unwrap().scale = 1e-10;
+                m.nodes[1].inputs.push(0);
+            },
+            expect: "node `n1`: Conv: its scale is 1e30 times smaller than its input's",
+        },
+        // Logits that nothing reads, before those at the end.
+        Case {
+            break_it: |m| {
+                let mut second = m.nodes[3].clone();
+                second.name = "first logits".to_owned();
+                m.nodes.insert(3, second);
+            },
+            expect: "node `first logits`: Logits: nothing reads it",
+        },
+        // Codes that nothing reads.
+        Case {
+            break_it: |m| {
+                let mut dead = m.nodes[2].clone();
+                dead.name = "dead".to_owned();
+                m.nodes.insert(3, dead);
+                m.nodes[4].inputs = vec![2];
+            },
+            expect: "node `dead`: Flatten: nothing reads it",
+        },
+        // Logits that something reads.
+        Case {
+            break_it: |m| {
+                let mut second = m.nodes[3].clone();
+                second.inputs = vec![3];
+                m.nodes.push(second);
+            },
+            expect: "reads `logits`, which has no codes",
+        },
+        // A mean too few, as readers of the input would index it.
+        Case {
+            break_it: |m| m.input.mean.clear(),
+            expect: "node `input`: 0 means and 1 deviations for 1 channels",
         },
         // An image without pixels.
         Case {
@@ -294,6 +356,162 @@ fn networks_that_could_panic_or_overflow_are_refused() {
         (case.break_it)(&mut net);
         let message = run(&net, &[0]).unwrap_err().to_string();
         assert!(message.contains(case.expect), "{message}");
+    }
+}
+
+/// Numbers that a damaged or hostile file may hold.
+const SCALES: [f32; 12] = [
+    1.0,
+    0.02,
+    0.0,
+    -1.0,
+    f32::NAN,
+    f32::INFINITY,
+    1e-40,
+    f32::MIN_POSITIVE,
+    1e-20,
+    1e20,
+    1e30,
+    f32::MAX,
+];
+
+/// Changes one thing of a network.
+fn damage(model: &mut QModel, [what, at, value]: [usize; 3]) {
+    let at = at % model.nodes.len();
+    let small = [0, 1, 2, 3, 7, 4096, usize::MAX][value % 7];
+    let scale = SCALES[value % SCALES.len()];
+    let byte = u8::try_from(value % 256).unwrap();
+    match what % 9 {
+        0 => {
+            let copy = model.nodes[at].clone();
+            model.nodes.insert(value % (model.nodes.len() + 1), copy);
+        }
+        1 => drop(model.nodes.remove(at)),
+        2 => {
+            let n = model.nodes[at].inputs.len();
+            if n > 0 {
+                model.nodes[at].inputs[value % n] = value / 2 % model.nodes.len();
+            }
+        }
+        3 => {
+            let other = value % model.nodes.len();
+            model.nodes[at].inputs.push(other);
+        }
+        4 => {
+            if let Some(edge) = &mut model.nodes[at].edge {
+                edge.scale = scale;
+            }
+        }
+        5 => {
+            if let Some(edge) = &mut model.nodes[at].edge {
+                edge.zero_points = vec![byte; value % 4];
+            }
+        }
+        6 => model.input.shape[value % 3] = [0, 1, 2, 5, 9][at % 5],
+        7 => model.nodes[at].edge = None,
+        _ => match &mut model.nodes[at].op {
+            QOp::Conv {
+                weight,
+                bias,
+                window,
+                group,
+                lo,
+                hi,
+            } => match value % 6 {
+                0 => weight.scales[0] = SCALES[value / 6 % SCALES.len()],
+                1 => bias[0] = [i32::MIN, i32::MAX, 1 << 30][value / 6 % 3],
+                2 => window.pads[value / 6 % 4] = small,
+                3 => window.stride[0] = small,
+                4 => *group = small,
+                _ => (*lo, *hi) = (byte, 255 - byte),
+            },
+            QOp::Gemm { weight, bias, .. } | QOp::Logits { weight, bias } => match value % 3 {
+                0 => weight.scales[0] = scale,
+                1 => bias[0] = [i32::MIN, i32::MAX, 1 << 30][value / 3 % 3],
+                _ => weight.codes.fill(i8::MAX),
+            },
+            QOp::Add { lo, hi } | QOp::Clamp { lo, hi } => (*lo, *hi) = (byte, 255 - byte),
+            QOp::MaxPool(window) | QOp::AveragePool(window) => window.kernel[value % 2] = small,
+            QOp::Slice { start, end, step } => {
+                let list = [start, end, step].into_iter().nth(value % 3).unwrap();
+                list[0] = small;
+            }
+            QOp::Pad { begin, end } => {
+                let list = [begin, end].into_iter().nth(value % 2).unwrap();
+                list[0] = small.min(1 << 20);
+            }
+            QOp::Input | QOp::GlobalAveragePool | QOp::Flatten => {}
+        },
+    }
+}
+
+/// Every operator once, on four numbers of four pixels.
+fn every_operator() -> QModel {
+    let edges = [edge(0.02, 3), edge(0.05, 128)];
+    let conv = |inputs: usize, group: usize| QOp::Conv {
+        weight: weight(
+            &[4, inputs / group, 1, 1],
+            &vec![9; 4 * inputs / group],
+            &[0.1; 4],
+        ),
+        bias: vec![5; 4],
+        window: Window::square(1, 1, 0),
+        group,
+        lo: 0,
+        hi: 255,
+    };
+    let [a, b] = edges;
+    let pool = Window::square(1, 1, 0);
+    let rows = vec![
+        (conv(2, 1), vec![0], a.clone()),
+        (conv(4, 4), vec![1, 1], b.clone()),
+        (QOp::Add { lo: 0, hi: 255 }, vec![1, 2], a.clone()),
+        (QOp::Clamp { lo: 3, hi: 200 }, vec![3], a.clone()),
+        (QOp::MaxPool(pool), vec![4], a.clone()),
+        (QOp::AveragePool(pool), vec![5], b.clone()),
+        (
+            QOp::Pad {
+                begin: vec![0; 3],
+                end: vec![1, 0, 0],
+            },
+            vec![6],
+            b.clone(),
+        ),
+        (
+            QOp::Slice {
+                start: vec![1, 0, 0],
+                end: vec![5, 2, 2],
+                step: vec![1; 3],
+            },
+            vec![7],
+            b,
+        ),
+        (QOp::GlobalAveragePool, vec![8], a),
+    ];
+    model([2, 2, 2], rows, 4)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn what_passes_validation_runs_to_finite_logits(
+        damages in proptest::collection::vec(any::<[usize; 3]>(), 0..4),
+        pixels in any::<[u8; 8]>(),
+    ) {
+        let mut net = every_operator();
+        for damages in damages {
+            if !net.nodes.is_empty() {
+                damage(&mut net, damages);
+            }
+        }
+        let Ok(shapes) = net.validate() else { return Ok(()) };
+        let image: Vec<u8> = pixels.iter().copied().cycle().take(shapes[0].iter().product()).collect();
+        let trace = run(&net, &image).unwrap();
+        prop_assert!(trace.logits.iter().all(|v| v.is_finite()), "{:?}", trace.logits);
+        for (codes, shape) in trace.codes.iter().zip(&shapes).take(shapes.len() - 1) {
+            prop_assert_eq!(codes.len(), shape.iter().product::<usize>());
+        }
     }
 }
 
