@@ -377,7 +377,10 @@ fn finish(run: &mut Run) -> Result<()> {
     let files = run.finish()?;
     let columns = std::env::var("COLUMNS").ok().and_then(|n| n.parse().ok());
     let width = columns.filter(|_| std::io::stdout().is_terminal());
-    println!("{}", terminal_table(&summarize(&run.lines), width));
+    println!(
+        "{}",
+        terminal_table(&summarize(&run.lines, &run.correct), width)
+    );
     if let Some(notice) = notice(&run.data) {
         println!("{notice}\n");
     }
@@ -388,6 +391,7 @@ fn finish(run: &mut Run) -> Result<()> {
         "superseded.jsonl",
         "curves.jsonl",
         "layers.jsonl",
+        "correct.jsonl",
         "models/",
         "answers/",
     ];

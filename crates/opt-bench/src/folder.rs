@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity;
 use crate::results::{
-    CurvePoint, DatasetInfo, LayerLine, ResultLine, RunInfo, append_line, read_lines, write_atomic,
+    Correct, CurvePoint, DatasetInfo, LayerLine, ResultLine, RunInfo, append_line, read_lines,
+    write_atomic,
 };
 use crate::run::Request;
 
@@ -24,6 +25,7 @@ pub struct Folder {
     known: BTreeMap<String, ResultLine>,
     curves: Vec<CurvePoint>,
     layers: Vec<LayerLine>,
+    correct: Vec<Correct>,
     _lock: File,
 }
 
@@ -80,6 +82,7 @@ impl Folder {
             known: BTreeMap::new(),
             curves: Vec::new(),
             layers: Vec::new(),
+            correct: Vec::new(),
             _lock: lock,
         })
     }
@@ -160,6 +163,7 @@ impl Folder {
         }
         self.curves = curves.values;
         self.layers = read_lines(&at("layers.jsonl"))?.values;
+        self.correct = read_lines(&at("correct.jsonl"))?.values;
         eprintln!(
             "going on in {}, which has {} measured variants",
             self.path.display(),
@@ -230,8 +234,20 @@ impl Folder {
         append_line(&self.path.join("layers.jsonl"), line)
     }
 
-    /// Ends a run: `results.jsonl`, `curves.jsonl` and `layers.jsonl` hold its lines in its order; what else they held goes
-    /// to `superseded.jsonl`, `superseded-curves.jsonl` and `superseded-layers.jsonl`.
+    /// Writes which images a variant has right if that is not there yet.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn add_correct(&self, line: &Correct) -> Result<()> {
+        if self.correct.contains(line) {
+            return Ok(());
+        }
+        append_line(&self.path.join("correct.jsonl"), line)
+    }
+
+    /// Ends a run: `results.jsonl`, `curves.jsonl`, `layers.jsonl` and `correct.jsonl` hold its lines in its order; what else
+    /// the first three held goes to `superseded.jsonl`, `superseded-curves.jsonl` and `superseded-layers.jsonl`.
     ///
     /// # Errors
     ///
@@ -241,7 +257,9 @@ impl Folder {
         lines: &[ResultLine],
         curves: &[CurvePoint],
         layers: &[LayerLine],
+        correct: &[Correct],
     ) -> Result<()> {
+        write_lines(&self.path.join("correct.jsonl"), correct)?;
         let lines = self.keep_only("results.jsonl", "superseded.jsonl", lines)?;
         self.keep_only("curves.jsonl", "superseded-curves.jsonl", curves)?;
         self.keep_only("layers.jsonl", "superseded-layers.jsonl", layers)?;
@@ -378,7 +396,7 @@ mod tests {
         for line in [&layers[0], &layers[1]] {
             folder.add_layers(line).unwrap();
         }
-        folder.tidy(&now, &curves[1..], &layers[..1]).unwrap();
+        folder.tidy(&now, &curves[1..], &layers[..1], &[]).unwrap();
         let kept = read_lines::<LayerLine>(&path.join("layers.jsonl")).unwrap();
         assert_eq!(kept.values, layers[..1]);
         assert_eq!(read("results.jsonl"), now);
@@ -387,7 +405,7 @@ mod tests {
         assert_eq!(moved.values, curves[..1]);
         // A process that was stopped between the two writes does it again, and nothing is doubled.
         append_line(&path.join("results.jsonl"), &c).unwrap();
-        folder.tidy(&now, &curves[1..], &layers[..1]).unwrap();
+        folder.tidy(&now, &curves[1..], &layers[..1], &[]).unwrap();
         assert_eq!(read("superseded.jsonl"), [c]);
     }
 

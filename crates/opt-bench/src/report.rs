@@ -14,7 +14,8 @@ use anyhow::{Context, Result};
 
 use crate::plots::{accuracy_against_bytes, accuracy_against_macs, png, training_curves};
 use crate::results::{
-    CurvePoint, DatasetInfo, LayerLine, ResultLine, RunInfo, read_lines, summarize, write_atomic,
+    Correct, CurvePoint, DatasetInfo, LayerLine, ResultLine, RunInfo, Summary, read_lines,
+    summarize, write_atomic,
 };
 
 pub use html::html;
@@ -39,12 +40,12 @@ pub struct Plot {
 
 /// Writes `summary.json`, `report.html`, `report.md` and `plots/` (SVG and PNG) into `dir` and returns their paths.
 ///
-/// Beside its arguments it reads `layers.jsonl` in `dir`, if there is one; equal input gives equal files. Each file appears
-/// at once, so a report may be written again while a run goes on.
+/// Beside its arguments it reads `layers.jsonl` and `correct.jsonl` in `dir`, if they are there; equal input gives equal
+/// files. Each file appears at once, so a report may be written again while a run goes on.
 ///
 /// # Errors
 ///
-/// `layers.jsonl` cannot be read, or a file cannot be written.
+/// `layers.jsonl` or `correct.jsonl` cannot be read, or a file cannot be written.
 pub fn write_report(
     dir: &Path,
     run: &RunInfo,
@@ -52,12 +53,13 @@ pub fn write_report(
     curves: &[CurvePoint],
 ) -> Result<Vec<PathBuf>> {
     let layers = read_lines::<LayerLine>(&dir.join("layers.jsonl"))?.values;
-    let summary = summarize(lines);
-    let plots = plots(&run.dataset, lines, curves);
+    let correct = read_lines::<Correct>(&dir.join("correct.jsonl"))?.values;
+    let summary = summarize(lines, &correct);
+    let plots = plots(&run.dataset, &summary, curves);
     let mut json =
         serde_json::to_string_pretty(&summary).context("turning the summary into JSON")?;
     json.push('\n');
-    let page = html(run, lines, curves, &layers, &plots)?;
+    let page = html(run, lines, &summary, curves, &layers, &plots)?;
     let mut files = vec![
         (dir.join("summary.json"), json.into_bytes()),
         (
@@ -77,7 +79,8 @@ pub fn write_report(
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }
 
-/// Writes the report of a folder again, from `run.json`, `results.jsonl`, `curves.jsonl` and `layers.jsonl` in it.
+/// Writes the report of a folder again, from `run.json`, `results.jsonl`, `curves.jsonl`, `layers.jsonl` and `correct.jsonl`
+/// in it.
 ///
 /// # Errors
 ///
@@ -101,19 +104,19 @@ pub fn rewrite_report(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// Draws the plots of a report: accuracy against bytes and against multiply-accumulates, and training curves.
-pub fn plots(dataset: &DatasetInfo, lines: &[ResultLine], curves: &[CurvePoint]) -> Vec<Plot> {
+pub fn plots(dataset: &DatasetInfo, summary: &Summary, curves: &[CurvePoint]) -> Vec<Plot> {
     let data = data_words(dataset);
-    let rows = summarize(lines).rows;
+    let rows = &summary.rows;
     let mut plots = vec![
         Plot {
             name: "accuracy-bytes".to_owned(),
             caption: "Accuracy against the size of the model file. Up and to the left is better; numbers as in the table of results.".to_owned(),
-            svg: accuracy_against_bytes(&rows, &data),
+            svg: accuracy_against_bytes(rows, &data),
         },
         Plot {
             name: "accuracy-macs".to_owned(),
             caption: "Accuracy against multiply-accumulates for one image, multiplications by zero included. Up and to the left is better.".to_owned(),
-            svg: accuracy_against_macs(&rows, &data),
+            svg: accuracy_against_macs(rows, &data),
         },
     ];
     for experiment in experiments(curves) {
@@ -191,7 +194,7 @@ mod tests {
         dataset.name = "shapes".to_owned();
         dataset.source = DataSource::Synthetic;
         for lines in [sample_lines(), Vec::new()] {
-            for plot in plots(&dataset, &lines, &sample_curves()) {
+            for plot in plots(&dataset, &summarize(&lines, &[]), &sample_curves()) {
                 assert!(
                     plot.svg.contains("shapes (synthetic images)"),
                     "{}",
@@ -214,7 +217,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         write_report(folder.path(), &sample_run(), &sample_lines(), &[]).unwrap();
         let text = fs::read_to_string(folder.path().join("summary.json")).unwrap();
-        let summary: crate::results::Summary = serde_json::from_str(&text).unwrap();
+        let summary: Summary = serde_json::from_str(&text).unwrap();
         assert_eq!(summary.rows.len(), 12);
         assert_eq!(summary.rows[0].values.len(), 2);
     }

@@ -1,5 +1,7 @@
 //! What a run leaves behind: result lines, training curves, the run's conditions, and their summary.
 
+mod chance;
+mod correct;
 mod layers;
 mod lines;
 mod mcnemar;
@@ -9,17 +11,18 @@ mod verdict;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use chance::t_quantile;
+pub use correct::Correct;
 pub use layers::{Layer, LayerLine, layers};
 pub use lines::{Lines, append_line, read_lines, write_atomic};
-pub use mcnemar::{Discordant, discordant, mcnemar};
+pub use mcnemar::{Discordant, discordant};
 pub use run::{
     Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Versions, cpu, notice,
     rfc3339,
 };
 pub(crate) use summary::grouped;
-pub use summary::{Spread, Summary, SummaryRow, best_within, summarize};
-pub(crate) use verdict::t_quantile;
-pub use verdict::{HoldsFor, Judgement, Verdict};
+pub use summary::{Original, Runs, Spread, Summary, SummaryRow, best_within, summarize};
+pub use verdict::{HoldsFor, Interval, Judgement, Verdict};
 
 /// One line of `results.jsonl`: one variant of one experiment with one seed.
 ///

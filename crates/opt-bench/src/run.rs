@@ -21,8 +21,8 @@ use crate::identity::{self, Identity};
 use crate::measure::{Measured, Shipped, content, measure, stored_model};
 use crate::recipe::Train;
 use crate::results::{
-    CurvePoint, LayerLine, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, cpu, discordant,
-    layers, rfc3339, write_atomic,
+    Correct, CurvePoint, LayerLine, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, cpu,
+    discordant, layers, rfc3339, write_atomic,
 };
 use crate::trained::{Finished, Slot};
 use crate::training::{Label, Watch, loss};
@@ -46,6 +46,8 @@ pub struct Run {
     pub curves: Vec<CurvePoint>,
     /// This run's lines in `layers.jsonl`.
     layers: Vec<LayerLine>,
+    /// This run's lines in `correct.jsonl`.
+    pub correct: Vec<Correct>,
     /// The phases of training by what they follow from; when they were trained, if by an earlier process.
     phases: BTreeMap<String, Option<SystemTime>>,
 }
@@ -161,6 +163,7 @@ impl Run {
             lines: Vec::new(),
             curves: Vec::new(),
             layers: Vec::new(),
+            correct: Vec::new(),
             phases: BTreeMap::new(),
         };
         run.write_info()?;
@@ -328,6 +331,7 @@ impl Run {
             );
             let model = stored_model(shipped, &path)?;
             self.record_layers(label, variant.network, shipped, &model)?;
+            self.record_correct(&line, &answers)?;
             self.lines.push(line.clone());
             return Ok(Recorded {
                 line,
@@ -338,8 +342,9 @@ impl Run {
         let measured = measure(shipped, &path, &provenance, &self.data, self.device)
             .with_context(|| format!("measuring {} · {}", label.experiment, label.variant))?;
         let line = self.line(&variant, &measured, file, key);
-        // Before the result, so that no result is without its layers.
+        // Before the result, so that no result is without its layers and pairs.
         self.record_layers(label, variant.network, shipped, &measured.model)?;
+        self.record_correct(&line, &measured.evaluation.predictions)?;
         self.folder
             .add_line(&line, measured.evaluation.predictions.clone())?;
         eprintln!(
@@ -382,6 +387,14 @@ impl Run {
         };
         self.folder.add_layers(&line)?;
         self.layers.push(line);
+        Ok(())
+    }
+
+    /// Writes which test images a variant has right.
+    fn record_correct(&mut self, line: &ResultLine, answers: &[i64]) -> Result<()> {
+        let correct = Correct::new(line, &self.data.test.labels, answers);
+        self.folder.add_correct(&correct)?;
+        self.correct.push(correct);
         Ok(())
     }
 
@@ -493,7 +506,8 @@ impl Run {
             ));
         }
         self.info.finished = Some(rfc3339(SystemTime::now()));
-        self.folder.tidy(&self.lines, &self.curves, &self.layers)?;
+        self.folder
+            .tidy(&self.lines, &self.curves, &self.layers, &self.correct)?;
         self.write_info()?;
         crate::report::write_report(&self.out, &self.info, &self.lines, &self.curves)
     }

@@ -139,21 +139,21 @@ mod tests {
                 ratio: 0.5,
                 half: 0.0,
             },
-            // d = 0 and 2 ln 2: mean ln 2, s = √2 ln 2, s/√2 = ln 2, t(1) = 12.706.
+            // d = 0 and 2 ln 2: mean ln 2, s = √2 ln 2, s/√2 = ln 2, t(1) = tan(0.475 π) = 12.706.
             Case {
                 ours: &[1.0, 4.0],
                 peer: &[1.0, 1.0],
                 better: Better::Larger,
                 ratio: 2.0,
-                half: 12.706 * ln2,
+                half: 12.706_204_736_174_7 * ln2,
             },
-            // d = −ln 2, 0, ln 2: s = ln 2, over √3, t(2) = 4.303.
+            // d = −ln 2, 0, ln 2: s = ln 2, over √3, t(2) = 0.95 √(2/(1 − 0.95²)) = 4.303.
             Case {
                 ours: &[1.0, 2.0, 4.0],
                 peer: &[2.0, 2.0, 2.0],
                 better: Better::Larger,
                 ratio: 1.0,
-                half: 4.303 * ln2 / 3.0_f64.sqrt(),
+                half: 4.302_652_729_749_46 * ln2 / 3.0_f64.sqrt(),
             },
         ];
         for (number, case) in cases.iter().enumerate() {

@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn equal_input_gives_equal_bytes() {
-        let rows = summarize(&sample_lines()).rows;
+        let rows = summarize(&sample_lines(), &[]).rows;
         assert_eq!(
             accuracy_against_bytes(&rows, "data: made"),
             accuracy_against_bytes(&rows.clone(), "data: made")
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn the_plot_names_its_axes_its_kinds_and_its_best_points() {
-        let svg = accuracy_against_bytes(&summarize(&sample_lines()).rows, "data: made");
+        let svg = accuracy_against_bytes(&summarize(&sample_lines(), &[]).rows, "data: made");
         for words in [
             "size of the model file",
             "200 kB",
@@ -237,13 +237,13 @@ mod tests {
             assert!(svg.contains(words), "{words}");
         }
         assert!(!svg.contains("one-shot 90 %</text>"));
-        let svg = accuracy_against_macs(&summarize(&sample_lines()).rows, "data: made");
+        let svg = accuracy_against_macs(&summarize(&sample_lines(), &[]).rows, "data: made");
         assert!(svg.contains("20 M"));
     }
 
     #[test]
     fn names_are_escaped() {
-        let mut rows = summarize(&sample_lines()).rows;
+        let mut rows = summarize(&sample_lines(), &[]).rows;
         for row in &mut rows {
             row.variant = "<b>&".to_owned();
             row.experiment = "<i>".to_owned();
@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn plots_of_nothing_and_of_one_point() {
         assert!(accuracy_against_bytes(&[], "data: made").contains("no results yet"));
-        let rows = summarize(&sample_lines()[..1]).rows;
+        let rows = summarize(&sample_lines()[..1], &[]).rows;
         assert!(accuracy_against_macs(&rows, "data: made").contains("baseline"));
         // A model that was not written has no size.
         let mut rows = rows;
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_collapsed_model_is_drawn_at_the_edge_and_said_so() {
-        let mut rows = summarize(&sample_lines()).rows;
+        let mut rows = summarize(&sample_lines(), &[]).rows;
         rows[1].top1.mean = 10.0;
         let svg = accuracy_against_bytes(&rows, "data: made");
         assert!(svg.contains("2 at the lower edge: below"), "{svg}");

@@ -10,7 +10,7 @@ use super::ranking::{fronts, leaders};
 use super::words::{conditions, headline, how_picked, left_out, legend, moment, plain, policies};
 use super::{Plot, experiments};
 use crate::plots::{INK, single_epochs};
-use crate::results::{CurvePoint, LayerLine, ResultLine, RunInfo, grouped, notice, summarize};
+use crate::results::{CurvePoint, LayerLine, ResultLine, RunInfo, Summary, grouped, notice};
 use layers::layer_tables;
 use tables::{Ranked, columns, lead_columns, run_columns, table};
 
@@ -26,12 +26,13 @@ const SCRIPT: &str = include_str!("../../templates/report.js");
 pub fn html(
     run: &RunInfo,
     lines: &[ResultLine],
+    summary: &Summary,
     curves: &[CurvePoint],
     layers: &[LayerLine],
     plots: &[Plot],
 ) -> Result<String> {
-    let rows = summarize(lines).rows;
-    let (fronts, policies) = (fronts(&rows), policies(&rows));
+    let rows = &summary.rows;
+    let (fronts, policies) = (fronts(rows), policies(rows));
     let ranked: Vec<Ranked<'_>> = rows
         .iter()
         .zip(&fronts)
@@ -43,9 +44,9 @@ pub fn html(
             policies: &policies,
         })
         .collect();
-    let leaders = leaders(&rows, &fronts);
+    let leaders = leaders(rows, &fronts);
     let runs: Vec<&ResultLine> = grouped(lines).into_iter().flatten().collect();
-    let headlines: Vec<_> = headline(&rows)
+    let headlines: Vec<_> = headline(rows)
         .into_iter()
         .map(|line| context! { loss => line.loss, gain => line.gain, detail => line.detail })
         .collect();
@@ -77,17 +78,17 @@ pub fn html(
                 finished => run.finished.is_some(),
                 notice => notice(&run.dataset),
                 headlines,
-                how_picked => how_picked(&rows),
+                how_picked => how_picked(rows),
                 lead => table(&lead_columns(), leaders.iter().map(|&i| &ranked[i])),
                 n_leaders => leaders.len(),
                 n_rows => rows.len(),
-                legend => legend(&rows),
+                legend => legend(rows),
                 findings => &run.notes,
                 results => table(&columns(), &ranked),
                 costs => figures(costs),
                 training => figures(training),
                 single_epochs => single_epoch_sentences(curves),
-                layers => layer_tables(&rows, layers),
+                layers => layer_tables(rows, layers),
                 conditions,
                 left_out => left_out(run),
                 recipes,
@@ -157,12 +158,13 @@ mod tests {
     use super::*;
     use crate::report::plots;
     use crate::report::sample::{sample_curves, sample_layers, sample_lines, sample_run};
-    use crate::results::DataSource;
+    use crate::results::{DataSource, summarize};
 
     fn page(run: &RunInfo, lines: &[ResultLine]) -> String {
         let (curves, layers) = (sample_curves(), sample_layers());
-        let plots = plots(&run.dataset, lines, &curves);
-        html(run, lines, &curves, &layers, &plots).unwrap()
+        let summary = summarize(lines, &[]);
+        let plots = plots(&run.dataset, &summary, &curves);
+        html(run, lines, &summary, &curves, &layers, &plots).unwrap()
     }
 
     #[test]
@@ -175,8 +177,8 @@ mod tests {
             "6.17× smaller",
             "<td>◆ size</td>",
             "91.70 ± 0.14",
-            "−6.80 ▼~",
-            "−17.70 ▼",
+            "−6.70 ▼~",
+            "−17.60 ▼",
             "40.55",
             "8 &#x2f; 8",
             "4* &#x2f; 8",
@@ -228,7 +230,9 @@ mod tests {
     #[test]
     fn a_run_without_layers_has_no_section_for_them() {
         let (run, lines) = (sample_run(), sample_lines());
-        let html = html(&run, &lines, &[], &[], &plots(&run.dataset, &lines, &[])).unwrap();
+        let summary = summarize(&lines, &[]);
+        let plots = plots(&run.dataset, &summary, &[]);
+        let html = html(&run, &lines, &summary, &[], &[], &plots).unwrap();
         assert!(!html.contains("id=\"layers\"") && html.contains("Nothing was trained."));
     }
 

@@ -3,8 +3,8 @@
 use super::Plot;
 use super::ranking::fronts;
 use super::words::{
-    accuracy, bits, conditions, difference, headline, how_picked, in_millions, in_thousands,
-    latency, left_out, legend, policies, times,
+    accuracy, bits, conditions, difference_in_full, difference_to_original_in_full, headline,
+    how_picked, in_millions, in_thousands, latency, left_out, legend, policies, times,
 };
 use crate::results::{RunInfo, Summary, notice};
 
@@ -32,7 +32,8 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
             "network",
             "Pareto",
             "top-1 %",
-            "Δ points",
+            "Δ original",
+            "Δ",
             "kB",
             "smaller",
             "non-zero k",
@@ -51,7 +52,8 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
             escaped(&row.model),
             front.words().to_owned(),
             accuracy(row),
-            difference(row),
+            escaped(&difference_to_original_in_full(row)),
+            escaped(&difference_in_full(row)),
             in_thousands(row.bytes),
             times(row.bytes_ratio),
             in_thousands(row.nonzero),
@@ -150,7 +152,7 @@ mod tests {
     fn the_table_is_aligned_and_its_cells_cannot_break_it() {
         let mut lines = sample_lines();
         lines[4].variant = "a|b <b>".to_owned();
-        let text = markdown(&sample_run(), &summarize(&lines), &[]);
+        let text = markdown(&sample_run(), &summarize(&lines, &[]), &[]);
         assert!(text.contains("> **⚠ Notice:** unofficial data (cifar10): real CIFAR-10"));
         assert!(text.contains("a\\|b \\<b>"));
         let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();

@@ -55,11 +55,15 @@ pub(super) fn leaders(rows: &[SummaryRow], fronts: &[Front]) -> Vec<usize> {
         .filter(|&i| rows[i].baseline.is_some())
         .filter(|&i| ratio(i) > 1.005 || rows[i].macs_ratio.is_some_and(|r| r > 1.005))
         .collect();
-    let group = |i: usize| match (fronts[i] != Front::default(), rows[i].delta.mean) {
+    let loss = |i: usize| {
+        let original = rows[i].original.as_ref();
+        original.map_or(rows[i].delta.mean, |original| original.delta.mean)
+    };
+    let group = |i: usize| match (fronts[i] != Front::default(), loss(i)) {
         (true, _) => 0,
         (false, delta) if delta >= -1.0 => 1,
         (false, delta) if delta >= -2.0 => 2,
-        _ => 3,
+        (false, _) => 3,
     };
     let by_size = |a: &usize, b: &usize| {
         let accuracy = rows[*b].top1.mean.total_cmp(&rows[*a].top1.mean);
@@ -80,7 +84,7 @@ mod tests {
 
     #[test]
     fn rows_are_on_the_fronts_that_nobody_beats() {
-        let mut rows = summarize(&sample_lines()).rows;
+        let mut rows = summarize(&sample_lines(), &[]).rows;
         let words = |rows: &[SummaryRow], variant: &str| {
             let place = rows.iter().position(|row| row.variant == variant).unwrap();
             fronts(rows)[place].words()
@@ -96,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_smallest_lead_and_baselines_do_not() {
-        let rows = summarize(&sample_lines()).rows;
+        let rows = summarize(&sample_lines(), &[]).rows;
         let names = |rows: &[SummaryRow]| -> Vec<String> {
             let leaders = leaders(rows, &fronts(rows));
             leaders.iter().map(|&i| rows[i].variant.clone()).collect()

@@ -3,8 +3,8 @@
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
 use super::words::{
-    accuracy, bits, difference, in_millions, in_thousands, latency, legend, plain, policies,
-    seconds, standard_error, times, won_and_lost,
+    accuracy, bits, difference_in_full, difference_to_original_in_full, in_millions, in_thousands,
+    latency, legend, plain, policies, seconds, times, won_and_lost,
 };
 use crate::results::Summary;
 
@@ -21,8 +21,8 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
             "variant",
             "network",
             "top-1 %",
-            "Δ points",
-            "s.e.",
+            "Δ original",
+            "Δ",
             "won : lost",
             "kB",
             "smaller",
@@ -45,8 +45,8 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
             row.variant.clone(),
             row.model.clone(),
             accuracy(row),
-            difference(row),
-            standard_error(row),
+            difference_to_original_in_full(row),
+            difference_in_full(row),
             won_and_lost(row),
             in_thousands(row.bytes),
             times(row.bytes_ratio),
@@ -62,8 +62,8 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut text = format!("{table}\n");
-    let columns = "s.e.: standard error of Δ in points; won : lost: images that only the variant and that only its baseline has \
-                   right; ms: of one image on one thread of the engine.";
+    let columns = "Δ: in points; won : lost: images that only the variant and that only its baseline has right; ms: of one \
+                   image on one thread of the engine.";
     for line in std::iter::once(columns.to_owned()).chain(legend(&summary.rows)) {
         text += &wrapped(&line, width.map_or(100, usize::from));
     }
@@ -99,13 +99,13 @@ mod tests {
 
     #[test]
     fn a_row_per_variant_in_the_width_given() {
-        let summary = summarize(&sample_lines());
+        let summary = summarize(&sample_lines(), &[]);
         let table = terminal_table(&summary, None);
         for words in [
             "91.70 ± 0.14",
-            "−17.70 ▼ ",
-            "−6.80 ▼~",
-            "0.19",
+            "−17.60 ▼ ",
+            "−6.70 ▼~",
+            "[−0.79, −0.02]",
             "160 : 200",
             "1,100.0",
             "6.17×",
@@ -116,7 +116,9 @@ mod tests {
         ] {
             assert!(table.contains(words), "{words}\n{table}");
         }
-        let rows = table.lines().take_while(|line| !line.starts_with("s.e."));
+        let rows = table
+            .lines()
+            .take_while(|line| !line.starts_with("Δ: in points"));
         assert_eq!(rows.count(), 12 + 2);
         let narrow = terminal_table(&summary, Some(100));
         assert!(

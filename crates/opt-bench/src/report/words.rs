@@ -1,7 +1,8 @@
 //! Numbers and sentences as a reader sees them: units, thousands separators, true minus signs.
 
 use crate::results::{
-    DataSource, DatasetInfo, HoldsFor, Judgement, RunInfo, SummaryRow, Verdict, best_within,
+    DataSource, DatasetInfo, HoldsFor, Interval, Judgement, Original, RunInfo, Runs, SummaryRow,
+    Verdict, best_within,
 };
 
 /// An integer with a comma between thousands.
@@ -85,12 +86,25 @@ pub(super) fn accuracy(row: &SummaryRow) -> String {
     }
 }
 
-/// The difference to the baseline: an arrow where it is resolved, `≈` where it may be chance; with `~` where the arrow rests on
-/// one training.
+/// The difference to the baseline: an arrow where its interval leaves out 0, `≈` where it holds 0; with `~` where the arrow
+/// rests on one training.
 pub(super) fn difference(row: &SummaryRow) -> String {
-    let Some(judgement) = &row.judgement else {
-        return "baseline".to_owned();
-    };
+    match &row.judgement {
+        Some(judgement) => marked(row.delta.mean, judgement),
+        None => "baseline".to_owned(),
+    }
+}
+
+/// The difference to the network that compression started from, as [`difference`]; a dash where there is none.
+pub(super) fn difference_to_original(row: &SummaryRow) -> String {
+    match &row.original {
+        Some(original) => marked(original.delta.mean, &original.judgement),
+        None => "–".to_owned(),
+    }
+}
+
+/// A difference with the mark of its verdict.
+pub(super) fn marked(difference: f64, judgement: &Judgement) -> String {
     let mark = match judgement.verdict {
         Verdict::Unresolved => "≈",
         Verdict::Worse => "▼",
@@ -101,15 +115,40 @@ pub(super) fn difference(row: &SummaryRow) -> String {
     } else {
         ""
     };
-    format!("{} {mark}{limit}", signed(row.delta.mean))
+    format!("{} {mark}{limit}", signed(difference))
 }
 
-/// The standard error of the difference, in points; empty for a baseline.
-pub(super) fn standard_error(row: &SummaryRow) -> String {
+/// [`difference`] with its interval, for tables whose cells have one line.
+pub(super) fn difference_in_full(row: &SummaryRow) -> String {
+    let words = difference(row);
     match &row.judgement {
-        Some(judgement) => format!("{:.2}", judgement.error()),
-        None => String::new(),
+        Some(judgement) => format!("{words} {}", interval(judgement.interval)),
+        None => words,
     }
+}
+
+/// [`difference_to_original`] with its interval.
+pub(super) fn difference_to_original_in_full(row: &SummaryRow) -> String {
+    let words = difference_to_original(row);
+    match &row.original {
+        Some(original) => format!("{words} {}", interval(original.judgement.interval)),
+        None => words,
+    }
+}
+
+/// The interval of the difference to the baseline; empty for a baseline.
+pub(super) fn interval_of(row: &SummaryRow) -> String {
+    let judgement = row.judgement.as_ref();
+    judgement.map_or_else(String::new, |j| interval(j.interval))
+}
+
+/// An interval. An end that rounds to 0 keeps its sign, which says on which side of 0 it lies.
+pub(super) fn interval(interval: Interval) -> String {
+    let end = |value: f64| {
+        let sign = if value < 0.0 { '−' } else { '+' };
+        format!("{sign}{:.2}", value.abs())
+    };
+    format!("[{}, {}]", end(interval.low), end(interval.high))
 }
 
 /// The images that only the variant and that only its baseline has right, all seeds together; empty for a baseline.
@@ -125,44 +164,45 @@ pub(super) fn won_and_lost(row: &SummaryRow) -> String {
     }
 }
 
-/// What a verdict rests on, in a sentence without its full stop; empty for a baseline.
-pub(super) fn grounds(row: &SummaryRow) -> String {
-    let Some(judgement) = &row.judgement else {
-        return String::new();
-    };
+/// What a verdict rests on, in a sentence without its full stop.
+pub(super) fn grounds(judgement: &Judgement) -> String {
     let verdict = match judgement.verdict {
         Verdict::Unresolved => "unresolved",
         Verdict::Worse => "worse",
         Verdict::Better => "better",
     };
-    let seeds = match judgement.error_seeds {
-        Some(error) => format!(", over the seeds {error:.2}"),
+    let seeds = match judgement.seeds {
+        Some(seeds) => format!(
+            "; from the test images alone {}, from the seeds alone {}",
+            interval(judgement.images),
+            interval(seeds)
+        ),
         None => String::new(),
     };
-    let paired = match (judgement.discordant, judgement.p_value) {
-        (Some(counts), Some(p)) => format!(
-            "; {} images only this has right, {} only its baseline, McNemar's exact p {}",
+    let paired = match judgement.discordant {
+        Some(counts) => format!(
+            "; {} images only this has right, {} only the other",
             thousands(counts.only_variant),
             thousands(counts.only_baseline),
-            p_value(p)
         ),
-        _ => String::new(),
+        None => "; not paired by images".to_owned(),
     };
     let holds_for = match judgement.holds_for {
         HoldsFor::Weights => "; one seed: this speaks about these weights, not about the method",
         HoldsFor::Method => "",
     };
     format!(
-        "{verdict}: a difference must exceed {:.2} points; standard error from the test images {:.2}{seeds}{paired}{holds_for}",
-        judgement.threshold, judgement.error_images
+        "{verdict}: 95 % interval {}, p {}{seeds}{paired}{holds_for}",
+        interval(judgement.interval),
+        p_value(judgement.p_value)
     )
 }
 
-/// A p-value with its sign of relation.
-fn p_value(p: f64) -> String {
+/// A p-value with its sign of relation. One that rounds to 0.05 has a digit more, so that it is seen on which side it lies.
+pub(super) fn p_value(p: f64) -> String {
     match p {
         p if p < 0.0001 => "< 0.0001".to_owned(),
-        p if p < 0.001 => format!("= {p:.4}"),
+        p if p < 0.001 || (0.0495..0.0505).contains(&p) => format!("= {p:.4}"),
         p => format!("= {p:.3}"),
     }
 }
@@ -206,9 +246,15 @@ pub(super) fn bits(row: &SummaryRow, policies: &[&str]) -> String {
         .position(|policy| *policy == row.policy)
         .map(policy_mark)
         .unwrap_or_default();
+    let stored = match row.runs() {
+        Runs::Nowhere => format!(" {STORED}"),
+        Runs::InEngine | Runs::InFloat => String::new(),
+    };
     match (row.weight_bits, row.activation_bits) {
         (32, 32) => format!("f32{mark}"),
-        (weights, activations) => format!("{}{mark} / {}", word(weights), word(activations)),
+        (weights, activations) => {
+            format!("{}{mark} / {}{stored}", word(weights), word(activations))
+        }
     }
 }
 
@@ -217,18 +263,31 @@ fn policy_mark(place: usize) -> String {
     mark.repeat(place / 4 + 1)
 }
 
+/// The rule for mark, interval and p, in a sentence.
+pub(super) const ONE_RULE: &str = "[…]: the 95 % interval of a difference, on the same test images and with the same seeds. \
+                                   ▲ better, ▼ worse: it leaves out 0, which is the same as p < 0.05; ≈ unresolved: it holds 0, \
+                                   may be chance.";
+
+/// The mark of variants that no engine runs, and what it means.
+const STORED: &str = "○";
+pub(super) const STORED_FORM: &str = "stored form, it computes in f32 and no engine runs it";
+
 /// What the marks in the table mean, a sentence or two each; only of marks that can occur in these rows.
 pub(super) fn legend(rows: &[SummaryRow]) -> Vec<String> {
-    let mut lines = vec![
-        "Δ: top-1 minus that of the row's baseline with the same seed. ▲ better, ▼ worse: more than two standard errors, on \
-         the same test images; ≈ unresolved: within two standard errors, may be chance."
-            .to_owned(),
-    ];
-    let judged: Vec<&Judgement> = rows.iter().filter_map(|r| r.judgement.as_ref()).collect();
-    if judged.iter().any(|j| j.error_seeds.is_some()) {
+    let mut lines = vec![ONE_RULE.to_owned()];
+    if rows.iter().any(|row| row.original.is_some()) {
         lines.push(
-            "Several seeds: ± after top-1 is their standard deviation; the standard error of Δ is the larger of that of the \
-             test images and that over the seeds, which counts at least twice, for few seeds as often as Student's t says."
+            "Δ original: top-1 minus that of the network that compression started from, which is the loss that a user has; \
+             Δ: minus that of the row's baseline, which for a variant that was trained is the same network trained on for as \
+             long without compression."
+                .to_owned(),
+        );
+    }
+    let judged: Vec<&Judgement> = rows.iter().filter_map(|r| r.judgement.as_ref()).collect();
+    if judged.iter().any(|j| j.seeds.is_some()) {
+        lines.push(
+            "Several seeds: ± after top-1 is their standard deviation; the interval of Δ holds both the one that the test \
+             images give and the one that the spread over the seeds gives (Student's t)."
                 .to_owned(),
         );
     }
@@ -244,6 +303,9 @@ pub(super) fn legend(rows: &[SummaryRow]) -> Vec<String> {
              that this run does not know."
                 .to_owned(),
         );
+    }
+    if rows.iter().any(|row| row.runs() == Runs::Nowhere) {
+        lines.push(format!("{STORED} after bits: {STORED_FORM}."));
     }
     for (place, policy) in policies(rows).iter().enumerate() {
         lines.push(format!("{} after bits: {policy}.", policy_mark(place)));
@@ -272,7 +334,10 @@ pub struct Headline {
     pub detail: String,
 }
 
-/// Says what was compressed how far within one and within two points of accuracy.
+/// Says what was compressed how far within one and within two points of accuracy, against the network that compression
+/// started from.
+///
+/// What runs as it is stored comes first; a file that is smaller still and that no engine runs is said to be that.
 pub fn headline(rows: &[SummaryRow]) -> Vec<Headline> {
     if let [row] = rows {
         return vec![Headline {
@@ -285,42 +350,46 @@ pub fn headline(rows: &[SummaryRow]) -> Vec<Headline> {
             ),
         }];
     }
-    let (one, two) = (best_within(rows, 1.0), best_within(rows, 2.0));
+    let runs = |row: &SummaryRow| row.runs() != Runs::Nowhere;
+    let (one, two) = (best_within(rows, 1.0, runs), best_within(rows, 2.0, runs));
     let mut headlines = vec![headline_for("Losing at most 1 point", one)];
     if one == two && one.is_some() {
         headlines[0].loss = "Losing at most 1 point (and at most 2)".to_owned();
     } else if two.is_some() {
         headlines.push(headline_for("Losing at most 2 points", two));
     }
+    let stored = best_within(rows, 1.0, |_| true).filter(|row| !runs(row));
+    if let Some(row) = stored {
+        let mut headline = headline_for("Stored only, losing at most 1 point", stored);
+        headline.detail += &format!(" No gain in speed: {STORED_FORM}.");
+        if row.original.is_some() {
+            headlines.push(headline);
+        }
+    }
     headlines
 }
 
 fn headline_for(loss: &str, row: Option<&SummaryRow>) -> Headline {
-    let Some(row) = row else {
+    let found = row.and_then(|row| Some((row, row.original.as_ref()?)));
+    let Some((row, original)) = found else {
         return Headline {
             loss: loss.to_owned(),
             gain: "no smaller model".to_owned(),
             detail: String::new(),
         };
     };
-    let instead = match row.bytes_baseline {
-        Some(bytes) => format!(" instead of {} kB", in_thousands(bytes)),
-        None => String::new(),
+    let fewer = original.macs as f64 / row.macs.max(1) as f64;
+    let macs = if row.macs > 0 && fewer >= 1.05 {
+        format!(", {} fewer multiply-accumulates", times(Some(fewer)))
+    } else {
+        String::new()
     };
-    let macs = match row.macs_ratio {
-        Some(ratio) if ratio >= 1.05 => {
-            format!(", {} fewer multiply-accumulates", times(Some(ratio)))
-        }
-        _ => String::new(),
-    };
+    let judgement = &original.judgement;
     let mut remarks = Vec::new();
-    if row
-        .judgement
-        .is_some_and(|j| j.verdict == Verdict::Unresolved)
-    {
-        remarks.push("unresolved".to_owned());
+    if judgement.verdict == Verdict::Unresolved {
+        remarks.push("may be chance".to_owned());
     }
-    match (row.n, row.judgement.is_some_and(|j| j.trained)) {
+    match (row.n, judgement.trained) {
         (1, true) => remarks.push("one seed".to_owned()),
         (1, false) => {}
         (n, _) => remarks.push(format!("{n} seeds")),
@@ -331,17 +400,33 @@ fn headline_for(loss: &str, row: Option<&SummaryRow>) -> Headline {
     };
     Headline {
         loss: loss.to_owned(),
-        gain: format!("{} smaller", times(row.bytes_ratio)),
+        gain: format!(
+            "{} smaller",
+            times(Some(original.bytes as f64 / row.bytes.max(1) as f64))
+        ),
         detail: format!(
-            "{}: {} ({}). {} kB{instead}{macs}; {} % top-1, {} points against {}{remarks}.",
+            "{}: {} ({}). {} kB instead of {} kB{macs}; {} % top-1, {} points {} against the original {}{remarks}.{}",
             row.experiment,
             row.variant,
             row.model,
             in_thousands(row.bytes),
+            in_thousands(original.bytes),
             accuracy(row),
-            signed(row.delta.mean),
-            row.baseline.as_deref().unwrap_or("itself"),
+            signed(original.delta.mean),
+            interval(judgement.interval),
+            original.variant,
+            control(row, original),
         ),
+    }
+}
+
+/// The control of a variant in a sentence, if it is not the original itself.
+fn control(row: &SummaryRow, original: &Original) -> String {
+    match &row.baseline {
+        Some(baseline) if *baseline != original.variant => {
+            format!(" Its control, {baseline}: {:.2} %.", row.top1_baseline)
+        }
+        Some(_) | None => String::new(),
     }
 }
 
@@ -352,7 +437,10 @@ pub(super) fn how_picked(rows: &[SummaryRow]) -> String {
     if n == 0 {
         return "No variant is compared with another.".to_owned();
     }
-    let error = judged.iter().map(|j| j.error()).fold(0.0, f64::max);
+    let reach = judged
+        .iter()
+        .map(|j| j.interval.reach())
+        .fold(0.0, f64::max);
     let chance = match judged
         .iter()
         .any(|j| j.trained && j.holds_for == HoldsFor::Weights)
@@ -362,7 +450,8 @@ pub(super) fn how_picked(rows: &[SummaryRow]) -> String {
     };
     format!(
         "The smallest files among {n} variants, picked after the run by test accuracy, so the best is flattered a \
-         little. A difference between two models has a standard error of up to {error:.2} points{chance}."
+         little. Losses are against the network that compression started from. A difference between two models is \
+         known to ±{reach:.2} points at worst{chance}."
     )
 }
 
@@ -488,25 +577,61 @@ mod tests {
 
     #[test]
     fn the_headline_names_the_variant_and_its_cost() {
-        let headlines = headline(&summarize(&sample_lines()).rows);
+        let headlines = headline(&summarize(&sample_lines(), &[]).rows);
         assert_eq!(headlines.len(), 2);
         assert_eq!(headlines[0].gain, "6.17× smaller");
         assert_eq!(
             headlines[0].detail,
             "pipeline: channels + W8A8 (resnet20). 178.3 kB instead of 1,100.0 kB, 1.56× fewer multiply-accumulates; \
-             90.85 % top-1, −0.85 points against resnet20 (one seed)."
+             90.85 % top-1, −0.75 points [−1.53, +0.03] against the original resnet20 (may be chance, one seed)."
         );
         assert_eq!(headlines[1].gain, "11.2× smaller");
     }
 
     #[test]
+    fn the_headline_leads_with_what_runs() {
+        let mut lines = sample_lines();
+        // Smaller than all that runs: codes that are decoded before anything is computed.
+        lines[7].activation_bits = 32;
+        (lines[7].variant, lines[7].top1, lines[7].bytes) =
+            ("weights: k-means, 16 values".to_owned(), 91.2, 90_000);
+        let headlines = headline(&summarize(&lines, &[]).rows);
+        let gains: Vec<&str> = headlines.iter().map(|line| line.gain.as_str()).collect();
+        assert_eq!(gains, ["6.17× smaller", "11.2× smaller", "12.2× smaller"]);
+        assert!(headlines[2].loss.starts_with("Stored only"));
+        assert!(headlines[2].detail.ends_with("no engine runs it."));
+        // Larger than what runs: it is not worth a word.
+        lines[7].bytes = 200_000;
+        assert_eq!(headline(&summarize(&lines, &[]).rows).len(), 2);
+    }
+
+    #[test]
+    fn the_headline_names_the_control_beside_the_loss() {
+        let mut lines = sample_lines();
+        lines.truncate(6);
+        lines[4].variant = "resnet20 trained on".to_owned();
+        (lines[4].experiment, lines[4].top1) = ("quantize".to_owned(), 75.2);
+        lines[5].baseline = Some("resnet20 trained on".to_owned());
+        (lines[5].top1_baseline, lines[5].top1) = (75.2, 75.0);
+        // 0.2 points below a control that fell: 16.6 below what was brought.
+        let gain = |lines: &[ResultLine]| headline(&summarize(lines, &[]).rows)[0].clone();
+        assert_eq!(gain(&lines).gain, "1.72× smaller");
+        lines[5].top1 = 91.5;
+        let found = gain(&lines);
+        assert_eq!(found.gain, "3.86× smaller");
+        let words = "−0.10 points [−0.87, +0.67] against the original resnet20 (may be chance). Its control, \
+                     resnet20 trained on: 75.20 %.";
+        assert!(found.detail.ends_with(words), "{}", found.detail);
+    }
+
+    #[test]
     fn headlines_that_agree_and_that_find_nothing() {
         let lines = sample_lines();
-        let same = headline(&summarize(&lines[..6]).rows);
+        let same = headline(&summarize(&lines[..6], &[]).rows);
         assert_eq!(same.len(), 1);
         assert_eq!(same[0].loss, "Losing at most 1 point (and at most 2)");
         // A network that was only trained: its accuracy, and no comparison.
-        let rows = summarize(&lines[..1]).rows;
+        let rows = summarize(&lines[..1], &[]).rows;
         let one = headline(&rows);
         assert_eq!((one.len(), one[0].gain.as_str()), (1, "91.60 % top-1"));
         assert!(one[0].detail.contains("nothing was compressed"));
@@ -515,7 +640,7 @@ mod tests {
 
     #[test]
     fn differences_say_their_direction_without_colour() {
-        let mut row = summarize(&sample_lines()).rows[3].clone();
+        let mut row = summarize(&sample_lines(), &[]).rows[3].clone();
         let mut difference_of = |mean, verdict, trained, holds_for| {
             row.delta.mean = mean;
             row.judgement = row.judgement.map(|judgement| Judgement {
@@ -546,17 +671,16 @@ mod tests {
     #[test]
     fn the_grounds_of_a_verdict_are_said_with_its_limits() {
         let lines = sample_lines();
-        let row = &summarize(&lines).rows[2];
-        // √(360 − 40²/10 000) / 100 = 0.1897; p of 160 against 200 in exact arithmetic: 0.0397.
+        let row = &summarize(&lines, &[]).rows[2];
+        // 39/√360 = 2.055: p = 0.0398.
         assert_eq!(
-            grounds(row),
-            "worse: a difference must exceed 0.38 points; standard error from the test images 0.19; 160 images only this \
-             has right, 200 only its baseline, McNemar's exact p = 0.040; one seed: this speaks about these weights, not \
-             about the method"
+            grounds(&row.judgement.unwrap()),
+            "worse: 95 % interval [−0.79, −0.02], p = 0.040; 160 images only this has right, 200 only the other; one seed: \
+             this speaks about these weights, not about the method"
         );
         assert_eq!(
-            (standard_error(row), won_and_lost(row)),
-            ("0.19".to_owned(), "160 : 200".to_owned())
+            (interval_of(row), won_and_lost(row)),
+            ("[−0.79, −0.02]".to_owned(), "160 : 200".to_owned())
         );
 
         // Two seeds, the second one without counts.
@@ -566,15 +690,27 @@ mod tests {
             top1: lines[2].top1 - 0.1,
             ..lines[2].clone()
         };
-        let row = &summarize(&[lines[2].clone(), second]).rows[0];
-        let words = grounds(row);
+        let row = &summarize(&[lines[2].clone(), second], &[]).rows[0];
+        let words = grounds(&row.judgement.unwrap());
         assert!(words.starts_with("unresolved: "), "{words}");
-        assert!(words.contains(", over the seeds 0.05"), "{words}");
-        assert!(!words.contains("McNemar") && !words.contains("one seed"));
+        assert!(words.contains(", from the seeds alone ["), "{words}");
+        assert!(words.contains("not paired") && !words.contains("one seed"));
         assert_eq!(won_and_lost(row), "–");
 
-        let baseline = &summarize(&lines).rows[0];
-        assert_eq!(grounds(baseline) + &won_and_lost(baseline), "");
+        let baseline = &summarize(&lines, &[]).rows[0];
+        assert_eq!(interval_of(baseline) + &won_and_lost(baseline), "");
+    }
+
+    #[test]
+    fn an_end_that_rounds_to_nothing_says_its_side() {
+        let cases = [
+            ((-0.004, 1.0), "[−0.00, +1.00]"),
+            ((0.004, 1.0), "[+0.00, +1.00]"),
+            ((-3.617, -0.321), "[−3.62, −0.32]"),
+        ];
+        for ((low, high), words) in cases {
+            assert_eq!(interval(Interval { low, high }), words);
+        }
     }
 
     #[test]
@@ -582,6 +718,8 @@ mod tests {
         let cases = [
             (1.0, "= 1.000"),
             (0.0397, "= 0.040"),
+            (0.0499, "= 0.0499"),
+            (0.0501, "= 0.0501"),
             (0.000_42, "= 0.0004"),
             (1e-30, "< 0.0001"),
         ];
@@ -592,7 +730,7 @@ mod tests {
 
     #[test]
     fn policies_are_marked_and_explained() {
-        let mut rows = summarize(&sample_lines()).rows;
+        let mut rows = summarize(&sample_lines(), &[]).rows;
         let with = |policy: &str, weight_bits, activation_bits| SummaryRow {
             policy: policy.to_owned(),
             weight_bits,
@@ -602,7 +740,7 @@ mod tests {
         let cases = [
             (with("", 8, 8), "8 / 8"),
             (with("ends 8 bits", 4, 8), "4* / 8"),
-            (with("all weights", 4, 32), "4† / f32"),
+            (with("all weights", 4, 32), "4† / f32 ○"),
             // A policy that was seen before keeps its mark.
             (with("ends 8 bits", 3, 8), "3* / 8"),
             (with("a", 2, 2), "2‡ / 2"),
@@ -621,7 +759,7 @@ mod tests {
 
     #[test]
     fn the_legend_explains_the_marks_that_occur() {
-        let rows = summarize(&sample_lines()).rows;
+        let rows = summarize(&sample_lines(), &[]).rows;
         assert!(
             legend(&rows)
                 .iter()

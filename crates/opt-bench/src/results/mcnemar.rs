@@ -4,6 +4,9 @@ use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
+use super::chance::normal;
+use super::verdict::{DEVIATION, Interval};
+
 /// The images on which exactly one of a variant and its baseline is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Discordant {
@@ -55,51 +58,107 @@ pub fn discordant(labels: &[u16], variant: &[i64], baseline: &[i64]) -> Discorda
     counts
 }
 
-/// The exact two-sided p-value of McNemar's test.
-///
-/// Were both models equally good, each discordant image would be as likely to favour either, so that b is binomial:
-///
-/// ```text
-/// m = b + c                    p = min(1, 2 · 2⁻ᵐ Σ_{k ≤ min(b, c)} C(m, k))
-/// ```
-///
-/// It lies in (0, 1]: what is too small for a double is its smallest positive number.
-///
-/// It says how surprising the counts are for these two sets of weights on images drawn like these. It knows nothing of
-/// training: a method that is retrained gives other weights. Over several seeds the counts may be added, but the images are
-/// the same ones for each seed, so the sum looks more certain than it is.
-///
-/// ```
-/// use opt_bench::results::{Discordant, mcnemar};
-///
-/// let p = mcnemar(Discordant { only_variant: 10, only_baseline: 2 });
-/// assert!((p - 0.03857421875).abs() < 1e-12);
-/// ```
-///
-/// # References
-///
-/// Q. McNemar, *Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages*,
-/// Psychometrika 12, 1947. T. G. Dietterich, *Approximate Statistical Tests for Comparing Supervised Classification
-/// Learning Algorithms*, Neural Computation 10, 1998: recommends it where an algorithm can be trained only once, and says
-/// that it does not measure the variation that comes from the training set or from the algorithm's own randomness.
-pub fn mcnemar(counts: Discordant) -> f64 {
-    let (b, c) = (counts.only_variant, counts.only_baseline);
-    let (low, total) = (b.min(c), (b + c) as f64);
-    // From the largest term down, relative to it: no factorial, no cancellation.
-    let mut relative = 1.0;
-    let mut sum = 0.0;
-    let mut log_largest = -total * std::f64::consts::LN_2;
-    for k in 1..=low {
-        log_largest += ((total - (low - k) as f64) / k as f64).ln();
+/// Paired counts as a test sees them: of one seed, or the means over several.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Pairs {
+    /// Images that only the variant answers right (b).
+    pub(super) b: f64,
+    /// Images that only the other answers right (c).
+    pub(super) c: f64,
+    /// All test images (n).
+    pub(super) n: f64,
+}
+
+impl Pairs {
+    /// The p-value of McNemar's test with its correction for continuity.
+    ///
+    /// Were both models equally good, each discordant image would be as likely to favour either:
+    ///
+    /// ```text
+    /// z = max(0, |b − c| − 1) / √(b + c)           p = erfc(z/√2)
+    /// ```
+    ///
+    /// The correction takes one image from the difference, so that few images do not promise too much: whatever b + c is,
+    /// two equally good models get p ≤ 0.05 at most once in twenty.
+    ///
+    /// # References
+    ///
+    /// Q. McNemar, *Note on the Sampling Error of the Difference Between Correlated Proportions or Percentages*,
+    /// Psychometrika 12, 1947. A. L. Edwards, *Note on the "Correction for Continuity"*, Psychometrika 13, 1948.
+    /// T. G. Dietterich, *Approximate Statistical Tests for Comparing Supervised Classification Learning Algorithms*, Neural
+    /// Computation 10, 1998: recommends it where an algorithm can be trained only once, and says that it does not measure
+    /// the variation that comes from the training set or from the algorithm's own randomness.
+    pub(super) fn p_value(self) -> f64 {
+        normal(self.deviation(0.0))
     }
-    for k in (0..=low).rev() {
-        sum += relative;
-        if relative < f64::EPSILON * 1e-3 {
-            break;
+
+    /// The differences, in points, that the same test does not reject at 5 %.
+    ///
+    /// For a difference δ other than 0 the test is Tango's, of which McNemar's is the case δ = 0, with the same correction:
+    ///
+    /// ```text
+    /// z(δ) = (|b − c − nδ| − 1) / √(n (2q + δ(1 − δ)))
+    /// q    = (√(B² − 4AC) − B) / 2A    A = 2n,  B = −b − c + (2n − b + c) δ,  C = −c δ (1 − δ)
+    /// ```
+    ///
+    /// where q is the likeliest rate of images that only the other has right if the difference is δ. The interval ends
+    /// where z(δ) is 1.96, so it leaves out 0 exactly if p < 0.05.
+    ///
+    /// # References
+    ///
+    /// T. Tango, *Equivalence Test and Confidence Interval for the Difference in Proportions for the Paired-Sample Design*,
+    /// Statistics in Medicine 17, 1998.
+    pub(super) fn interval(self) -> Interval {
+        let mirrored = Self {
+            b: self.c,
+            c: self.b,
+            ..self
+        };
+        Interval {
+            low: 100.0 * self.lower_end(),
+            high: -100.0 * mirrored.lower_end(),
         }
-        relative *= k as f64 / (total - k as f64 + 1.0);
     }
-    (2.0 * (log_largest + sum.ln()).exp()).clamp(f64::MIN_POSITIVE, 1.0)
+
+    /// The smallest difference, as a share of the images, that is not rejected.
+    fn lower_end(self) -> f64 {
+        let rejected = |delta: f64| self.deviation(delta) > DEVIATION;
+        if !rejected(-1.0) {
+            return -1.0;
+        }
+        // 0 comes first, so that rounding cannot put the end on its other side.
+        let estimate = (self.b - self.c) / self.n;
+        let (mut low, mut high) = match rejected(0.0) {
+            true => (0.0, estimate),
+            false => (-1.0, estimate.min(0.0)),
+        };
+        // Each step halves it: the last place of a double after 60.
+        for _ in 0..60 {
+            let middle = 0.5 * (low + high);
+            if rejected(middle) {
+                low = middle;
+            } else {
+                high = middle;
+            }
+        }
+        high
+    }
+
+    /// z(δ) with the sign of what was seen above δ; the correction takes away from either sign.
+    fn deviation(self, delta: f64) -> f64 {
+        let Self { b, c, n } = self;
+        let above = b - c - n * delta;
+        let (a, half) = (2.0 * n, -b - c + (2.0 * n - b + c) * delta);
+        let constant = -c * delta * (1.0 - delta);
+        let rate = ((half * half - 4.0 * a * constant).max(0.0).sqrt() - half) / (2.0 * a);
+        let spread = (n * (2.0 * rate + delta * (1.0 - delta))).max(0.0).sqrt();
+        let corrected = above.signum() * (above.abs() - 1.0).max(0.0);
+        if corrected == 0.0 {
+            0.0
+        } else {
+            corrected / spread
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,11 +167,12 @@ mod tests {
 
     use super::*;
 
-    fn p(only_variant: u64, only_baseline: u64) -> f64 {
-        mcnemar(Discordant {
-            only_variant,
-            only_baseline,
-        })
+    fn pairs(b: u32, c: u32, n: u32) -> Pairs {
+        Pairs {
+            b: f64::from(b),
+            c: f64::from(c),
+            n: f64::from(n),
+        }
     }
 
     #[test]
@@ -163,66 +223,92 @@ mod tests {
     }
 
     #[test]
-    fn p_values_by_hand_and_in_exact_arithmetic() {
+    fn p_values_by_hand() {
+        // z by hand, p from Python: math.erfc(z / math.sqrt(2)); beside it the p of the exact binomial test.
         let cases = [
             // No discordant image, and one: no evidence at all.
             (0, 0, 1.0),
             (0, 1, 1.0),
-            // 2 / 2², 2 / 2⁵, 2 / 2⁶: six in a row is the first that is rarer than one in twenty.
-            (0, 2, 0.5),
-            (5, 0, 0.0625),
-            (6, 0, 0.03125),
-            // 2 (1 + 12 + 66) / 2¹² and 2 (1 + 10 + 45 + 120) / 2¹⁰.
-            (10, 2, 0.038_574_218_75),
-            (7, 3, 0.343_75),
-            // Python: float(Fraction(2 * sum(comb(b + c, k) for k in range(min(b, c) + 1)), 2 ** (b + c)))
-            (30, 10, 0.002_221_433_773_229_364_3),
-            (300, 250, 0.036_578_745_549_102_704),
-            (320, 250, 0.003_813_204_131_724_203_8),
-            (5000, 5300, 0.003_215_819_673_645_239),
-            (1000, 500, 1.113_343_040_124_418_2e-38),
+            // 1/√2, 4/√5, 5/√6: six in a row is the first that is rarer than one in twenty, as in the exact test.
+            (0, 2, 0.479_500_122_186_953_5),
+            (5, 0, 0.073_638_270_120_302_65),
+            (6, 0, 0.041_226_833_337_163_69),
+            // 7/√12 (exact: 0.0386), 49/√550 (0.0366), 299/√10 300 (0.0032).
+            (10, 2, 0.043_308_142_810_791_99),
+            (300, 250, 0.036_674_697_606_705_04),
+            (5000, 5300, 0.003_217_724_065_342_545_5),
         ];
         for (b, c, expected) in cases {
-            let found = p(b, c);
-            // Each of the min(b, c) logarithms is right to an ulp of at most 1e-15, and their sum to an ulp of at most
-            // 1e-12: relative to p, less than 1e-10.
-            assert!(
-                (found / expected - 1.0).abs() < 1e-10,
-                "{b}, {c}: {found} instead of {expected}"
-            );
+            let found = pairs(b, c, 10_300).p_value();
+            assert!((found / expected - 1.0).abs() < 1e-9, "{b}, {c}: {found}");
+        }
+    }
+
+    /// Whatever the number of discordant images, equally good models are told apart at most once in twenty: exact
+    /// binomials, each from the one before.
+    #[test]
+    fn equal_models_are_seldom_told_apart() {
+        let mut row = vec![1.0_f64];
+        for m in 1..=400_u32 {
+            let mut next = vec![0.5 * row[0]];
+            next.extend(row.windows(2).map(|pair| 0.5 * (pair[0] + pair[1])));
+            next.push(0.5 * row[row.len() - 1]);
+            row = next;
+            let told_apart: f64 = (0..=m)
+                .zip(&row)
+                .filter(|(b, _)| pairs(*b, m - b, 400).p_value() < 0.05)
+                .map(|(_, probability)| probability)
+                .sum();
+            assert!(told_apart <= 0.05, "{m}: {told_apart}");
         }
     }
 
     #[test]
-    fn what_a_double_cannot_hold_is_not_zero() {
-        assert_eq!(p(100_000, 0), f64::MIN_POSITIVE);
-        assert_eq!(p(50_000, 50_000), 1.0);
+    fn intervals_by_another_way() {
+        // Python: q by golden section on the likelihood, the ends by bisection.
+        let cases = [
+            (12, 2, 50, 3.8396, 36.5592),
+            // Few images: wide, and never of width 0.
+            (0, 3, 44, -21.1592, 5.5554),
+            (0, 0, 44, -11.8077, 11.8077),
+            (5, 0, 100, -0.6396, 12.4768),
+            (6, 0, 100, 0.3223, 13.7495),
+            // Every image.
+            (0, 100, 100, -100.0, -90.7797),
+            (295, 413, 10_000, -1.7148, -0.6503),
+            (328, 4060, 10_000, -38.4018, -36.2364),
+        ];
+        for (b, c, n, low, high) in cases {
+            let found = pairs(b, c, n).interval();
+            // Rounded to four decimals.
+            for (found, expected) in [(found.low, low), (found.high, high)] {
+                assert!((found - expected).abs() < 6e-5, "{b}, {c}, {n}: {found}");
+            }
+        }
     }
 
     proptest! {
+        /// The one rule: the interval leaves 0 out exactly where p is below 0.05, and it holds what was seen.
         #[test]
-        fn a_p_value_is_a_probability_that_does_not_know_which_is_which(b in 0u64..3000, c in 0u64..3000) {
-            let found = p(b, c);
-            prop_assert!(found > 0.0 && found <= 1.0);
-            prop_assert_eq!(found, p(c, b));
-            prop_assert_eq!(p(b, b), 1.0);
-            // The further apart the counts, the more surprising.
-            prop_assert!(p(b.max(c) + 1, b.min(c)) <= found * (1.0 + 1e-9));
+        fn mark_interval_and_p_never_contradict(b in 0u32..3000, c in 0u32..3000, rest in 0u32..10_000) {
+            for (b, c) in [(b, c), (b % 12, c % 12), (b, b.saturating_sub(c % 200))] {
+                let pairs = pairs(b, c, (b + c + rest).max(1));
+                let (p, interval) = (pairs.p_value(), pairs.interval());
+                prop_assert_eq!(p < 0.05, !interval.holds(0.0), "{:?} {} {:?}", pairs, p, interval);
+                let seen = 100.0 * (pairs.b - pairs.c) / pairs.n;
+                prop_assert!(interval.holds(seen), "{:?} {:?}", pairs, interval);
+                prop_assert!(interval.low >= -100.0 && interval.high <= 100.0);
+                prop_assert!((0.0..=1.0).contains(&p));
+            }
         }
 
+        /// Which of the two is called the variant only turns the sign.
         #[test]
-        fn small_counts_equal_the_sum_of_binomials(b in 0u64..30, c in 0u64..30) {
-            let total = b + c;
-            let mut row = vec![1u128];
-            for _ in 0..total {
-                let mut next = vec![1];
-                next.extend(row.windows(2).map(|pair| pair[0] + pair[1]));
-                next.push(1);
-                row = next;
-            }
-            let tail: u128 = row.iter().take(usize::try_from(b.min(c)).unwrap() + 1).sum();
-            let expected = (2.0 * tail as f64 / (total as f64).exp2()).min(1.0);
-            prop_assert!((p(b, c) / expected - 1.0).abs() < 1e-12);
+        fn the_two_may_change_places(b in 0u32..3000, c in 0u32..3000, rest in 0u32..10_000) {
+            let n = (b + c + rest).max(1);
+            let (one, other) = (pairs(b, c, n), pairs(c, b, n));
+            prop_assert_eq!(one.p_value(), other.p_value());
+            prop_assert_eq!(one.interval().low, -other.interval().high);
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::verdict::judge;
-use super::{Judgement, ResultLine, SCHEMA};
+use super::verdict::{Pair, judge};
+use super::{Correct, Discordant, Judgement, ResultLine, SCHEMA, correct};
 
 /// The content of `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,10 @@ pub struct SummaryRow {
     /// Whether the mean difference is more than chance, and what that rests on; `None` for a baseline.
     #[serde(default)]
     pub judgement: Option<Judgement>,
+    /// The difference to the network that compression started from; `None` for such a network, and where the lines do not
+    /// have it for every seed.
+    #[serde(default)]
+    pub original: Option<Original>,
     /// Test images predicted as the baseline predicts them, in percent.
     pub agreement: Option<f64>,
     /// Images in the test set.
@@ -103,16 +107,63 @@ pub struct SummaryRow {
     pub recipe: String,
 }
 
+/// Where a variant computes as it is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Runs {
+    /// An integer network: in the engine.
+    InEngine,
+    /// A float network: wherever networks in f32 run.
+    InFloat,
+    /// Nowhere: its weights are codes that are decoded to f32 before anything is computed, so that only its file is smaller.
+    Nowhere,
+}
+
+impl SummaryRow {
+    /// Where this variant computes as it is stored.
+    #[must_use]
+    pub fn runs(&self) -> Runs {
+        match (self.weight_bits, self.activation_bits) {
+            (_, bits) if bits < 32 => Runs::InEngine,
+            (32.., _) => Runs::InFloat,
+            _ => Runs::Nowhere,
+        }
+    }
+}
+
+/// The network that compression started from, as a variant is measured against it.
+///
+/// Where a variant was trained, its baseline is this network *trained on* for as long; a user's loss is against what they
+/// brought.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Original {
+    /// Its variant.
+    pub variant: String,
+    /// Its mean accuracy with the same seeds, in percent.
+    pub top1: f64,
+    /// Size of its file in bytes.
+    pub bytes: u64,
+    /// Multiply-accumulates of it for one image.
+    pub macs: u64,
+    /// Accuracy minus its, with the same seed, in points.
+    pub delta: Spread,
+    /// Whether the mean difference is more than chance.
+    pub judgement: Judgement,
+}
+
 /// Summarizes lines by experiment, variant, model and data set.
 ///
 /// A line that repeats the seed of an earlier one replaces it. Differences are paired by seed; [`Judgement`] says how they
 /// are judged.
-pub fn summarize(lines: &[ResultLine]) -> Summary {
+///
+/// `correct` says which images each line has right, so that any two can be paired; without it, only a line's own baseline is.
+pub fn summarize(lines: &[ResultLine], correct: &[Correct]) -> Summary {
+    let groups = grouped(lines);
+    let counted: Vec<&ResultLine> = groups.iter().flatten().copied().collect();
     Summary {
         schema: SCHEMA,
-        rows: grouped(lines)
+        rows: groups
             .iter()
-            .map(|group| summarize_group(group, is_trained(group[0], lines)))
+            .map(|group| summarize_group(group, &counted, correct))
             .collect(),
     }
 }
@@ -136,16 +187,22 @@ pub(crate) fn grouped(lines: &[ResultLine]) -> Vec<Vec<&ResultLine>> {
     groups
 }
 
-/// The smallest variant, relative to its baseline, that loses at most `points` of accuracy in the mean.
+/// The smallest variant, relative to the network that compression started from, that loses at most `points` of its
+/// accuracy in the mean.
 ///
-/// Baselines and variants that are not smaller do not count; of equals the more accurate wins, then the first.
-pub fn best_within(rows: &[SummaryRow], points: f64) -> Option<&SummaryRow> {
+/// Only rows for which `counts` holds, and that are smaller; of equals the more accurate wins, then the first.
+pub fn best_within(
+    rows: &[SummaryRow],
+    points: f64,
+    counts: impl Fn(&SummaryRow) -> bool,
+) -> Option<&SummaryRow> {
     let mut best: Option<(f64, &SummaryRow)> = None;
-    for row in rows {
-        let Some(ratio) = row.bytes_ratio else {
+    for row in rows.iter().filter(|row| counts(row)) {
+        let Some(original) = &row.original else {
             continue;
         };
-        if row.baseline.is_none() || ratio <= 1.0 || row.delta.mean < -points {
+        let ratio = original.bytes as f64 / row.bytes.max(1) as f64;
+        if row.bytes == 0 || ratio <= 1.0 || original.delta.mean < -points {
             continue;
         }
         let is_better = best.is_none_or(|(best_ratio, other)| {
@@ -167,7 +224,7 @@ fn key(line: &ResultLine) -> Key<'_> {
 /// Whether training lies between a line and its baseline: said by the line, or by epochs that are not the baseline's.
 ///
 /// A baseline that is not among the lines leaves it open, which counts as training.
-fn is_trained(line: &ResultLine, lines: &[ResultLine]) -> bool {
+fn is_trained(line: &ResultLine, lines: &[&ResultLine]) -> bool {
     let Some(baseline) = &line.baseline else {
         return true;
     };
@@ -180,15 +237,105 @@ fn is_trained(line: &ResultLine, lines: &[ResultLine]) -> bool {
         || baselines.any(|other| other.epochs != line.epochs)
 }
 
-fn summarize_group(group: &[&ResultLine], trained: bool) -> SummaryRow {
+/// The line that `line` is compared with: of its own experiment if that has one of this name, else of another.
+fn baseline_of<'a>(line: &ResultLine, lines: &[&'a ResultLine]) -> Option<&'a ResultLine> {
+    let name = line.baseline.as_ref()?;
+    let mut named = lines.iter().copied().filter(|other| {
+        other.variant == *name
+            && other.model == line.model
+            && other.dataset == line.dataset
+            && other.seed == line.seed
+            && key(other) != key(line)
+    });
+    let first = named.clone().next();
+    named
+        .find(|other| other.experiment == line.experiment)
+        .or(first)
+}
+
+/// Where the chain of baselines ends: the network that compression started from. `None` for such a network itself, and if
+/// a line of the chain is missing.
+fn original_of<'a>(line: &ResultLine, lines: &[&'a ResultLine]) -> Option<&'a ResultLine> {
+    let mut found = baseline_of(line, lines)?;
+    // A chain that comes back to itself has no end.
+    for _ in lines {
+        if found.baseline.is_none() {
+            return Some(found);
+        }
+        found = baseline_of(found, lines)?;
+    }
+    None
+}
+
+/// Two lines as a pair to judge; `counts` where they are known already.
+fn pair(
+    line: &ResultLine,
+    other: &ResultLine,
+    counts: Option<Discordant>,
+    correct: &[Correct],
+) -> Pair {
+    Pair {
+        top1: line.top1,
+        other: other.top1,
+        n_test: line.n_test,
+        discordant: counts.or_else(|| correct::discordant(line, other, correct)),
+    }
+}
+
+fn original(group: &[&ResultLine], lines: &[&ResultLine], correct: &[Correct]) -> Option<Original> {
+    let originals: Vec<&ResultLine> = group
+        .iter()
+        .map(|line| original_of(line, lines))
+        .collect::<Option<_>>()?;
+    let pairs: Vec<Pair> = group
+        .iter()
+        .zip(&originals)
+        .map(|(line, original)| {
+            let own = line.baseline.as_ref() == Some(&original.variant);
+            let counts = line.discordant.filter(|_| own);
+            pair(line, original, counts, correct)
+        })
+        .collect();
+    let delta = differences(&pairs);
+    let trained = group
+        .iter()
+        .zip(&originals)
+        .any(|(line, original)| !line.train_precision.is_empty() || line.epochs != original.epochs);
+    Some(Original {
+        variant: originals.first()?.variant.clone(),
+        top1: originals.iter().map(|line| line.top1).sum::<f64>() / originals.len() as f64,
+        bytes: mean(&originals, |line| line.bytes),
+        macs: mean(&originals, |line| line.macs),
+        delta,
+        judgement: judge(&pairs, &delta, trained),
+    })
+}
+
+/// The differences of pairs over their seeds.
+pub(super) fn differences(pairs: &[Pair]) -> Spread {
+    let values: Vec<f64> = pairs.iter().map(|pair| pair.top1 - pair.other).collect();
+    spread(&values)
+}
+
+fn summarize_group(
+    group: &[&ResultLine],
+    lines: &[&ResultLine],
+    correct: &[Correct],
+) -> SummaryRow {
     let first = group[0];
+    let pairs: Vec<Pair> = group
+        .iter()
+        .map(|line| Pair {
+            top1: line.top1,
+            other: line.top1_baseline,
+            n_test: line.n_test,
+            discordant: line.discordant,
+        })
+        .collect();
     let values: Vec<f64> = group.iter().map(|line| line.top1).collect();
     let baselines: Vec<f64> = group.iter().map(|line| line.top1_baseline).collect();
-    let deltas: Vec<f64> = group
-        .iter()
-        .map(|line| line.top1 - line.top1_baseline)
-        .collect();
-    let (top1, baseline, delta) = (spread(&values), spread(&baselines), spread(&deltas));
+    let (top1, baseline) = (spread(&values), spread(&baselines));
+    let delta = differences(&pairs);
     let agreements: Vec<f64> = group.iter().filter_map(|line| line.agreement).collect();
     let latencies: Vec<f64> = group.iter().filter_map(|line| line.latency_ms).collect();
     let (macs, bytes) = (
@@ -209,7 +356,8 @@ fn summarize_group(group: &[&ResultLine], trained: bool) -> SummaryRow {
         judgement: first
             .baseline
             .is_some()
-            .then(|| judge(group, &delta, trained)),
+            .then(|| judge(&pairs, &delta, is_trained(first, lines))),
+        original: original(group, lines, correct),
         agreement: (agreements.len() == group.len()).then(|| spread(&agreements).mean),
         n_test: first.n_test,
         params: mean(group, |line| line.params),
@@ -237,7 +385,7 @@ fn summarize_group(group: &[&ResultLine], trained: bool) -> SummaryRow {
     }
 }
 
-fn spread(values: &[f64]) -> Spread {
+pub(super) fn spread(values: &[f64]) -> Spread {
     let n = values.len() as f64;
     let mean = values.iter().sum::<f64>() / n;
     let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
@@ -308,7 +456,7 @@ mod tests {
             line(1, 90.0, 91.0),
             line(2, 85.0, 86.0),
         ];
-        let row = &summarize(&lines).rows[0];
+        let row = &summarize(&lines, &[]).rows[0];
         assert_eq!((row.n, row.top1.std), (3, Some(5.0)));
         assert_eq!((row.delta.mean, row.delta.std), (-1.0, Some(0.0)));
     }
@@ -325,7 +473,7 @@ mod tests {
                 },
             ];
             change(&mut lines[1]);
-            summarize(&lines).rows[1].judgement.unwrap().trained
+            summarize(&lines, &[]).rows[1].judgement.unwrap().trained
         };
         // Both have 8 epochs: nothing was trained.
         assert!(!trained(|_| {}));
@@ -341,7 +489,7 @@ mod tests {
             assert!(trained(change), "case {number}");
         }
         // A baseline is never compared with itself.
-        assert_eq!(summarize(&sample_lines()).rows[0].judgement, None);
+        assert_eq!(summarize(&sample_lines(), &[]).rows[0].judgement, None);
     }
 
     #[test]
@@ -351,7 +499,7 @@ mod tests {
             line(0, 89.0, 90.0),
             line(1, 88.0, 90.0),
         ];
-        let row = &summarize(&lines).rows[0];
+        let row = &summarize(&lines, &[]).rows[0];
         assert_eq!(row.seeds, [0, 1]);
         assert_eq!(row.values, [89.0, 88.0]);
     }
@@ -364,7 +512,7 @@ mod tests {
                 bytes_baseline,
                 ..line(0, 90.0, 90.0)
             };
-            summarize(&[line]).rows[0].bytes_ratio
+            summarize(&[line], &[]).rows[0].bytes_ratio
         };
         assert_eq!(ratio_of(250, Some(1000)), Some(4.0));
         // Unknown, and sizes of models that were not written.
@@ -375,13 +523,119 @@ mod tests {
 
     #[test]
     fn the_best_variant_within_a_loss() {
-        let rows = summarize(&sample_lines()).rows;
-        let name = |points| best_within(&rows, points).map(|row| row.variant.as_str());
+        let rows = summarize(&sample_lines(), &[]).rows;
+        let name = |points| best_within(&rows, points, |_| true).map(|row| row.variant.as_str());
         assert_eq!(name(0.1), Some("post-training W8A8"));
         assert_eq!(name(1.0), Some("channels + W8A8"));
         assert_eq!(name(2.0), Some("channels + W4A8"));
-        // A baseline is never an answer.
-        assert_eq!(best_within(&rows[..1], 100.0), None);
+        // A baseline is never an answer, nor is what does not count.
+        assert_eq!(best_within(&rows[..1], 100.0, |_| true), None);
+        assert_eq!(best_within(&rows, 100.0, |_| false), None);
+    }
+
+    /// A base of 81.80 %, that base trained on for a while, and a smaller variant that was trained as long.
+    fn trained_variant(control: f64, variant: f64) -> Vec<ResultLine> {
+        let [base, small] = [0, 5].map(|i| sample_lines()[i].clone());
+        let base = ResultLine {
+            top1: 81.8,
+            top1_baseline: 81.8,
+            ..base
+        };
+        let control = ResultLine {
+            experiment: small.experiment.clone(),
+            variant: "resnet20 trained on".to_owned(),
+            baseline: Some("resnet20".to_owned()),
+            top1: control,
+            epochs: 10.0,
+            ..base.clone()
+        };
+        let small = ResultLine {
+            variant: "small".to_owned(),
+            baseline: Some(control.variant.clone()),
+            top1: variant,
+            top1_baseline: control.top1,
+            epochs: 10.0,
+            train_precision: "bf16".to_owned(),
+            ..small
+        };
+        vec![base, control, small]
+    }
+
+    #[test]
+    fn the_loss_is_against_the_network_that_was_brought() {
+        let best = |control, variant| {
+            let rows = summarize(&trained_variant(control, variant), &[]).rows;
+            best_within(&rows, 1.0, |_| true).map(|row| row.variant.clone())
+        };
+        // The control fell with the variant: 0.2 points below it, and 6.8 below what was brought.
+        assert_eq!(best(75.2, 75.0), None);
+        // The control rose further than the variant: 4 points below it, and 2 above what was brought.
+        assert_eq!(best(87.8, 83.8), Some("small".to_owned()));
+        assert_eq!(best(81.8, 80.8), Some("small".to_owned()));
+        assert_eq!(best(81.8, 80.7), None);
+    }
+
+    #[test]
+    fn the_chain_of_baselines_ends_at_the_original() {
+        let lines = trained_variant(75.2, 75.0);
+        let correct: Vec<Correct> = [(&lines[0], "e"), (&lines[2], "c")]
+            .map(|(line, right)| Correct {
+                experiment: line.experiment.clone(),
+                variant: line.variant.clone(),
+                model: line.model.clone(),
+                seed: line.seed,
+                right: right.to_owned(),
+            })
+            .to_vec();
+        let original = |lines: &[ResultLine], correct: &[Correct]| {
+            let rows = summarize(lines, correct).rows;
+            rows.into_iter()
+                .find(|row| row.variant == "small")
+                .and_then(|row| row.original)
+        };
+        let found = original(&lines, &[]).unwrap();
+        assert_eq!((found.variant.as_str(), found.top1), ("resnet20", 81.8));
+        assert!((found.delta.mean + 6.8).abs() < 1e-9 && found.judgement.trained);
+        assert_eq!(found.judgement.discordant, None);
+        // What each has right is counted: 111 and 110 of three images.
+        let mut three = lines.clone();
+        for line in &mut three {
+            line.n_test = 3;
+        }
+        (three[0].top1, three[2].top1) = (100.0, 200.0 / 3.0);
+        let counts = original(&three, &correct).unwrap().judgement.discordant;
+        assert_eq!(
+            counts,
+            Some(Discordant {
+                only_variant: 0,
+                only_baseline: 1
+            })
+        );
+        // A missing line, another seed, and a chain without an end.
+        assert_eq!(original(&lines[1..], &[]), None);
+        let mut other = lines.clone();
+        other[0].seed = 1;
+        assert_eq!(original(&other, &[]), None);
+        let mut circle = lines;
+        circle[0].baseline = Some("resnet20 trained on".to_owned());
+        assert_eq!(original(&circle, &[]), None);
+    }
+
+    #[test]
+    fn where_variants_run() {
+        let row = summarize(&sample_lines(), &[]).rows[0].clone();
+        for (weight_bits, activation_bits, runs) in [
+            (32, 32, Runs::InFloat),
+            (8, 8, Runs::InEngine),
+            (4, 32, Runs::Nowhere),
+        ] {
+            let row = SummaryRow {
+                weight_bits,
+                activation_bits,
+                ..row.clone()
+            };
+            assert_eq!(row.runs(), runs);
+        }
     }
 
     #[test]

@@ -1,18 +1,20 @@
-//! Whether a difference to the baseline is more than chance: two sources of chance, two standard errors.
+//! Whether a difference between two variants is more than chance: an interval from two sources of chance, and one rule.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Discordant, ResultLine, Spread, mcnemar};
+use super::chance::{normal, student, t_quantile};
+use super::mcnemar::Pairs;
+use super::{Discordant, Spread};
 
-/// What the difference between a variant and its baseline amounts to.
+/// What the difference between two variants amounts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// More accurate than its baseline.
+    /// More accurate than the other: the interval lies above 0.
     Better,
-    /// Less accurate than its baseline.
+    /// Less accurate than the other: the interval lies below 0.
     Worse,
-    /// Chance may explain the difference: it is within two standard errors.
+    /// Chance may explain the difference: the interval holds 0.
     Unresolved,
 }
 
@@ -27,321 +29,324 @@ pub enum HoldsFor {
     Method,
 }
 
-/// A difference with its errors and verdict.
+/// The differences that chance leaves possible, in points.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Judgement {
-    /// Better, worse or unresolved.
-    pub verdict: Verdict,
-    /// Whether the verdict speaks about these weights or about the method.
-    pub holds_for: HoldsFor,
-    /// Whether training lies between the baseline and the variant.
-    pub trained: bool,
-    /// The standard error that comes from the choice of test images, in points.
-    pub error_images: f64,
-    /// The standard error of the mean over the seeds, in points; `None` for one seed.
-    pub error_seeds: Option<f64>,
-    /// The difference, up or down, that a verdict must exceed, in points.
-    pub threshold: f64,
-    /// The images on which exactly one of the two is right, all seeds together; `None` if a line does not say.
-    pub discordant: Option<Discordant>,
-    /// The p-value of McNemar's exact test on these counts. Over several seeds it looks more certain than it is: the images
-    /// are the same ones.
-    pub p_value: Option<f64>,
+pub struct Interval {
+    /// Its lower end.
+    pub low: f64,
+    /// Its upper end.
+    pub high: f64,
 }
 
-impl Judgement {
-    /// The standard error of the mean difference: the larger of the two, in points.
-    pub fn error(&self) -> f64 {
-        self.error_images.max(self.error_seeds.unwrap_or(0.0))
+impl Interval {
+    fn around(centre: f64, reach: f64) -> Self {
+        Self {
+            low: centre - reach,
+            high: centre + reach,
+        }
+    }
+
+    /// Whether `difference` is one of them.
+    #[must_use]
+    pub fn holds(self, difference: f64) -> bool {
+        self.low <= difference && difference <= self.high
+    }
+
+    /// Half of its width.
+    #[must_use]
+    pub fn reach(self) -> f64 {
+        0.5 * (self.high - self.low)
     }
 }
 
-/// Two standard errors, as everywhere in the reports.
-const TWO: f64 = 2.0;
+/// A difference with its interval and verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Judgement {
+    /// Better, worse or unresolved: where the interval lies.
+    pub verdict: Verdict,
+    /// Whether the verdict speaks about these weights or about the method.
+    pub holds_for: HoldsFor,
+    /// Whether training lies between the two.
+    pub trained: bool,
+    /// The 95 % interval of the difference.
+    pub interval: Interval,
+    /// The p-value of the same test for a difference of 0: below 0.05 exactly where the interval leaves 0 out.
+    pub p_value: f64,
+    /// The interval that the choice of test images alone gives.
+    pub images: Interval,
+    /// The interval that the spread over the seeds alone gives; `None` for one seed.
+    pub seeds: Option<Interval>,
+    /// The images on which exactly one of the two is right, all seeds together; `None` if that is not known.
+    pub discordant: Option<Discordant>,
+}
+
+/// Two variants with one seed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Pair {
+    /// Accuracy of the variant, in percent.
+    pub(super) top1: f64,
+    /// Accuracy of the other, in percent.
+    pub(super) other: f64,
+    /// Images in the test set.
+    pub(super) n_test: u64,
+    /// The images on which exactly one of them is right, if known.
+    pub(super) discordant: Option<Discordant>,
+}
 
 /// The most that chance may have to say for a verdict.
-const LEVEL: f64 = 0.05;
+pub(super) const LEVEL: f64 = 0.05;
 
-/// Judges the mean difference `delta` of the lines of one variant, one line per seed.
+/// Where 95 % of a normal distribution end on either side.
+pub(super) const DEVIATION: f64 = 1.959_963_984_540_054;
+
+/// Judges the mean difference `delta` of `pairs`, one per seed.
 ///
 /// ```text
-/// e_s     = 100/n √(b + c − (b − c)²/n)          of seed s: b, c discordant counts, n test images
-/// e       = mean of e_s over the seeds
-/// σ       = s/√N                                 s: standard deviation of Δ over N ≥ 2 seeds
-/// reach   = max(2 e, max(2, t(N − 1)) σ)         t: Student's two-sided 95 % quantile
-/// verdict = unresolved if |mean Δ| ≤ reach, or p > 0.05 in McNemar's exact test; else better or worse
+/// images   = Tango's interval of the mean counts b, c over the seeds        p₁ = McNemar's p of them
+/// seeds    = mean Δ ± t(N − 1) s/√N        s: standard deviation of Δ over N ≥ 2 seeds       p₂ = Student's p
+/// interval = the least that holds both                                      p  = max(p₁, p₂)
+/// verdict  = unresolved if the interval holds 0; else better or worse
 /// ```
 ///
-/// Both errors count because neither contains the other. All seeds answer the same test images, so that their spread knows
-/// nothing of the choice of images, and e does not shrink with more seeds (the mean of the `e_s` bounds the error of the mean
-/// however the seeds' errors are related). The paired counts, on the other hand, know nothing of training. For few discordant
-/// images two standard errors promise too much, hence the exact test.
+/// One rule for mark, interval and p: the interval leaves out 0 exactly if p < 0.05, and that is a verdict.
 ///
-/// A line without counts is judged as if the two models had been tested on different images, which is the larger error:
+/// Both count because neither contains the other. All seeds answer the same test images, so that their spread knows nothing of
+/// the choice of images, and the images' interval does not shrink with more seeds (it is that of one seed with the mean
+/// counts, however the seeds' errors are related). The paired counts, on the other hand, know nothing of training.
+///
+/// Pairs without counts are judged as if the two models had been tested on different images, which is the larger error:
 ///
 /// ```text
-/// e_s     = √((p(100 − p) + q(100 − q)) / n)     p, q the two accuracies in percent
+/// images   = mean Δ ± 1.96 e       e = √((p(100 − p) + q(100 − q)) / n)     p, q the two accuracies in percent
 /// ```
-pub(super) fn judge(group: &[&ResultLine], delta: &Spread, trained: bool) -> Judgement {
-    let errors = group.iter().map(|line| match line.discordant {
-        Some(counts) => paired_error(counts, line.n_test),
-        None => unpaired_error(line.top1, line.top1_baseline, line.n_test),
-    });
-    let error_images = errors.sum::<f64>() / group.len().max(1) as f64;
-    let discordant = group
+pub(super) fn judge(pairs: &[Pair], delta: &Spread, trained: bool) -> Judgement {
+    let discordant = pairs
         .iter()
-        .map(|line| line.discordant)
+        .map(|pair| pair.discordant)
         .reduce(|a, b| Some(a? + b?))
         .flatten();
-    let p_value = discordant.map(mcnemar);
-    let over_seeds = delta
-        .error
-        .map_or(0.0, |error| t_quantile(group.len() - 1).max(TWO) * error);
-    let threshold = (TWO * error_images).max(over_seeds);
-    let by_chance = delta.mean.abs() <= threshold || p_value.is_some_and(|p| p > LEVEL);
+    let (images, p_images) = match paired(pairs, discordant) {
+        Some(pairs) => (pairs.interval(), pairs.p_value()),
+        None => {
+            let errors = pairs.iter().map(unpaired_error).sum::<f64>();
+            let error = errors / pairs.len().max(1) as f64;
+            around(delta.mean, error, DEVIATION, normal)
+        }
+    };
+    let degrees = pairs.len().saturating_sub(1);
+    let over_seeds = delta.error.map(|error| {
+        around(delta.mean, error, t_quantile(degrees), |t| {
+            student(t, degrees)
+        })
+    });
+    let (interval, p_value) = match over_seeds {
+        None => (images, p_images),
+        Some((seeds, p_seeds)) => {
+            let both = Interval {
+                low: images.low.min(seeds.low),
+                high: images.high.max(seeds.high),
+            };
+            (both, p_images.max(p_seeds))
+        }
+    };
     Judgement {
-        verdict: match by_chance {
-            true => Verdict::Unresolved,
-            false if delta.mean < 0.0 => Verdict::Worse,
-            false => Verdict::Better,
+        verdict: match interval {
+            Interval { low, .. } if low > 0.0 => Verdict::Better,
+            Interval { high, .. } if high < 0.0 => Verdict::Worse,
+            Interval { .. } => Verdict::Unresolved,
         },
-        holds_for: match group.len() {
+        holds_for: match pairs.len() {
             1 => HoldsFor::Weights,
             _ => HoldsFor::Method,
         },
         trained,
-        error_images,
-        error_seeds: delta.error,
-        threshold,
-        discordant,
+        interval,
         p_value,
+        images,
+        seeds: over_seeds.map(|(seeds, _)| seeds),
+        discordant,
     }
 }
 
-/// The standard error of a difference between two models on the same images, in points.
-fn paired_error(counts: Discordant, n_test: u64) -> f64 {
-    let n = n_test.max(1) as f64;
-    let (b, c) = (counts.only_variant as f64, counts.only_baseline as f64);
-    100.0 / n * (b + c - (b - c).powi(2) / n).max(0.0).sqrt()
+/// The mean counts, if every seed has counts of equally many images.
+fn paired(pairs: &[Pair], sum: Option<Discordant>) -> Option<Pairs> {
+    let (sum, seeds) = (sum?, pairs.len() as f64);
+    let n = pairs.first()?.n_test;
+    let alike = n > 0 && pairs.iter().all(|pair| pair.n_test == n);
+    alike.then(|| Pairs {
+        b: sum.only_variant as f64 / seeds,
+        c: sum.only_baseline as f64 / seeds,
+        n: n as f64,
+    })
+}
+
+/// The interval of a mean with its standard error, and the p-value for a mean of 0.
+fn around(mean: f64, error: f64, quantile: f64, p_value: impl Fn(f64) -> f64) -> (Interval, f64) {
+    let p = match (mean, error) {
+        (0.0, _) => 1.0,
+        (_, 0.0) => 0.0,
+        (mean, error) => p_value(mean / error),
+    };
+    (Interval::around(mean, quantile * error), p)
 }
 
 /// The standard error of a difference between two models on different images, in points.
-fn unpaired_error(top1: f64, baseline: f64, n_test: u64) -> f64 {
+fn unpaired_error(pair: &Pair) -> f64 {
     let variance = |percent: f64| percent * (100.0 - percent);
-    ((variance(top1) + variance(baseline)) / n_test.max(1) as f64).sqrt()
-}
-
-/// The two-sided 95 % quantile of Student's t.
-///
-/// # References
-///
-/// Student, *The Probable Error of a Mean*, Biometrika 6, 1908.
-pub(crate) fn t_quantile(degrees: usize) -> f64 {
-    const TABLE: [f64; 30] = [
-        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
-        2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
-        2.052, 2.048, 2.045, 2.042,
-    ];
-    match degrees {
-        0 => f64::INFINITY,
-        _ => TABLE.get(degrees - 1).copied().unwrap_or_else(|| {
-            // The first two terms of its expansion in 1/degrees around the normal quantile: right to three decimals here.
-            let (z, n) = (1.959_964_f64, degrees as f64);
-            z + (z.powi(3) + z) / (4.0 * n)
-                + (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / (96.0 * n * n)
-        }),
-    }
+    ((variance(pair.top1) + variance(pair.other)) / pair.n_test.max(1) as f64).sqrt()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::report::sample_lines;
-    use crate::results::summarize;
+    use proptest::prelude::*;
 
-    /// A line per seed: images that only the variant and only the baseline has right, of `n_test`.
+    use super::*;
+    use crate::results::summary::differences;
+
+    /// A pair per seed: images that only the variant and only the other has right, of `n_test`.
     fn judged(seeds: &[(u64, u64)], n_test: u64) -> Judgement {
-        let lines: Vec<ResultLine> = seeds
+        let pairs: Vec<Pair> = seeds
             .iter()
-            .zip(0..)
-            .map(|(&(only_variant, only_baseline), seed)| ResultLine {
-                seed,
-                n_test,
+            .map(|&(only_variant, only_baseline)| Pair {
                 top1: 50.0 + 100.0 * only_variant as f64 / n_test as f64,
-                top1_baseline: 50.0 + 100.0 * only_baseline as f64 / n_test as f64,
+                other: 50.0 + 100.0 * only_baseline as f64 / n_test as f64,
+                n_test,
                 discordant: Some(Discordant {
                     only_variant,
                     only_baseline,
                 }),
-                ..sample_lines()[3].clone()
             })
             .collect();
-        summarize(&lines).rows[0].judgement.unwrap()
+        judge(&pairs, &differences(&pairs), true)
     }
 
     #[test]
     fn one_seed_is_judged_by_its_paired_images() {
-        struct Case {
-            counts: (u64, u64),
-            n_test: u64,
-            error: f64,
-            verdict: Verdict,
-        }
         use Verdict::{Better, Unresolved, Worse};
         let cases = [
             // The same answers.
-            Case {
-                counts: (0, 0),
-                n_test: 100,
-                error: 0.0,
-                verdict: Unresolved,
-            },
-            // √(100 − 0) of 10 000 images.
-            Case {
-                counts: (50, 50),
-                n_test: 10_000,
-                error: 0.1,
-                verdict: Unresolved,
-            },
-            // Two errors are 2 √(100 − 20²/10 000) = 19.996 images, one fewer than the difference; p = 0.057.
-            Case {
-                counts: (60, 40),
-                n_test: 10_000,
-                error: 0.09998,
-                verdict: Unresolved,
-            },
-            // p = 0.035.
-            Case {
-                counts: (61, 39),
-                n_test: 10_000,
-                error: 0.099_976,
-                verdict: Better,
-            },
-            Case {
-                counts: (39, 61),
-                n_test: 10_000,
-                error: 0.099_976,
-                verdict: Worse,
-            },
-            // Of few images 2 √(5 − 25/100) = 4.36 < 5, but p = 2/2⁵ = 0.0625.
-            Case {
-                counts: (5, 0),
-                n_test: 100,
-                error: 2.179_449,
-                verdict: Unresolved,
-            },
-            // p = 2/2⁶ = 0.03125; √(6 − 36/100) = 2.374868.
-            Case {
-                counts: (6, 0),
-                n_test: 100,
-                error: 2.374_868,
-                verdict: Better,
-            },
-            // Every image: nothing varies.
-            Case {
-                counts: (0, 10),
-                n_test: 10,
-                error: 0.0,
-                verdict: Worse,
-            },
-            // p = 0.039; 2 √(12 − 8²/12) = 5.16 of a set of twelve images.
-            Case {
-                counts: (10, 2),
-                n_test: 12,
-                error: 21.516_574,
-                verdict: Better,
-            },
+            ((0, 0), 100, Unresolved),
+            ((50, 50), 10_000, Unresolved),
+            // 19/√100 = 1.9 and 21/√100 = 2.1 deviations.
+            ((60, 40), 10_000, Unresolved),
+            ((61, 39), 10_000, Better),
+            ((39, 61), 10_000, Worse),
+            // Of few images 4/√5 = 1.79 and 5/√6 = 2.04.
+            ((5, 0), 100, Unresolved),
+            ((6, 0), 100, Better),
+            // Every image.
+            ((0, 10), 10, Worse),
+            ((10, 2), 12, Better),
         ];
-        for case in cases {
-            let judgement = judged(&[case.counts], case.n_test);
-            assert_eq!(judgement.verdict, case.verdict, "{:?}", case.counts);
+        for (counts, n_test, verdict) in cases {
+            let judgement = judged(&[counts], n_test);
+            assert_eq!(judgement.verdict, verdict, "{counts:?} {judgement:?}");
             assert_eq!(judgement.holds_for, HoldsFor::Weights);
-            assert_eq!(judgement.error_seeds, None);
-            // Hand values are rounded to six decimals.
-            assert!(
-                (judgement.error() - case.error).abs() < 1e-6,
-                "{judgement:?}"
-            );
+            assert_eq!(judgement.interval, judgement.images);
+            assert_eq!(judgement.seeds, None);
         }
     }
 
+    /// Two rows of one table, both with counts over three seeds: their marks said the opposite of what their errors and
+    /// p-values said.
     #[test]
-    fn a_difference_of_exactly_two_errors_is_unresolved() {
-        let spread = |mean| Spread {
-            mean,
-            std: None,
-            error: None,
-            min: mean,
-            max: mean,
-        };
-        let line = ResultLine {
-            n_test: 10_000,
-            top1: 50.0,
-            top1_baseline: 50.0,
+    fn a_mark_says_what_its_interval_and_its_p_say() {
+        // −1.97 points with 0.83 over the seeds: 2.4 errors, of which Student asks for 4.3.
+        let wide = judged(&[(100, 135), (100, 347), (100, 409)], 10_000);
+        assert!((wide.p_value - 0.14).abs() < 0.01, "{wide:?}");
+        assert_eq!(wide.verdict, Verdict::Unresolved);
+        assert!(wide.interval.low < -5.0 && wide.interval.high > 1.0);
+        // The images alone would be sure.
+        assert!(wide.images.high < -1.0);
+
+        // −1.80 points of one seed: (414 − 234 − 1)/√648 = 7 deviations.
+        let sure = judged(&[(234, 414)], 10_000);
+        assert_eq!(sure.verdict, Verdict::Worse);
+        assert!(sure.p_value < 0.001 && sure.interval.high < 0.0);
+    }
+
+    #[test]
+    fn pairs_without_counts_are_judged_as_if_on_different_images() {
+        let pair = |difference: f64, n_test| Pair {
+            top1: 50.0 + difference,
+            other: 50.0,
+            n_test,
             discordant: None,
-            ..sample_lines()[3].clone()
         };
-        let threshold = judge(&[&line], &spread(0.0), true).threshold;
-        // √(2 · 50 · 50 / 10 000) = 0.70711.
-        assert!((threshold - std::f64::consts::SQRT_2).abs() < 1e-12);
-        let verdict = |mean| judge(&[&line], &spread(mean), true).verdict;
-        assert_eq!(verdict(threshold), Verdict::Unresolved);
-        assert_eq!(verdict(-threshold), Verdict::Unresolved);
-        assert_eq!(verdict(threshold.next_up()), Verdict::Better);
-        assert_eq!(verdict(-threshold.next_up()), Verdict::Worse);
+        // √(2 · 50 · 50 / 10 000) = 0.70711, times 1.96.
+        let same = pair(0.0, 10_000);
+        let judgement = judge(&[same], &differences(&[same]), true);
+        assert!((judgement.interval.high - 1.385_903).abs() < 1e-6);
+        assert_eq!((judgement.p_value, judgement.discordant), (1.0, None));
+        for (difference, verdict) in [
+            (1.38, Verdict::Unresolved),
+            (1.39, Verdict::Better),
+            (-1.38, Verdict::Unresolved),
+            (-1.39, Verdict::Worse),
+        ] {
+            let pair = pair(difference, 10_000);
+            let judgement = judge(&[pair], &differences(&[pair]), true);
+            assert_eq!(judgement.verdict, verdict, "{difference}");
+        }
+        // One seed of two without counts, and counts of different test sets.
+        let counted = Pair {
+            discordant: Some(Discordant::default()),
+            ..same
+        };
+        for pairs in [
+            [counted, same],
+            [
+                counted,
+                Pair {
+                    n_test: 9,
+                    ..counted
+                },
+            ],
+        ] {
+            let judgement = judge(&pairs, &differences(&pairs), true);
+            assert!(judgement.images.reach() > 1.0, "{judgement:?}");
+        }
     }
 
     #[test]
-    fn several_seeds_are_judged_by_the_larger_error() {
-        struct Case {
-            seeds: &'static [(u64, u64)],
-            error_images: f64,
-            error_seeds: f64,
-            threshold: f64,
-            verdict: Verdict,
-        }
-        let cases = [
+    fn several_seeds_are_judged_by_both_intervals() {
+        let cases: [(&[(u64, u64)], Interval, Verdict); 3] = [
             // Equal differences of −1 point: the images remain, and do not shrink with the seeds.
-            // √(300 − 100²/10 000) / 100 = 0.172916.
-            Case {
-                seeds: &[(100, 200), (100, 200), (100, 200)],
-                error_images: 0.172_916,
-                error_seeds: 0.0,
-                threshold: 0.345_832,
-                verdict: Verdict::Worse,
-            },
-            // −1, −2, −3 points: s/√3 = 0.57735, times 4.303 = 2.48434. Two errors would have called it resolved.
-            // (√(300 − 1) + √(400 − 4) + √(500 − 9)) / 300 = 0.197833.
-            Case {
-                seeds: &[(100, 200), (100, 300), (100, 400)],
-                error_images: 0.197_833,
-                error_seeds: 0.577_350,
-                threshold: 2.484_338,
-                verdict: Verdict::Unresolved,
-            },
-            // −2 and −2.2 points: s/√2 = 0.1, times 12.706; (√(400 − 4) + √(420 − 4.84)) / 200 = 0.201376.
-            Case {
-                seeds: &[(100, 300), (100, 320)],
-                error_images: 0.201_376,
-                error_seeds: 0.1,
-                threshold: 1.2706,
-                verdict: Verdict::Worse,
-            },
+            (
+                &[(100, 200), (100, 200), (100, 200)],
+                Interval::around(-1.0, 0.0),
+                Verdict::Worse,
+            ),
+            // −1, −2, −3 points: s/√3 = 0.57735, times 4.30265. Two errors would have called it resolved.
+            (
+                &[(100, 200), (100, 300), (100, 400)],
+                Interval::around(-2.0, 2.484_138),
+                Verdict::Unresolved,
+            ),
+            // −2 and −2.2 points: s/√2 = 0.1, times 12.70620.
+            (
+                &[(100, 300), (100, 320)],
+                Interval::around(-2.1, 1.270_620),
+                Verdict::Worse,
+            ),
         ];
-        for case in cases {
-            let judgement = judged(case.seeds, 10_000);
-            assert_eq!(judgement.verdict, case.verdict, "{judgement:?}");
+        for (counts, seeds, verdict) in cases {
+            let judgement = judged(counts, 10_000);
+            assert_eq!(judgement.verdict, verdict, "{judgement:?}");
             assert_eq!(judgement.holds_for, HoldsFor::Method);
-            for (found, expected) in [
-                (judgement.error_images, case.error_images),
-                (judgement.error_seeds.unwrap(), case.error_seeds),
-                (judgement.threshold, case.threshold),
-                (judgement.error(), case.error_images.max(case.error_seeds)),
-            ] {
-                // Hand values are rounded to six decimals.
-                assert!((found - expected).abs() < 1e-6, "{found} {judgement:?}");
+            let found = judgement.seeds.unwrap();
+            // Hand values are rounded to six decimals.
+            for (found, expected) in [(found.low, seeds.low), (found.high, seeds.high)] {
+                assert!((found - expected).abs() < 1e-5, "{found} {judgement:?}");
             }
+            let (images, all) = (judgement.images, judgement.interval);
+            assert_eq!(all.low, images.low.min(found.low));
+            assert_eq!(all.high, images.high.max(found.high));
         }
+        // As one seed has it: (200 − 100 − 1)/√300.
+        let one = judged(&[(100, 200)], 10_000);
+        let three = judged(&[(100, 200), (100, 200), (100, 200)], 10_000);
+        assert_eq!(one.images, three.images);
     }
 
     #[test]
@@ -354,32 +359,38 @@ mod tests {
                 only_baseline: 2
             })
         );
-        assert!((judgement.p_value.unwrap() - 0.038_574_218_75).abs() < 1e-12);
-
-        let with = ResultLine {
-            discordant: Some(Discordant::default()),
-            ..sample_lines()[3].clone()
-        };
-        let without = ResultLine {
-            seed: 1,
-            discordant: None,
-            ..with.clone()
-        };
-        let judgement = summarize(&[with, without]).rows[0].judgement.unwrap();
-        assert_eq!((judgement.discordant, judgement.p_value), (None, None));
+        // The means 5 and 1: 3/√6, as one seed would have it.
+        assert_eq!(judgement.images, judged(&[(5, 1)], 1000).images);
     }
 
-    #[test]
-    fn quantiles_of_student() {
-        assert_eq!(t_quantile(0), f64::INFINITY);
-        assert_eq!(t_quantile(1), 12.706);
-        assert_eq!(t_quantile(2), 4.303);
-        assert_eq!(t_quantile(9), 2.262);
-        assert_eq!(t_quantile(30), 2.042);
-        // Beyond the table, from published ones.
-        for (degrees, t) in [(31, 2.040), (40, 2.021), (120, 1.980)] {
-            assert!((t_quantile(degrees) - t).abs() < 6e-4, "{degrees}");
+    proptest! {
+        #[test]
+        fn mark_interval_and_p_never_contradict(
+            seeds in prop::collection::vec((0u64..400, 0u64..400), 1..6),
+            n_test in 800u64..20_000,
+            counted in any::<bool>(),
+        ) {
+            let pairs: Vec<Pair> = seeds
+                .iter()
+                .map(|&(only_variant, only_baseline)| Pair {
+                    top1: 50.0 + 100.0 * only_variant as f64 / n_test as f64,
+                    other: 50.0 + 100.0 * only_baseline as f64 / n_test as f64,
+                    n_test,
+                    discordant: counted.then_some(Discordant { only_variant, only_baseline }),
+                })
+                .collect();
+            let delta = differences(&pairs);
+            let judgement = judge(&pairs, &delta, true);
+            let Judgement { verdict, interval, p_value, .. } = judgement;
+            prop_assert_eq!(verdict == Verdict::Unresolved, p_value >= LEVEL, "{:?}", judgement);
+            prop_assert_eq!(verdict == Verdict::Unresolved, interval.holds(0.0), "{:?}", judgement);
+            // What was seen is in the interval, up to the rounding of a mean.
+            prop_assert!(interval.low <= delta.mean + 1e-9 && delta.mean - 1e-9 <= interval.high);
+            match verdict {
+                Verdict::Better => prop_assert!(delta.mean > 0.0),
+                Verdict::Worse => prop_assert!(delta.mean < 0.0),
+                Verdict::Unresolved => {}
+            }
         }
-        assert!((1..60).all(|n| t_quantile(n) > t_quantile(n + 1)));
     }
 }

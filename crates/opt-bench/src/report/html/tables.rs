@@ -4,10 +4,10 @@ use minijinja::{Value, context};
 
 use crate::report::ranking::Front;
 use crate::report::words::{
-    accuracy, bits, difference, grounds, in_millions, in_thousands, latency, plain, seconds,
-    standard_error, times, won_and_lost,
+    accuracy, bits, difference, difference_to_original, grounds, in_millions, in_thousands,
+    interval, interval_of, latency, p_value, plain, seconds, times, won_and_lost,
 };
-use crate::results::{ResultLine, SummaryRow, Verdict};
+use crate::results::{Judgement, ResultLine, SummaryRow, Verdict};
 
 /// One cell of a table.
 #[derive(Debug, Default)]
@@ -145,8 +145,18 @@ pub(super) fn lead_columns<'a>() -> Vec<Column<Ranked<'a>>> {
             let from = from.map(|from| format!(" of {from}")).unwrap_or_default();
             ratio(r.row.bytes_ratio).with_small(format!("{}{from}", in_thousands(r.row.bytes)))
         }),
-        column("Δ", "points", "n", |r| {
-            delta(r).with_small(format!("{} %", accuracy(r.row)))
+        column("Δ original", "points", "n", to_original),
+        column("Top-1", "%", "n", |r| {
+            let original = r.row.original.as_ref().map(|o| o.variant.as_str());
+            let control = r
+                .row
+                .baseline
+                .as_deref()
+                .filter(|_| r.row.baseline.as_deref() != original);
+            top1(r).with_small(match control {
+                Some(_) => format!("control {:.2}", r.row.top1_baseline),
+                None => String::new(),
+            })
         }),
         column("Fewer MACs", "M / image", "n", |r| {
             ratio(r.row.macs_ratio).with_small(in_millions(r.row.macs))
@@ -170,21 +180,15 @@ pub(super) fn columns<'a>() -> Vec<Column<Ranked<'a>>> {
                 .with_small(against.map_or_else(String::new, |name| format!("against {name}")))
         }),
         column("Top-1", "%", "n", top1),
+        column("Δ original", "points", "n", to_original),
         column("Δ", "points", "n", |r| {
-            delta(r).with_small(match r.row.judgement {
-                Some(_) => format!("s.e. {}", standard_error(r.row)),
-                None => String::new(),
-            })
+            delta(r).with_small(interval_of(r.row))
         }),
         column("Won : lost", "images", "n", |r| {
             let counts = r.row.judgement.as_ref().and_then(|j| j.discordant);
             let net = counts.map(|c| c.only_variant as f64 - c.only_baseline as f64);
-            let p = r.row.judgement.and_then(|j| j.p_value);
-            number(won_and_lost(r.row), net.unwrap_or(f64::NAN)).with_small(match p {
-                Some(p) if p < 0.001 => "p < 0.001".to_owned(),
-                Some(p) => format!("p {p:.3}"),
-                None => String::new(),
-            })
+            let p = r.row.judgement.map(|j| format!("p {}", p_value(j.p_value)));
+            number(won_and_lost(r.row), net.unwrap_or(f64::NAN)).with_small(p.unwrap_or_default())
         }),
         column("Size", "kB", "n", |r| count(r.row.bytes, in_thousands)),
         column("Smaller", "times", "n", |r| ratio(r.row.bytes_ratio)),
@@ -225,21 +229,39 @@ fn top1(ranked: &Ranked<'_>) -> Cell {
 
 fn delta(ranked: &Ranked<'_>) -> Cell {
     let row = ranked.row;
-    let Some(baseline) = &row.baseline else {
+    let (Some(baseline), Some(judgement)) = (&row.baseline, &row.judgement) else {
         return number(difference(row), f64::NAN).with_class("n quiet");
     };
-    let class = match row.judgement.map(|judgement| judgement.verdict) {
-        None | Some(Verdict::Unresolved) => "n quiet",
-        Some(Verdict::Worse) => "n worse",
-        Some(Verdict::Better) => "n better",
+    judged(difference(row), row.delta.mean, judgement).with_hint(format!(
+        "against {baseline} with {:.2} %; {}",
+        row.top1_baseline,
+        grounds(judgement)
+    ))
+}
+
+fn to_original(ranked: &Ranked<'_>) -> Cell {
+    let words = difference_to_original(ranked.row);
+    let Some(original) = &ranked.row.original else {
+        return number(words, f64::NAN).with_class("n quiet");
     };
-    let top1 = row.top1_baseline;
-    number(difference(row), row.delta.mean)
-        .with_class(class)
+    let judgement = &original.judgement;
+    judged(words, original.delta.mean, judgement)
+        .with_small(interval(judgement.interval))
         .with_hint(format!(
-            "against {baseline} with {top1:.2} %; {}",
-            grounds(row)
+            "against {} with {:.2} %; {}",
+            original.variant,
+            original.top1,
+            grounds(judgement)
         ))
+}
+
+/// A difference in the colour of its verdict.
+pub(super) fn judged(words: String, difference: f64, judgement: &Judgement) -> Cell {
+    number(words, difference).with_class(match judgement.verdict {
+        Verdict::Unresolved => "n quiet",
+        Verdict::Worse => "n worse",
+        Verdict::Better => "n better",
+    })
 }
 
 fn width(ranked: &Ranked<'_>) -> Cell {
