@@ -175,7 +175,8 @@ mod tests {
         assert_eq!(table.matches("<tr>").count(), 12 + 1);
         for words in [
             "6.17× smaller",
-            "<td>◆ size</td>",
+            "◆ front",
+            "quantize · ◆\u{a0}size",
             "91.70 ± 0.14",
             "−6.70 ▼~",
             "−17.60 ▼",

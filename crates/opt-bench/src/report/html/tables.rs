@@ -7,7 +7,7 @@ use crate::report::words::{
     accuracy, bits, difference, difference_to_original, grounds, in_millions, in_thousands,
     interval, interval_of, latency, p_value, plain, seconds, times, won_and_lost,
 };
-use crate::results::{Judgement, ResultLine, SummaryRow, Verdict};
+use crate::results::{Judgement, ResultLine, Runs, SummaryRow, Verdict};
 
 /// One cell of a table.
 #[derive(Debug, Default)]
@@ -138,7 +138,14 @@ pub(super) const fn column<T>(
 pub(super) fn lead_columns<'a>() -> Vec<Column<Ranked<'a>>> {
     vec![
         column("Variant", "", "name", |r| {
-            words(&r.row.variant).with_small(&r.row.experiment)
+            let stored = match r.row.runs() {
+                Runs::Nowhere => "stored form",
+                Runs::InEngine | Runs::InFloat => "",
+            };
+            let front = r.front.words().replace("◆ ", "◆\u{a0}");
+            let about = [r.row.experiment.as_str(), &front, stored];
+            let about: Vec<&str> = about.into_iter().filter(|w| !w.is_empty()).collect();
+            words(&r.row.variant).with_small(about.join(" · "))
         }),
         column("Smaller", "kB", "n", |r| {
             let from = r.row.bytes_baseline.map(in_thousands);
@@ -161,7 +168,6 @@ pub(super) fn lead_columns<'a>() -> Vec<Column<Ranked<'a>>> {
         column("Fewer MACs", "M / image", "n", |r| {
             ratio(r.row.macs_ratio).with_small(in_millions(r.row.macs))
         }),
-        column("Pareto", "", "", |r| words(r.front.words())),
     ]
 }
 
@@ -190,21 +196,30 @@ pub(super) fn columns<'a>() -> Vec<Column<Ranked<'a>>> {
             let p = r.row.judgement.map(|j| format!("p {}", p_value(j.p_value)));
             number(won_and_lost(r.row), net.unwrap_or(f64::NAN)).with_small(p.unwrap_or_default())
         }),
-        column("Size", "kB", "n", |r| count(r.row.bytes, in_thousands)),
+        column("Size", "kB", "n", |r| {
+            count(r.row.bytes, in_thousands).with_small(on_front(r.front.size))
+        }),
         column("Smaller", "times", "n", |r| ratio(r.row.bytes_ratio)),
-        column("Params", "k", "n", |r| count(r.row.params, in_thousands)),
-        column("Non-zero", "k", "n", |r| count(r.row.nonzero, in_thousands)),
-        column("MACs", "M / image", "n", |r| count(r.row.macs, in_millions)),
+        column("Non-zero", "k", "n", |r| {
+            count(r.row.nonzero, in_thousands)
+                .with_small(format!("of {}", in_thousands(r.row.params)))
+        }),
+        column("MACs", "M / image", "n", |r| {
+            count(r.row.macs, in_millions).with_small(on_front(r.front.macs))
+        }),
         column("Latency", "ms / image", "n", |r| {
             let ms = r.row.latency_ms;
             ms.map_or_else(missing, |ms| number(latency(r.row), ms))
         }),
         column("Bits", "W / A", "n", width),
-        column("Pareto", "", "", |r| words(r.front.words())),
         column("Epochs", "", "n", |r| {
             number(plain(r.row.epochs), r.row.epochs).with_hint(&r.row.epochs_of)
         }),
     ]
+}
+
+fn on_front(is_on_it: bool) -> &'static str {
+    if is_on_it { "◆ front" } else { "" }
 }
 
 fn count(value: u64, words: fn(u64) -> String) -> Cell {
