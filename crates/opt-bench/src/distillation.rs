@@ -1,8 +1,9 @@
-//! Joins the distillation loss to the training loop.
+//! Joins the distillation loss, and the loss that it is compared with, to the training loop.
 
 use opt_distill::{Kd, kd_loss};
 use opt_nn::forward::Outputs;
-use opt_nn::train::{BatchInfo, Objective, Term};
+use opt_nn::train::{BatchInfo, Objective, Taps, Term};
+use tch::Tensor;
 
 /// Hinton's loss as the objective of a student; each part is already multiplied by its weight.
 #[derive(Debug, Clone, Copy)]
@@ -27,5 +28,103 @@ impl Objective for Distill {
                 value: terms.kd * self.0.w_kd,
             },
         ])
+    }
+}
+
+/// Another objective with every part of its loss multiplied by a weight.
+#[derive(Debug, Clone, Copy)]
+pub struct Scaled<O> {
+    /// The objective.
+    pub objective: O,
+    /// What its loss is multiplied by.
+    pub weight: f64,
+}
+
+impl<O: Objective> Objective for Scaled<O> {
+    fn taps(&self) -> Taps {
+        self.objective.taps()
+    }
+
+    fn parameters(&mut self) -> Vec<&mut Tensor> {
+        self.objective.parameters()
+    }
+
+    fn loss(
+        &mut self,
+        batch: &BatchInfo<'_>,
+        student: &Outputs,
+        teacher: Option<&Outputs>,
+    ) -> Result<Vec<Term>, Box<dyn std::error::Error + Send + Sync>> {
+        let mut terms = self.objective.loss(batch, student, teacher)?;
+        for term in &mut terms {
+            term.value = term.value.f_mul_scalar(self.weight)?;
+        }
+        Ok(terms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opt_core::{InputSpec, zoo};
+    use opt_nn::Net;
+    use opt_nn::train::CrossEntropy;
+    use tch::{Device, Kind};
+
+    use super::*;
+
+    /// The terms and the logits' gradient.
+    fn of(objective: &mut dyn Objective) -> (Vec<(&'static str, f64)>, Vec<f64>) {
+        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        let net = Net::new(&model, Device::Cpu).unwrap();
+        let logits = Tensor::from_slice2(&[[2.0f32, 0.0, -1.0], [0.0, 1.0, 3.0]]);
+        let logits = logits.set_requires_grad(true);
+        let outputs = Outputs {
+            logits: logits.shallow_clone(),
+            taps: Vec::new(),
+        };
+        let batch = BatchInfo {
+            labels: &Tensor::from_slice(&[0i64, 1]),
+            indices: &[0, 1],
+            epoch: 0,
+            index: 0,
+            net: &net,
+        };
+        let terms = objective.loss(&batch, &outputs, None).unwrap();
+        let total: Tensor = terms.iter().map(|term| &term.value).sum();
+        total.backward();
+        let gradient = logits.grad().to_kind(Kind::Double).reshape(-1);
+        let terms = terms
+            .iter()
+            .map(|term| (term.name, term.value.double_value(&[])));
+        (terms.collect(), Vec::try_from(gradient).unwrap())
+    }
+
+    #[test]
+    fn a_weight_multiplies_loss_and_gradient_and_nothing_else() {
+        let objective = CrossEntropy {
+            label_smoothing: 0.1,
+        };
+        let (plain, gradient) = of(&mut objective.clone());
+        assert_eq!(plain[0].0, "ce");
+        for weight in [1.0, 14.5, 0.0] {
+            let (scaled, longer) = of(&mut Scaled { objective, weight });
+            assert_eq!(scaled.len(), 1);
+            assert_eq!(scaled[0].0, "ce");
+            assert!(
+                (scaled[0].1 - weight * plain[0].1).abs() < 1e-5,
+                "{scaled:?}"
+            );
+            for (longer, short) in longer.iter().zip(&gradient) {
+                assert!((longer - weight * short).abs() < 1e-5, "{longer}, {short}");
+            }
+        }
+        // A weight of one changes no bit.
+        assert_eq!(
+            of(&mut Scaled {
+                objective,
+                weight: 1.0
+            }),
+            (plain, gradient)
+        );
     }
 }

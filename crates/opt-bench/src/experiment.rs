@@ -12,13 +12,13 @@ use anyhow::{Context, Result};
 use opt_core::lower::{Adds, fold_batch_norms};
 use opt_core::{Model, zoo};
 use opt_nn::quantized::FakeQuant;
-use opt_nn::train::Constraints;
-use opt_nn::{Net, init};
+use opt_nn::train::{Constraints, CrossEntropy};
+use opt_nn::{Net, NnError, init};
 use opt_quant::WeightBits;
 pub use quantize::quantize_recipe;
 
-use crate::distillation::Distill;
-use crate::profile::Profile;
+use crate::distillation::{Distill, Scaled};
+use crate::profile::{Control, Profile};
 use crate::quantization::Calibrated;
 use crate::recipe::{Init, Recipe, Train};
 use crate::run::{Phase, Recorded, Run, Variant};
@@ -136,6 +136,7 @@ pub fn train_recipe(run: &mut Run, recipe: &Recipe, label: &Label) -> Result<Rec
             train_precision: recipe.train.precision_name(run.device),
             seconds,
             baseline: None,
+            part: None,
         },
         crate::measure::Shipped::Float(&trained),
     )
@@ -155,6 +156,7 @@ fn variant<'a>(base: &'a Base, label: &'a Label, seconds: f64) -> Variant<'a> {
         train_precision: "",
         seconds,
         baseline: Some(&base.recorded),
+        part: None,
     }
 }
 
@@ -180,6 +182,43 @@ fn train_on(run: &mut Run, base: &Base, train: &Train, label: &Label) -> Result<
         ..variant(base, label, seconds)
     };
     run.record(variant, crate::measure::Shipped::Float(&model))
+}
+
+/// Trains a network without a teacher, as a control of one that is taught: with `train`, but for what `control` changes.
+fn train_control(
+    run: &mut Run,
+    net: &mut Net,
+    train: &Train,
+    control: Control,
+    phase: Phase<'_>,
+) -> Result<f64> {
+    let mut train = train.clone();
+    match control {
+        Control::Smoothing(smoothing) => train.label_smoothing = smoothing,
+        Control::Lr(lr) => train.lr = lr,
+        Control::Weight(weight) => {
+            let objective = CrossEntropy {
+                label_smoothing: train.label_smoothing,
+            };
+            let mut scaled = Scaled { objective, weight };
+            return run.train_with(net, &train, phase, Constraints::default(), &mut scaled);
+        }
+    }
+    run.train(net, &train, phase, Constraints::default())
+}
+
+/// The result of a training, or none if it diverged: then that is noted, and the run goes on without this variant.
+fn unless_diverged<T>(run: &mut Run, label: &Label, result: Result<T>) -> Result<Option<T>> {
+    let error = match result {
+        Ok(result) => return Ok(Some(result)),
+        Err(error) => error,
+    };
+    let when = match error.downcast_ref::<NnError>() {
+        Some(NnError::Diverged { epoch, .. }) => format!("diverged at epoch {}", epoch + 1),
+        _ => return Err(error),
+    };
+    run.leave_out(label, when)?;
+    Ok(None)
 }
 
 /// Trains a network on with fake quantization: where it is rounded follows from `calibrated`, its weight scales follow

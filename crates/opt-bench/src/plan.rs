@@ -169,8 +169,8 @@ impl Planner<'_> {
                     let train = profile.recipe(&d.student)?.train.clone();
                     let alone = self.training(&d.student, &train)?;
                     let taught = alone + self.teaching(&d.teacher, &train)?;
-                    let variants = d.temperatures.len();
-                    let controls = usize::from(profile.trains_control(i));
+                    let variants = d.lessons(&train).len();
+                    let controls = profile.controls(i)?.len();
                     let what = format!(
                         "{}: {controls} alone, {variants} taught by {}",
                         d.student, d.teacher
@@ -183,15 +183,17 @@ impl Planner<'_> {
                 for p in &profile.pipeline {
                     self.base(&p.base)?;
                     let smaller = p.keep_channels * p.keep_channels;
-                    let tune = smaller * self.training(&p.base, &p.fine_tune)?
-                        + self.teaching(&p.base, &p.fine_tune)?;
+                    let alone = smaller * self.training(&p.base, &p.fine_tune)?;
+                    let controls = 1 + p.controls().len();
+                    let tune =
+                        alone * (1 + controls) as f64 + self.teaching(&p.base, &p.fine_tune)?;
                     let aware = AWARE * smaller * self.training(&p.base, &p.aware_train)?
                         + self.teaching(&p.base, &p.aware_train)?;
                     let what = format!(
-                        "{}: prune, {} + {} epochs, quantize",
+                        "{}: prune, {} + {} epochs, {controls} without a teacher, quantize",
                         p.base, p.fine_tune.epochs, p.aware_train.epochs
                     );
-                    let forward = 4.0 * smaller * self.forward(&p.base)?;
+                    let forward = (4 + controls) as f64 * smaller * self.forward(&p.base)?;
                     let control = self.training(&p.base, &p.fine_tune)?
                         + self.training(&p.base, &p.aware_train)?;
                     self.push("pipeline", what, tune + aware + forward + control);

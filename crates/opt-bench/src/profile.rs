@@ -1,9 +1,10 @@
 //! Profiles: which experiments are run with which recipes, as TOML inside the program.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use opt_distill::Kd;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::{Recipe, Train};
@@ -31,11 +32,11 @@ pub const EXPERIMENTS: &[(&str, &str)] = &[
     ),
     (
         "distill",
-        "a small network with a larger one as teacher, beside the same student alone and with label smoothing",
+        "a small network with a larger one as teacher, beside the same student alone: as it is, with label smoothing, at other learning rates, with a loss that weighs as much",
     ),
     (
         "pipeline",
-        "removes channels, fine-tunes with the unpruned network as teacher, quantizes, and writes the final model",
+        "removes channels, fine-tunes with the unpruned network as teacher (and, beside it, without), quantizes, and writes the final model",
     ),
 ];
 
@@ -131,8 +132,62 @@ pub struct Distill {
     pub w_kd: f64,
     /// Weight of the labels' term.
     pub w_ce: f64,
-    /// Label smoothing of the control arm without a teacher.
+    /// Label smoothing of a control arm without a teacher; the student's own gives none.
     pub control_smoothing: f64,
+    /// Learning rates of further control arms; the student's own gives none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub control_lrs: Vec<f64>,
+    /// Whether there is a control arm for each temperature whose cross-entropy weighs as much as the taught student's loss,
+    /// `w_ce + w_kd · T²`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub control_weight: bool,
+    /// Learning rates of further taught arms, for each temperature; the student's own gives none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub taught_lrs: Vec<f64>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// How a network is trained without a teacher, to be compared with a taught one: as its recipe says, but for one thing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Control {
+    /// With this label smoothing.
+    Smoothing(f64),
+    /// At this learning rate.
+    Lr(f64),
+    /// With a cross-entropy of this weight.
+    Weight(f64),
+}
+
+impl Display for Control {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Smoothing(smoothing) => write!(f, "label smoothing {smoothing}"),
+            Self::Lr(lr) => write!(f, "lr {lr}"),
+            Self::Weight(weight) => write!(f, "loss × {weight}"),
+        }
+    }
+}
+
+/// How a student is taught.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Lesson {
+    /// The temperature.
+    pub temperature: f64,
+    /// Another learning rate than its recipe's.
+    pub lr: Option<f64>,
+}
+
+impl Display for Lesson {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "T = {}", self.temperature)?;
+        match self.lr {
+            Some(lr) => write!(f, ", lr {lr}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Prune, fine-tune with a teacher, quantize.
@@ -153,6 +208,13 @@ pub struct Pipeline {
     pub w_kd: f64,
     /// Weight of the labels' term.
     pub w_ce: f64,
+    /// Learning rates of further arms that are fine-tuned without a teacher; the fine-tuning's own gives none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub control_lrs: Vec<f64>,
+    /// Whether there is an arm without a teacher whose cross-entropy weighs as much as the taught network's loss,
+    /// `w_ce + w_kd · T²`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub control_weight: bool,
     /// Weight bits of the final network.
     pub bits: u8,
     /// Training with fake quantization, taught at temperature 1.
@@ -203,11 +265,118 @@ impl Quantize {
     }
 }
 
+impl Distill {
+    /// The arms without a teacher of a student with this recipe, beside the student as it is.
+    #[must_use]
+    pub fn controls(&self, student: &Train) -> Vec<Control> {
+        let mut controls = vec![Control::Smoothing(self.control_smoothing)];
+        controls.extend(self.control_lrs.iter().map(|lr| Control::Lr(*lr)));
+        if self.control_weight {
+            let weights = self.temperatures.iter().map(|t| self.kd(*t));
+            controls.extend(weights.map(|kd| Control::Weight(weight_of(&kd))));
+        }
+        only_other(controls, student)
+    }
+
+    /// The taught arms of a student with this recipe.
+    #[must_use]
+    pub fn lessons(&self, student: &Train) -> Vec<Lesson> {
+        let other = self.taught_lrs.iter().filter(|lr| **lr != student.lr);
+        let lrs: Vec<Option<f64>> = [None]
+            .into_iter()
+            .chain(other.map(|lr| Some(*lr)))
+            .collect();
+        let of = |temperature: &f64| {
+            let temperature = *temperature;
+            lrs.iter().map(move |&lr| Lesson { temperature, lr })
+        };
+        self.temperatures.iter().flat_map(of).collect()
+    }
+
+    /// The loss at this temperature.
+    #[must_use]
+    pub fn kd(&self, temperature: f64) -> Kd {
+        Kd {
+            temperature,
+            w_kd: self.w_kd,
+            w_ce: self.w_ce,
+            label_smoothing: 0.0,
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        for temperature in &self.temperatures {
+            check_teaching(&self.kd(*temperature))?;
+        }
+        let smoothing = self.control_smoothing;
+        ensure!(
+            (0.0..1.0).contains(&smoothing),
+            "control_smoothing is {smoothing}, expected 0 to less than 1"
+        );
+        check_lrs(&self.control_lrs).context("control_lrs")?;
+        check_lrs(&self.taught_lrs).context("taught_lrs")
+    }
+}
+
+/// Without the arms that are the training as it is, each once.
+fn only_other(controls: Vec<Control>, train: &Train) -> Vec<Control> {
+    let mut other = Vec::new();
+    for control in controls {
+        let same = match control {
+            Control::Smoothing(smoothing) => smoothing == train.label_smoothing,
+            Control::Lr(lr) => lr == train.lr,
+            Control::Weight(weight) => weight == 1.0,
+        };
+        if !same && !other.contains(&control) {
+            other.push(control);
+        }
+    }
+    other
+}
+
+/// The weight of a whole distillation loss, to six significant digits: 14.5 and not 14.500000000000002.
+fn weight_of(kd: &Kd) -> f64 {
+    let weight = kd.total_weight();
+    format!("{weight:.5e}").parse().unwrap_or(weight)
+}
+
+fn check_lrs(lrs: &[f64]) -> Result<()> {
+    let wrong = lrs.iter().find(|lr| !(lr.is_finite() && **lr > 0.0));
+    ensure!(
+        wrong.is_none(),
+        "a learning rate is {wrong:?}, expected a positive number"
+    );
+    distinct(lrs, "once is enough")
+}
+
 impl Pipeline {
+    /// The arms that are fine-tuned without a teacher, beside the one with the fine-tuning's own recipe.
+    #[must_use]
+    pub fn controls(&self) -> Vec<Control> {
+        let mut controls: Vec<Control> =
+            self.control_lrs.iter().map(|lr| Control::Lr(*lr)).collect();
+        if self.control_weight {
+            controls.push(Control::Weight(weight_of(&self.kd(self.temperature))));
+        }
+        only_other(controls, &self.fine_tune)
+    }
+
+    /// The loss at this temperature.
+    #[must_use]
+    pub fn kd(&self, temperature: f64) -> Kd {
+        Kd {
+            temperature,
+            w_kd: self.w_kd,
+            w_ce: self.w_ce,
+            label_smoothing: 0.0,
+        }
+    }
+
     fn check(&self) -> Result<()> {
         self.fine_tune.check().context("fine_tune")?;
         self.aware_train.check().context("aware_train")?;
-        check_teaching(self.temperature, self.w_kd, self.w_ce)?;
+        check_teaching(&self.kd(self.temperature))?;
+        check_lrs(&self.control_lrs).context("control_lrs")?;
         let keep = self.keep_channels;
         ensure!(
             keep > 0.0 && keep < 1.0,
@@ -248,7 +417,13 @@ fn distinct<T: PartialEq + Display>(values: &[T], mend: &str) -> Result<()> {
     }
 }
 
-fn check_teaching(temperature: f64, w_kd: f64, w_ce: f64) -> Result<()> {
+fn check_teaching(kd: &Kd) -> Result<()> {
+    let &Kd {
+        temperature,
+        w_kd,
+        w_ce,
+        label_smoothing: _,
+    } = kd;
     ensure!(
         temperature.is_finite() && temperature > 0.0,
         "a temperature is {temperature}, expected a positive number"
@@ -256,6 +431,11 @@ fn check_teaching(temperature: f64, w_kd: f64, w_ce: f64) -> Result<()> {
     ensure!(
         [w_kd, w_ce].iter().all(|w| w.is_finite() && *w >= 0.0) && w_kd + w_ce > 0.0,
         "w_kd is {w_kd} and w_ce is {w_ce}, expected 0 or more and not both 0"
+    );
+    let weight = kd.total_weight();
+    ensure!(
+        weight.is_finite() && weight > 0.0,
+        "w_ce + w_kd · T² is {weight} with a temperature of {temperature}, expected a positive number"
     );
     Ok(())
 }
@@ -383,35 +563,39 @@ impl Profile {
         for q in &profile.quantize {
             q.check().context("in [[quantize]]")?;
         }
+        let mut lessons = Vec::new();
         for d in &profile.distill {
             profile.recipe(&d.teacher)?;
-            profile.recipe(&d.student)?;
-            for temperature in &d.temperatures {
-                check_teaching(*temperature, d.w_kd, d.w_ce).context("in [[distill]]")?;
+            let student = profile.recipe(&d.student)?;
+            d.check().context("in [[distill]]")?;
+            for lesson in d.lessons(&student.train) {
+                lessons.push(format!("{} taught by {}, {lesson}", d.student, d.teacher));
             }
-            let smoothing = d.control_smoothing;
-            ensure!(
-                (0.0..1.0).contains(&smoothing),
-                "in [[distill]]: control_smoothing is {smoothing}, expected 0 to less than 1"
-            );
         }
-        let lessons = profile.distill.iter().flat_map(|d| {
-            let with = |t: &f64| format!("{} taught by {}, T = {t}", d.student, d.teacher);
-            d.temperatures.iter().map(with)
-        });
-        distinct(&lessons.collect::<Vec<_>>(), "once is enough").context("in [[distill]]")?;
+        distinct(&lessons, "once is enough").context("in [[distill]]")?;
         for p in &profile.pipeline {
             p.check().context("in [[pipeline]]")?;
         }
         Ok(profile)
     }
 
-    /// Whether block `i` of [[distill]] is the first with its student and smoothing: teachers share the control without one.
-    #[must_use]
-    pub fn trains_control(&self, i: usize) -> bool {
-        let arm = |d: &Distill| (d.student.clone(), d.control_smoothing);
-        let mut earlier = self.distill[..i].iter();
-        earlier.all(|d| arm(d) != arm(&self.distill[i]))
+    /// The arms without a teacher that block `i` of [[distill]] is the first to have with its student: teachers share them.
+    ///
+    /// # Errors
+    ///
+    /// The student is no baseline.
+    pub fn controls(&self, i: usize) -> Result<Vec<Control>> {
+        let block = &self.distill[i];
+        let train = &self.recipe(&block.student)?.train;
+        let mut controls = block.controls(train);
+        for earlier in self.distill[..i]
+            .iter()
+            .filter(|d| d.student == block.student)
+        {
+            let known = earlier.controls(train);
+            controls.retain(|control| !known.contains(control));
+        }
+        Ok(controls)
     }
 
     /// Every phase of training.
@@ -543,6 +727,21 @@ mod tests {
                 "small taught by large, T = 4 is there twice",
             ),
             (
+                "taught_lrs = [0.05]",
+                "taught_lrs = [0.05, 0.05]",
+                "in [[distill]]: taught_lrs: 0.05 is there twice",
+            ),
+            (
+                "control_lrs = [0.2]",
+                "control_lrs = [-0.2]",
+                "in [[distill]]: control_lrs: a learning rate is Some(-0.2)",
+            ),
+            (
+                "temperatures = [4.0]",
+                "temperatures = [1e200]",
+                "w_ce + w_kd · T² is inf",
+            ),
+            (
                 "keep_channels = 0.75",
                 "keep_channels = 0.0",
                 "keep_channels is 0",
@@ -584,9 +783,82 @@ mod tests {
         again.teacher = "source".to_owned();
         profile.distill.push(again.clone());
         again.control_smoothing += 0.1;
+        profile.distill.push(again.clone());
+        again.control_lrs.push(0.7);
+        again.temperatures.push(2.0);
         profile.distill.push(again);
-        let trained: Vec<bool> = (0..3).map(|i| profile.trains_control(i)).collect();
-        assert_eq!(trained, [true, false, true]);
+        let trained: Vec<String> = (0..4)
+            .map(|i| {
+                let controls = profile.controls(i).unwrap();
+                let names: Vec<String> = controls.iter().map(Control::to_string).collect();
+                names.join(", ")
+            })
+            .collect();
+        let expected = [
+            "label smoothing 0.1, lr 0.2, loss × 14.5",
+            "",
+            "label smoothing 0.2",
+            "lr 0.7, loss × 3.7",
+        ];
+        assert_eq!(trained, expected);
+    }
+
+    #[test]
+    fn an_arm_that_is_the_student_as_it_is_is_not_trained_twice() {
+        let mut profile = Profile::built_in("smoke").unwrap();
+        let lr = profile.recipe("small").unwrap().train.lr;
+        let block = &mut profile.distill[0];
+        block.control_smoothing = 0.0;
+        block.control_lrs = vec![lr, 2.0 * lr];
+        block.taught_lrs = vec![lr, lr / 2.0];
+        // At T = 1 the weights 0.9 and 0.1 make a whole.
+        block.temperatures = vec![1.0, 2.0];
+        let train = &profile.recipe("small").unwrap().train;
+        let block = &profile.distill[0];
+        assert_eq!(
+            block.controls(train),
+            [Control::Lr(2.0 * lr), Control::Weight(3.7)]
+        );
+        let lessons = [
+            (1.0, None),
+            (1.0, Some(lr / 2.0)),
+            (2.0, None),
+            (2.0, Some(lr / 2.0)),
+        ];
+        let lessons = lessons.map(|(temperature, lr)| Lesson { temperature, lr });
+        assert_eq!(block.lessons(train), lessons);
+    }
+
+    /// The committed run on the hold-out tried what the profiles took from it, with the same networks and recipes.
+    #[test]
+    fn learning_rates_of_distillation_are_from_the_holdout() {
+        let file = "../../docs/results/holdout-distill/profile.toml";
+        let tried = Profile::load(file).unwrap();
+        for (profile, student) in [("quick", "airbench-s"), ("full", "source")] {
+            let profile = Profile::built_in(profile).unwrap();
+            let of = |profile: &Profile| {
+                let block = profile
+                    .distill
+                    .iter()
+                    .find(|d| d.student == student)
+                    .unwrap();
+                let networks = [&block.student, &block.teacher];
+                let recipes = networks.map(|name| profile.recipe(name).unwrap().clone());
+                (block.clone(), recipes)
+            };
+            let ((taken, networks), (grid, same)) = (of(&profile), of(&tried));
+            assert_eq!(networks, same, "{student}");
+            let kd = |d: &Distill| d.temperatures.iter().map(|t| d.kd(*t)).collect::<Vec<_>>();
+            assert_eq!(kd(&taken), kd(&grid), "{student}");
+            let own = [networks[0].train.lr];
+            for (taken, grid) in [
+                (&taken.control_lrs, &grid.control_lrs),
+                (&taken.taught_lrs, &grid.taught_lrs),
+            ] {
+                let tried = |lr: &f64| grid.iter().chain(&own).any(|other| other == lr);
+                assert!(taken.iter().all(tried), "{student}: {taken:?}");
+            }
+        }
     }
 
     #[test]

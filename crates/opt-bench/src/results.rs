@@ -54,6 +54,13 @@ pub struct ResultLine {
     /// The variant that this one is compared with; `None` for a baseline.
     #[serde(default)]
     pub baseline: Option<String>,
+    /// The question that this line helps to answer: lines of one experiment, group and seed are compared with each other.
+    /// Empty if there is none, and in lines of older programs.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub group: String,
+    /// The part that this line has in its group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arm: Option<Arm>,
     /// Size of the baseline's model file in bytes, if known.
     #[serde(default)]
     pub bytes_baseline: Option<u64>,
@@ -110,6 +117,27 @@ pub struct ResultLine {
     /// files of older programs.
     #[serde(default)]
     pub key: String,
+}
+
+/// The part that a variant has in a comparison: the method is worth what its best arm has over the best control.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Arm {
+    /// As long a training without a teacher.
+    Control,
+    /// With a teacher.
+    Taught,
+}
+
+impl Arm {
+    /// Its word, as in a result line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Taught => "taught",
+        }
+    }
 }
 
 /// One line of `curves.jsonl`: the state of training after an epoch.

@@ -21,8 +21,8 @@ use crate::identity::{self, Identity};
 use crate::measure::{Measured, Shipped, content, measure, stored_model};
 use crate::recipe::Train;
 use crate::results::{
-    Correct, CurvePoint, LayerLine, RecipeText, ResultLine, RunInfo, SCHEMA, Versions, cpu,
-    discordant, layers, rfc3339, write_atomic,
+    Arm, Correct, CurvePoint, LayerLine, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Versions,
+    cpu, discordant, layers, rfc3339, write_atomic,
 };
 use crate::trained::{Finished, Slot};
 use crate::training::{Label, Watch, loss};
@@ -96,6 +96,17 @@ pub struct Variant<'a> {
     pub seconds: f64,
     /// The line that this one is compared with and its answers; `None` for a baseline.
     pub baseline: Option<&'a Recorded>,
+    /// Its part in a comparison of several variants with each other.
+    pub part: Option<Part>,
+}
+
+/// A variant's part in a comparison: see [`ResultLine::group`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// What is compared, the same words for all that take part.
+    pub group: String,
+    /// As what it takes part.
+    pub arm: Arm,
 }
 
 /// What later variants need to know of a finished one.
@@ -322,6 +333,10 @@ impl Run {
             .with(
                 "compared with",
                 variant.baseline.map(|b| b.line.key.as_str()),
+            )
+            .with(
+                "part",
+                (variant.part.as_ref()).map(|part| (part.group.as_str(), part.arm.name())),
             );
         let key = identity.hash();
         if let Some((line, answers)) = self.folder.known(&key) {
@@ -368,6 +383,25 @@ impl Run {
             predictions: measured.evaluation.predictions,
             model: measured.model,
         })
+    }
+
+    /// Notes that a variant was asked for and has no result; its comparisons are without it.
+    ///
+    /// # Errors
+    ///
+    /// `run.json` cannot be written.
+    pub fn leave_out(&mut self, label: &Label, why: String) -> Result<()> {
+        let Label {
+            experiment,
+            variant,
+            seed,
+        } = label;
+        let what = format!("{experiment} · {variant} · seed {seed}");
+        eprintln!("  {what}: {why}; the run goes on without it");
+        let note = format!("{what} {why}: it has no line, and comparisons are without it.");
+        self.info.notes.push(note);
+        self.info.not_run.push(NotRun { what, why });
+        self.write_info()
     }
 
     /// Writes the layers of a variant, as its file holds them.
@@ -444,6 +478,8 @@ impl Run {
             top1: measured.evaluation.top1,
             top1_baseline: base.map_or(measured.evaluation.top1, |b| b.line.top1),
             baseline: base.map(|b| b.line.variant.clone()),
+            group: (variant.part.as_ref()).map_or_else(String::new, |part| part.group.clone()),
+            arm: variant.part.as_ref().map(|part| part.arm),
             bytes_baseline: base.map(|b| b.line.bytes),
             macs_baseline: base.map(|b| b.line.macs),
             agreement: base.map(same),

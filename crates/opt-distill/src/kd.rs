@@ -37,6 +37,27 @@ impl Default for Kd {
     }
 }
 
+impl Kd {
+    /// The weight of the whole loss: what a cross-entropy without a teacher is multiplied with to weigh as much.
+    ///
+    /// ```text
+    /// W = w_ce + w_kd · T²
+    /// ```
+    ///
+    /// T² keeps the gradient of the teacher's term nearly independent of T, but at T > 1 the loss as a whole still asks for
+    /// longer steps than a cross-entropy at the same learning rate: a gain may come from that alone.
+    ///
+    /// ```
+    /// use opt_distill::Kd;
+    ///
+    /// assert!((Kd::default().total_weight() - 14.5).abs() < 1e-12); // 0.1 + 0.9 · 4²
+    /// ```
+    #[must_use]
+    pub fn total_weight(&self) -> f64 {
+        self.w_ce + self.w_kd * self.temperature * self.temperature
+    }
+}
+
 /// The terms of a distillation loss, each a scalar tensor.
 #[derive(Debug)]
 pub struct Terms {

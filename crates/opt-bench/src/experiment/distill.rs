@@ -1,17 +1,22 @@
-//! Distillation: a student with a teacher, beside the same student alone and with label smoothing.
+//! Distillation: a student with a teacher, beside the same student without one.
+//!
+//! A teacher's loss has longer gradients than a cross-entropy, so a gain over the student alone may be one of the step's
+//! length. Controls without a teacher get what a longer step alone gives: another learning rate, and a cross-entropy of the
+//! same weight. All arms have the student's start, data, batches and epochs.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
 use anyhow::Result;
-use opt_distill::Kd;
 use opt_nn::Net;
 use opt_nn::train::Constraints;
 
-use super::{Base, Bases, initial_model, variant};
+use super::{Base, Bases, initial_model, train_control, unless_diverged, variant};
 use crate::distillation::Distill;
 use crate::measure::Shipped;
-use crate::run::{Phase, Run, Variant};
+use crate::recipe::Train;
+use crate::results::Arm;
+use crate::run::{Part, Phase, Run, Variant};
 use crate::training::Label;
 
 pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
@@ -30,7 +35,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                 let seconds = alone.recorded.line.seconds;
                 let side_by_side = Variant {
                     baseline: None,
-                    ..arm(&alone, &label, seconds, "alone", precision)
+                    ..arm(&alone, &label, seconds, Arm::Control, precision)
                 };
                 // Measured again under this experiment, so that the arms stand side by side.
                 let recorded = run.record(side_by_side, Shipped::Float(&alone.recorded.model))?;
@@ -41,14 +46,8 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let teacher_net = Net::new(&teacher.recorded.model, run.device)?;
         let start = initial_model(run, recipe, bases.seed)?;
 
-        if bases.profile.trains_control(i) {
-            let smoothing = plan.control_smoothing;
-            let label = bases.label(
-                "distill",
-                format!("{} alone, label smoothing {smoothing}", recipe.name),
-            );
-            let mut smoothed = recipe.train.clone();
-            smoothed.label_smoothing = smoothing;
+        for control in bases.profile.controls(i)? {
+            let label = bases.label("distill", format!("{} alone, {control}", recipe.name));
             let mut net = Net::new(&start, run.device)?;
             let phase = Phase {
                 label: &label,
@@ -56,28 +55,26 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                 name: "train",
                 epochs_before: 0,
             };
-            let seconds = run.train(&mut net, &smoothed, phase, Constraints::default())?;
-            let model = net.to_model()?;
-            run.record(
-                arm(alone, &label, seconds, "alone", precision),
-                Shipped::Float(&model),
-            )?;
+            let trained = train_control(run, &mut net, &recipe.train, control, phase);
+            if let Some(seconds) = unless_diverged(run, &label, trained)? {
+                let variant = arm(alone, &label, seconds, Arm::Control, precision);
+                record(run, variant, &net)?;
+            }
         }
 
-        for &temperature in &plan.temperatures {
+        for lesson in plan.lessons(&recipe.train) {
             let label = bases.label(
                 "distill",
                 format!(
-                    "{} taught by {}, T = {temperature}",
+                    "{} taught by {}, {lesson}",
                     recipe.name, teacher.recipe.name
                 ),
             );
-            let mut objective = Distill(Kd {
-                temperature,
-                w_kd: plan.w_kd,
-                w_ce: plan.w_ce,
-                label_smoothing: 0.0,
-            });
+            let train = Train {
+                lr: lesson.lr.unwrap_or(recipe.train.lr),
+                ..recipe.train.clone()
+            };
+            let mut objective = Distill(plan.kd(lesson.temperature));
             let mut net = Net::new(&start, run.device)?;
             let phase = Phase {
                 label: &label,
@@ -89,15 +86,21 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                 teacher: Some(&teacher_net),
                 ..Constraints::default()
             };
-            let seconds =
-                run.train_with(&mut net, &recipe.train, phase, constraints, &mut objective)?;
-            let model = net.to_model()?;
-            run.record(
-                arm(alone, &label, seconds, "with a teacher", precision),
-                Shipped::Float(&model),
-            )?;
+            let trained = run.train_with(&mut net, &train, phase, constraints, &mut objective);
+            if let Some(seconds) = unless_diverged(run, &label, trained)? {
+                let variant = arm(alone, &label, seconds, Arm::Taught, precision);
+                record(run, variant, &net)?;
+            }
         }
     }
+    Ok(())
+}
+
+/// Records an arm; its weights may have diverged in its last steps, which no loss has seen.
+fn record(run: &mut Run, variant: Variant<'_>, net: &Net) -> Result<()> {
+    let label = variant.label;
+    let recorded = run.record(variant, Shipped::Float(&net.to_model()?));
+    unless_diverged(run, label, recorded)?;
     Ok(())
 }
 
@@ -106,12 +109,20 @@ fn arm<'a>(
     alone: &'a Base,
     label: &'a Label,
     seconds: f64,
-    how: &str,
+    arm: Arm,
     precision: &'static str,
 ) -> Variant<'a> {
+    let how = match arm {
+        Arm::Control => "alone",
+        Arm::Taught => "with a teacher",
+    };
     Variant {
         epochs_of: format!("{} {how}", alone.epochs),
         train_precision: precision,
+        part: Some(Part {
+            group: alone.recipe.name.clone(),
+            arm,
+        }),
         ..variant(alone, label, seconds)
     }
 }

@@ -18,6 +18,8 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         top1: 91.6,
         top1_baseline: 91.6,
         baseline: None,
+        group: String::new(),
+        arm: None,
         bytes_baseline: Some(1_100_000),
         macs_baseline: Some(40_551_040),
         agreement: None,
