@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use opt_bench::results::{Layer, LayerLine, ResultLine, RunInfo, read_lines};
+use opt_bench::results::{Arm, Layer, LayerLine, NotRun, ResultLine, RunInfo, read_lines};
 
 /// The program with a cache of its own, so that nothing was trained before.
 fn command(cache: &Path, args: &[&str]) -> Command {
@@ -106,6 +106,33 @@ fn smoke_leaves_everything_that_was_promised() {
             nonzero + 5 > kept + others,
             "{variant}: biases are rarely zero"
         );
+    }
+    // A teacher's gain is one over the student with steps as long, and all arms say what they take part in.
+    let arms = |experiment: &str, part: Arm| -> Vec<&str> {
+        let arms = lines
+            .iter()
+            .filter(|l| l.experiment == experiment && l.arm == Some(part));
+        arms.map(|l| l.variant.as_str()).collect()
+    };
+    let alone = ["", ", label smoothing 0.1", ", lr 0.2", ", loss × 14.5"];
+    assert_eq!(
+        arms("distill", Arm::Control),
+        alone.map(|how| format!("small alone{how}"))
+    );
+    let taught = ["T = 4", "T = 4, lr 0.05"].map(|how| format!("small taught by large, {how}"));
+    assert_eq!(arms("distill", Arm::Taught), taught);
+    let alone = ["", ", lr 0.04", ", loss × 14.5"];
+    let alone = alone.map(|how| format!("2. fine-tuned without a teacher{how}"));
+    assert_eq!(arms("pipeline", Arm::Control), alone);
+    assert_eq!(
+        arms("pipeline", Arm::Taught),
+        ["2. fine-tuned with a teacher"]
+    );
+    // Every step of the pipeline is compared with one network.
+    for line in lines.iter().filter(|l| l.experiment == "pipeline") {
+        let expected = (line.variant != "large trained on").then_some("large trained on");
+        let expected = expected.or(Some("large"));
+        assert_eq!(line.baseline.as_deref(), expected, "{}", line.variant);
     }
     // The shipped pipeline is four times smaller at least, and integers.
     let last = find("4. W8A8 quantization-aware");
@@ -515,7 +542,8 @@ fn a_profile_of_ones_own_is_checked_before_it_runs_and_may_have_two_teachers() {
     let distill = |teacher: &str| {
         format!(
             "[[distill]]\nteacher = \"{teacher}\"\nstudent = \"tiny\"\ntemperatures = [4.0]\nw_kd = 0.9\n\
-             w_ce = 0.1\ncontrol_smoothing = 0.1\n"
+             w_ce = 0.1\ncontrol_smoothing = 0.1\ncontrol_lrs = [0.1, 0.2]\ncontrol_weight = true\n\
+             taught_lrs = [0.1, 0.05]\n"
         )
     };
     let out = dir.path().join("run");
@@ -559,13 +587,104 @@ fn a_profile_of_ones_own_is_checked_before_it_runs_and_may_have_two_teachers() {
         [
             "tiny alone",
             "tiny alone, label smoothing 0.1",
+            "tiny alone, lr 0.2",
+            "tiny alone, loss × 14.5",
             "tiny taught by large, T = 4",
-            "tiny taught by larger, T = 4"
+            "tiny taught by large, T = 4, lr 0.05",
+            "tiny taught by larger, T = 4",
+            "tiny taught by larger, T = 4, lr 0.05"
         ]
     );
     // A folder with results that say nothing about their conditions is refused.
     std::fs::remove_file(out.join("run.json")).unwrap();
     assert!(stderr(&run("16")).contains("holds results without a run.json"));
+}
+
+#[test]
+fn an_arm_that_diverges_is_named_and_the_others_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let profile = dir.path().join("own.toml");
+    let text = "about = \"a step that is much too long\"\nseeds = 1\ntrain_images = 60\ntest_images = 10\n\
+        calibration_images = 10\n[[baseline]]\nname = \"tiny\"\nmodel = \"airbench_2_2_2\"\n[baseline.train]\n\
+        epochs = 2\nbatch = 10\nlr = 0.01\n[[distill]]\nteacher = \"tiny\"\nstudent = \"tiny\"\ntemperatures = [4.0]\n\
+        w_kd = 0.9\nw_ce = 0.1\ncontrol_smoothing = 0.0\ncontrol_lrs = [1e30, 0.02]\ntaught_lrs = [1e30]\n\
+        [[pipeline]]\nbase = \"tiny\"\nkeep_channels = 0.5\nmultiple_of = 1\ntemperature = 4.0\nw_kd = 1e30\n\
+        w_ce = 0.1\ncontrol_weight = true\nbits = 8\n[pipeline.fine_tune]\nepochs = 1\nbatch = 10\nlr = 0.01\n\
+        [pipeline.aware_train]\nepochs = 1\nlr = 0.001\n";
+    std::fs::write(&profile, text).unwrap();
+    let out = dir.path().join("run");
+    let args = [
+        "experiment",
+        "all",
+        "--profile",
+        profile.to_str().unwrap(),
+        "--data",
+        "synthetic",
+        "--out",
+        out.to_str().unwrap(),
+    ];
+    let cache = dir.path().join("cache");
+    let done = command(&cache, &args).output().unwrap();
+    assert!(done.status.success(), "{}", stderr(&done));
+    let lines = read_lines::<ResultLine>(&out.join("results.jsonl")).unwrap();
+    let lines = lines
+        .values
+        .iter()
+        .filter(|line| line.experiment != "baseline");
+    let names: Vec<&str> = lines.map(|line| line.variant.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "tiny alone",
+            "tiny alone, lr 0.02",
+            "tiny taught by tiny, T = 4",
+            "tiny trained on",
+            "1. 50 % of channels removed",
+            "2. fine-tuned without a teacher",
+        ]
+    );
+    let info: RunInfo =
+        serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
+    let without = |experiment: &str, variant: &str, why: &str| NotRun {
+        what: format!("{experiment} · {variant} · seed 0"),
+        why: why.to_owned(),
+    };
+    let left_out = [
+        without(
+            "distill",
+            "tiny alone, lr 1000000000000000000000000000000",
+            "diverged at epoch 1",
+        ),
+        without(
+            "distill",
+            "tiny taught by tiny, T = 4, lr 1000000000000000000000000000000",
+            "diverged at epoch 1",
+        ),
+        without(
+            "pipeline",
+            "2. fine-tuned without a teacher, loss × 16000000000000000000000000000000",
+            "diverged at epoch 1",
+        ),
+        without(
+            "pipeline",
+            "2. fine-tuned with a teacher",
+            "diverged at epoch 1",
+        ),
+        without(
+            "pipeline",
+            "3. W8A8 post-training",
+            "goes on from step 2, which diverged",
+        ),
+        without(
+            "pipeline",
+            "4. W8A8 quantization-aware",
+            "goes on from step 2, which diverged",
+        ),
+    ];
+    assert!(info.not_run.ends_with(&left_out), "{:?}", info.not_run);
+    let notes = info.notes.join("\n");
+    let noted = notes.matches("diverged at epoch 1: it has no line").count();
+    assert_eq!(noted, 4, "{notes}");
 }
 
 #[test]

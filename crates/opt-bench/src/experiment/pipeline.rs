@@ -4,34 +4,27 @@ use std::time::Instant;
 
 use anyhow::Result;
 use opt_core::lower::Adds;
-use opt_distill::Kd;
 use opt_nn::Net;
 use opt_nn::train::Constraints;
 use opt_prune::channels::{ChannelRequest, ChannelTarget};
 use opt_prune::{Criterion, Norm, plan_channels, score_channels, shrink};
 use opt_quant::WeightBits;
 
-use super::{Bases, policy, train_aware, train_on, variant};
+use super::{Bases, policy, train_aware, train_control, train_on, unless_diverged, variant};
 use crate::distillation::Distill;
 use crate::measure::Shipped;
 use crate::quantization::calibrate;
 use crate::recipe::Train;
-use crate::run::{Phase, Run, Variant};
+use crate::results::Arm;
+use crate::run::{Part, Phase, Run, Variant};
+use crate::training::Label;
 
 pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
     for plan in &bases.profile.pipeline {
         let base = bases.get(run, &plan.base)?;
         let teacher = Net::new(&base.recorded.model, run.device)?;
-        let kd = |temperature| {
-            Distill(Kd {
-                temperature,
-                w_kd: plan.w_kd,
-                w_ce: plan.w_ce,
-                label_smoothing: 0.0,
-            })
-        };
 
-        // What the epochs that follow are worth without compression.
+        // What the epochs that follow are worth without compression: every step is compared with this.
         let epochs = plan.fine_tune.epochs + plan.aware_train.epochs;
         let train = Train {
             epochs,
@@ -52,8 +45,52 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let mut seconds = started.elapsed().as_secs_f64();
         let removed = 100.0 * (1.0 - plan.keep_channels);
         let label = bases.label("pipeline", format!("1. {removed:.0} % of channels removed"));
-        let pruned = variant(&base, &label, seconds);
-        run.record(pruned, Shipped::Float(&small))?;
+        let pruned = Variant {
+            baseline: Some(&control),
+            ..variant(&base, &label, seconds)
+        };
+        run.record(pruned.clone(), Shipped::Float(&small))?;
+
+        // What fine-tuning gives without a teacher; no step goes on from there.
+        let more = plan.fine_tune.epochs;
+        let tuned = Variant {
+            epochs: (base.epochs + more) as f64,
+            epochs_of: format!("{} base + {more} fine-tune", base.epochs),
+            train_precision: plan.fine_tune.precision_name(run.device),
+            ..pruned
+        };
+        let part = |arm| {
+            let group = format!("{}, step 2", base.recipe.name);
+            Some(Part { group, arm })
+        };
+        for other in [None]
+            .into_iter()
+            .chain(plan.controls().into_iter().map(Some))
+        {
+            let how = other.map_or_else(String::new, |other| format!(", {other}"));
+            let label = bases.label("pipeline", format!("2. fine-tuned without a teacher{how}"));
+            let mut net = Net::new(&small, run.device)?;
+            let phase = Phase {
+                label: &label,
+                network: &base.recipe.model,
+                name: "fine-tune",
+                epochs_before: base.epochs,
+            };
+            let trained = match other {
+                Some(other) => train_control(run, &mut net, &plan.fine_tune, other, phase),
+                None => run.train(&mut net, &plan.fine_tune, phase, Constraints::default()),
+            };
+            if let Some(tuning) = unless_diverged(run, &label, trained)? {
+                let alone = Variant {
+                    label: &label,
+                    seconds: seconds + tuning,
+                    part: part(Arm::Control),
+                    ..tuned.clone()
+                };
+                let recorded = run.record(alone, Shipped::Float(&net.to_model()?));
+                unless_diverged(run, &label, recorded)?;
+            }
+        }
 
         // Fine-tune with the unpruned network as teacher.
         let label = bases.label("pipeline", "2. fine-tuned with a teacher".to_owned());
@@ -62,45 +99,53 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
             teacher: Some(&teacher),
             ..Constraints::default()
         };
-        let mut objective = kd(plan.temperature);
+        let mut objective = Distill(plan.kd(plan.temperature));
         let phase = Phase {
             label: &label,
             network: &base.recipe.model,
             name: "fine-tune",
             epochs_before: base.epochs,
         };
-        seconds += run.train_with(
-            &mut net,
-            &plan.fine_tune,
-            phase,
-            constraints,
-            &mut objective,
-        )?;
-        let tuned = net.to_model()?;
-        let more = plan.fine_tune.epochs;
-        let trained = Variant {
-            epochs: (base.epochs + more) as f64,
-            epochs_of: format!("{} base + {more} fine-tune", base.epochs),
-            train_precision: plan.fine_tune.precision_name(run.device),
-            baseline: Some(&control),
-            ..variant(&base, &label, seconds)
+        let train = &plan.fine_tune;
+        let trained = run.train_with(&mut net, train, phase, constraints, &mut objective);
+        let later = [
+            format!("3. W{}A8 post-training", plan.bits),
+            format!("4. W{}A8 quantization-aware", plan.bits),
+        ]
+        .map(|step| bases.label("pipeline", step));
+        let Some(tuning) = unless_diverged(run, &label, trained)? else {
+            leave_out(run, &later)?;
+            continue;
         };
-        run.record(trained.clone(), Shipped::Float(&tuned))?;
+        seconds += tuning;
+        let taught = net.to_model()?;
+        let trained = Variant {
+            label: &label,
+            seconds,
+            part: part(Arm::Taught),
+            ..tuned
+        };
+        let recorded = run.record(trained.clone(), Shipped::Float(&taught));
+        if unless_diverged(run, &label, recorded)?.is_none() {
+            leave_out(run, &later)?;
+            continue;
+        }
 
         // Quantize after training, then train on with fake quantization.
         let bits = WeightBits::inner(plan.bits);
         let started = Instant::now();
         let images = run.data.calibration(bases.profile.calibration_images, 250);
-        let calibrated = calibrate(&tuned, images, run.device)?;
+        let calibrated = calibrate(&taught, images, run.device)?;
         let spec = calibrated.spec(Adds::Fused, bits)?;
         seconds += started.elapsed().as_secs_f64();
-        let label = bases.label("pipeline", format!("3. W{}A8 post-training", plan.bits));
+        let [post_training, aware_label] = &later;
         let quantized = Variant {
-            label: &label,
+            label: post_training,
             weight_bits: u32::from(plan.bits),
             activation_bits: 8,
             policy: policy(plan.bits),
             seconds,
+            part: None,
             ..trained
         };
         let shipped = Shipped::Integer {
@@ -109,28 +154,24 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         };
         run.record(quantized.clone(), shipped)?;
 
-        let label = bases.label(
-            "pipeline",
-            format!("4. W{}A8 quantization-aware", plan.bits),
-        );
         let phase = Phase {
-            label: &label,
+            label: aware_label,
             network: &base.recipe.model,
             name: "quantization-aware",
             epochs_before: base.epochs + more,
         };
         let (aware, aware_seconds) = train_aware(
             run,
-            &tuned,
+            &taught,
             &calibrated,
             bits,
             &plan.aware_train,
             phase,
-            Some((&teacher, kd(1.0))),
+            Some((&teacher, Distill(plan.kd(1.0)))),
         )?;
         let spec = aware.spec(Adds::Fused, bits)?;
         let last = Variant {
-            label: &label,
+            label: aware_label,
             epochs: (base.epochs + epochs) as f64,
             epochs_of: format!(
                 "{} base + {more} fine-tune + {} quantization-aware",
@@ -146,4 +187,11 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         run.record(last, shipped)?;
     }
     Ok(())
+}
+
+/// Notes the steps that would go on from one that diverged.
+fn leave_out(run: &mut Run, steps: &[Label]) -> Result<()> {
+    let each = steps.iter();
+    each.map(|label| run.leave_out(label, "goes on from step 2, which diverged".to_owned()))
+        .collect()
 }
