@@ -215,6 +215,7 @@ fn unless_diverged<T>(run: &mut Run, label: &Label, result: Result<T>) -> Result
     };
     let when = match error.downcast_ref::<NnError>() {
         Some(NnError::Diverged { epoch, .. }) => format!("diverged at epoch {}", epoch + 1),
+        Some(NnError::NoAnswer { .. }) => "diverged: its logits are not finite".to_owned(),
         _ => return Err(error),
     };
     run.leave_out(label, when)?;
