@@ -16,6 +16,8 @@ pub mod bench;
 pub mod budget;
 pub mod cache;
 pub mod cli;
+#[cfg(test)]
+mod code;
 pub mod data;
 pub mod distillation;
 pub mod experiment;
