@@ -12,6 +12,7 @@ use opt_data::source::{Kind, Options, Request, resolve};
 use opt_data::{Dataset, Origin, cifar10, cifar100};
 use opt_nn::{Batch, BatchSource};
 
+use crate::identity::{Ingredient, fields};
 use crate::recipe::Train;
 use crate::results::{DataSource, DatasetInfo};
 
@@ -288,8 +289,10 @@ impl Loader {
 
     /// What the batches follow from beside the images themselves.
     #[must_use]
-    pub fn identity(&self) -> String {
-        format!("{:?} from epoch {}", self.options, self.first_epoch)
+    pub fn identity(&self) -> impl Ingredient + use<> {
+        fields("loader")
+            .with("batches", &self.options)
+            .with("first_epoch", self.first_epoch)
     }
 }
 

@@ -5,6 +5,8 @@ use opt_nn::forward::Outputs;
 use opt_nn::train::{BatchInfo, Objective, Taps, Term};
 use tch::Tensor;
 
+use crate::identity::{Ingredient, fields};
+
 /// Hinton's loss as the objective of a student; each part is already multiplied by its weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Distill(pub Kd);
@@ -60,6 +62,22 @@ impl<O: Objective> Objective for Scaled<O> {
             term.value = term.value.f_mul_scalar(self.weight)?;
         }
         Ok(terms)
+    }
+}
+
+impl Ingredient for Distill {
+    fn write(&self, text: &mut String) {
+        self.0.write(text);
+    }
+}
+
+impl<O: Ingredient> Ingredient for Scaled<O> {
+    fn write(&self, text: &mut String) {
+        let Self { objective, weight } = self;
+        fields("scaled")
+            .with("objective", objective)
+            .with("weight", weight)
+            .write(text);
     }
 }
 

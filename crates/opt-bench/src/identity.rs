@@ -1,23 +1,46 @@
 //! Names for things by their content: what a trained network or a result line follows from, as text and as its hash.
 
-use std::fmt::{Debug, Write as _};
+mod ingredient;
 
 use opt_core::Model;
 use opt_core::mask::Masks;
 use sha2::{Digest, Sha256};
 
+pub use ingredient::{Ingredient, fields};
+
+/// The version of the meaning of an identity and of what is kept under it. Raise it when either changes otherwise than in an
+/// ingredient, so that no entry of an older version is taken for a new one.
+pub const FORMAT: u32 = 2;
+
 /// Everything that a result follows from, one `name: value` a line; its hash is the result's name.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+///
+/// ```
+/// use opt_bench::identity::Identity;
+///
+/// let identity = Identity::default().with("lr", 0.1).with("seed", 3u64);
+/// assert_eq!(identity.text(), "format: 2\nlr: 1e-1\nseed: 3\n");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     text: String,
 }
 
+impl Default for Identity {
+    /// Holds the [`FORMAT`] alone.
+    fn default() -> Self {
+        let text = String::new();
+        Self { text }.with("format", FORMAT)
+    }
+}
+
 impl Identity {
-    /// Adds a line. Values are written as `Debug` does: floats in the shortest form that reads back as the same bits.
+    /// Adds a line. A name has neither colon nor line break.
     #[must_use]
-    pub fn with(mut self, name: &str, value: impl Debug) -> Self {
-        // Writing to a string cannot fail.
-        let _ = writeln!(self.text, "{name}: {value:?}");
+    pub fn with(mut self, name: &str, value: impl Ingredient) -> Self {
+        self.text.push_str(name);
+        self.text.push_str(": ");
+        value.write(&mut self.text);
+        self.text.push('\n');
         self
     }
 
@@ -42,19 +65,25 @@ pub fn hash(bytes: &[u8]) -> String {
 
 fn hex(hasher: Sha256) -> String {
     let digest = hasher.finalize();
-    digest.iter().take(16).fold(String::new(), |mut text, b| {
-        let _ = write!(text, "{b:02x}");
-        text
-    })
+    digest.iter().take(16).map(|b| format!("{b:02x}")).collect()
 }
 
 /// A model by its graph, input and every bit of its parameters.
 #[must_use]
 pub fn model(model: &Model) -> String {
+    let Model {
+        graph,
+        input,
+        params,
+    } = model;
     let mut hasher = Sha256::new();
-    hasher.update(format!("{:?} {:?}", model.graph, model.input));
-    for (name, param) in &model.params {
-        hasher.update(format!("{name} {:?}", param.shape()));
+    let mut header = String::new();
+    (graph, input, params.len()).write(&mut header);
+    hasher.update(header);
+    for (name, param) in params {
+        header = String::new();
+        (name, param.shape()).write(&mut header);
+        hasher.update(header);
         let bytes: Vec<u8> = param.iter().flat_map(|v| v.to_le_bytes()).collect();
         hasher.update(bytes);
     }
@@ -66,7 +95,9 @@ pub fn model(model: &Model) -> String {
 pub fn masks(masks: &Masks) -> String {
     let mut hasher = Sha256::new();
     for (name, mask) in masks {
-        hasher.update(format!("{name} {:?}", mask.keep().shape()));
+        let mut header = String::new();
+        (name, mask.keep().shape()).write(&mut header);
+        hasher.update(header);
         let bytes: Vec<u8> = mask.keep().iter().map(|k| u8::from(*k)).collect();
         hasher.update(bytes);
     }
@@ -82,7 +113,7 @@ mod tests {
     #[test]
     fn every_line_counts() {
         let base = Identity::default().with("lr", 0.1).with("seed", 3u64);
-        assert_eq!(base.text(), "lr: 0.1\nseed: 3\n");
+        assert_eq!(base.text(), "format: 2\nlr: 1e-1\nseed: 3\n");
         assert_eq!(base.hash().len(), 32);
         for other in [
             Identity::default().with("lr", 0.1).with("seed", 4u64),
@@ -90,6 +121,75 @@ mod tests {
             Identity::default().with("seed", 3u64).with("lr", 0.1),
         ] {
             assert_ne!(base.hash(), other.hash());
+        }
+    }
+
+    // If this fails, every network in every user's cache is trained again: raise `FORMAT` and say so in the changelog.
+    #[test]
+    fn keys_are_those_of_this_format() {
+        let identity = Identity::default()
+            .with("code", "0123456789abcdef")
+            .with("cpu", ("a processor", vec!["avx2", "fma"]))
+            .with("settings", vec![("OMP_DYNAMIC", "true")])
+            .with("lr", (0.1, 1e-300, f64::NAN, -0.0f32))
+            .with("teacher", None::<&str>)
+            .with("masks", Some("ab\ncd\"\\"));
+        assert_eq!(
+            identity.text(),
+            "format: 2\ncode: \"0123456789abcdef\"\ncpu: [\"a processor\",[\"avx2\",\"fma\"]]\n\
+             settings: [[\"OMP_DYNAMIC\",\"true\"]]\nlr: [1e-1,1e-300,NaN,-0e0]\nteacher: none\n\
+             masks: some(\"ab\\ncd\\\"\\\\\")\n"
+        );
+        assert_eq!(identity.hash(), "7597e9e18a2098be4069bd746b346fdb");
+        // SHA-256 of the header `[graph{nodes=[["input",Input{},[]]],output=0},input{…},1]`, of `["w",[2]]` and of the floats.
+        let weights = ndarray::arr1(&[1.0f32, -2.0]).into_dyn().into_shared();
+        let network = Model {
+            graph: opt_core::Graph::new(),
+            input: InputSpec {
+                shape: [1, 1, 1],
+                mean: vec![0.5],
+                std: vec![0.25],
+                labels: vec!["a".to_owned(), "b".to_owned()],
+            },
+            params: [("w".to_owned(), weights)].into(),
+        };
+        assert_eq!(model(&network), "e241f67c8d48f5b9fb708de38c03742b");
+    }
+
+    #[test]
+    fn two_lists_of_ingredients_never_read_alike() {
+        let with = |name: &str, value: &dyn Fn(Identity) -> Identity| {
+            (name.to_owned(), value(Identity::default()))
+        };
+        let all = [
+            with("two lines", &|i| i.with("a", "x").with("b", "y")),
+            // A value that looks like the end of its line and the next.
+            with("one line", &|i| i.with("a", "x\"\nb: \"y")),
+            with("escaped by hand", &|i| i.with("a", "x\\\"\\nb: \\\"y")),
+            with("a pair", &|i| i.with("a", ("x", "y"))),
+            with("a list in a list", &|i| i.with("a", (vec!["x"], "y"))),
+            with("all in the list", &|i| i.with("a", vec!["x", "y"])),
+            with("one string", &|i| i.with("a", "x\",\"y")),
+            with("joined", &|i| i.with("a", "xy")),
+            with("cut elsewhere", &|i| i.with("a", ("xy", ""))),
+            with("nothing and all", &|i| i.with("a", ("", "xy"))),
+            with("the word none", &|i| i.with("a", "none")),
+            with("none", &|i| i.with("a", None::<&str>)),
+            with("some none", &|i| i.with("a", Some(None::<&str>))),
+            with("an empty string", &|i| i.with("a", Some(""))),
+            with("a number", &|i| i.with("a", 1u64)),
+            with("a float", &|i| i.with("a", 1.0)),
+            with("a string of a number", &|i| i.with("a", "1")),
+            with("a flag", &|i| i.with("a", true)),
+        ];
+        for (n, (left, a)) in all.iter().enumerate() {
+            for (right, b) in &all[n + 1..] {
+                // A pair and a list of two are one and the same; everything else differs.
+                if (left.as_str(), right.as_str()) == ("a pair", "all in the list") {
+                    continue;
+                }
+                assert_ne!(a.text(), b.text(), "{left} and {right}");
+            }
         }
     }
 
@@ -103,6 +203,9 @@ mod tests {
         assert_ne!(model(&a), model(&b));
         b = a.clone();
         b.input.mean[0] += 0.1;
+        assert_ne!(model(&a), model(&b));
+        b = a.clone();
+        b.graph.nodes[1].name.push('x');
         assert_ne!(model(&a), model(&b));
     }
 

@@ -3,7 +3,7 @@
 //! In reading order: [`recipe`] (how one network is trained) and [`profile`] (which experiments are run with which
 //! recipes), [`data`] (what they are fed), [`run`] (a run and its lines) in its [`folder`], [`measure`] (what is measured: the
 //! file that ships), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`] under their
-//! [`identity`]), [`distillation`] and [`quantization`] (method crates joined to the loop and to lowering), [`experiment`] (the
+//! [`identity`], which knows the [`machine`]), [`distillation`] and [`quantization`] (method crates joined to the loop and to lowering), [`experiment`] (the
 //! experiments), [`results`], [`plots`] and [`report`] (what is left behind), [`plan`] (what a run will do and how long that
 //! takes), [`speed`] (of this machine), [`budget`] (a profile for the time given), [`bench`] (speed and memory beside other
 //! programs), [`verify`] (codes of a file, by every kernel and elsewhere), [`cli`].
@@ -23,6 +23,7 @@ pub mod distillation;
 pub mod experiment;
 pub mod folder;
 pub mod identity;
+pub mod machine;
 pub mod measure;
 pub mod plan;
 pub mod plots;

@@ -3,7 +3,6 @@
 mod origin;
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
@@ -17,7 +16,8 @@ use tch::Device;
 
 use crate::data::Data;
 use crate::folder::Folder;
-use crate::identity::{self, Identity};
+use crate::identity::{self, Identity, Ingredient};
+use crate::machine::{self, Machine};
 use crate::measure::{Measured, Shipped, content, measure, stored_model};
 use crate::recipe::Train;
 use crate::results::{
@@ -34,6 +34,7 @@ pub struct Run {
     /// The folder.
     pub out: PathBuf,
     folder: Folder,
+    machine: Machine,
     /// The conditions, for `run.json`.
     pub info: RunInfo,
     /// The images.
@@ -157,6 +158,7 @@ impl Run {
                 libtorch: env!("OPT_LIBTORCH_VERSION").to_owned(),
             },
             cpu: cpu(),
+            settings: machine::settings(device),
             threads: threads(),
             device: device::name(device),
             precision: request.precision,
@@ -168,6 +170,7 @@ impl Run {
         let run = Self {
             out: request.out,
             folder,
+            machine: Machine::new(&info.cpu, device),
             info,
             data,
             device,
@@ -205,7 +208,7 @@ impl Run {
     /// # Errors
     ///
     /// Those of the loop; a cache that cannot be written.
-    pub fn train_with<O: Objective + Debug>(
+    pub fn train_with<O: Objective + Ingredient>(
         &mut self,
         net: &mut Net,
         recipe: &Train,
@@ -234,15 +237,10 @@ impl Run {
             .with("batches", loader.identity())
             .with("network", identity::model(&net.to_model()?))
             .with("options", &options)
-            .with("objective", &objective)
+            .with("objective", &*objective)
             .with("teacher", teacher.as_ref().map(identity::model))
             .with("masks", constraints.masks.map(identity::masks))
-            .with(
-                "rounding",
-                constraints
-                    .fake_quant
-                    .map(|q| identity::hash(format!("{q:?}").as_bytes())),
-            );
+            .with("rounding", constraints.fake_quant);
         // What an objective trains of its own does not come back from the cache.
         ensure!(
             objective.parameters().is_empty(),
@@ -316,7 +314,7 @@ impl Run {
         let identity = self
             .identity(env!("OPT_MEASURING_CODE"))
             .with("images", &self.data.test_hash)
-            .with("label", label)
+            .with("label", (&label.experiment, &label.variant, label.seed))
             .with("file", &file)
             .with("content", content(shipped)?)
             .with("recipe", variant.recipe)
@@ -436,10 +434,10 @@ impl Run {
     fn identity(&self, code: &str) -> Identity {
         Identity::default()
             .with("code", code)
-            .with("cpu", (&self.info.cpu.model, &self.info.cpu.features))
-            .with("device and threads", (&self.info.device, threads()))
             .with("compiler", &self.info.versions.rustc)
-            .with("library settings", library_settings())
+            .with("machine", &self.machine)
+            .with("device and threads", (&self.info.device, self.info.threads))
+            .with("settings", &self.info.settings)
     }
 
     fn line(
@@ -577,17 +575,6 @@ fn point(phase: Phase<'_>, report: &EpochReport) -> CurvePoint {
         lr: report.lr,
         images_per_second: report.images_per_second,
     }
-}
-
-/// Variables by which libtorch's libraries choose other kernels, and so other roundings.
-fn library_settings() -> Vec<Option<String>> {
-    let names = [
-        "ATEN_CPU_CAPABILITY",
-        "ONEDNN_MAX_CPU_ISA",
-        "ONEDNN_DEFAULT_FPMATH_MODE",
-        "MKL_CBWR",
-    ];
-    names.map(|name| std::env::var(name).ok()).into()
 }
 
 /// The threads that libtorch uses: `OMP_NUM_THREADS`, else all cores.

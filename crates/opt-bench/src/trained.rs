@@ -18,12 +18,14 @@ use crate::cache;
 use crate::folder::sweep;
 use crate::identity::{self, Identity};
 
-/// The place of one phase in the cache: `trained/HASH/` with `identity.txt` (what it follows from), `state.safetensors`
-/// while it runs and `model.safetensors` when it is done, both with their epochs and a checksum. Held by one process at a
-/// time.
+/// The place of one phase in the cache: `trained/vFORMAT/HASH/` with `identity.txt` (what it follows from),
+/// `state.safetensors` while it runs and `model.safetensors` when it is done, both with their key, their epochs and a
+/// checksum. Held by one process at a time. Places of other formats are left alone.
 #[derive(Debug)]
 pub struct Slot {
     folder: PathBuf,
+    /// The identity's hash.
+    key: String,
     _lock: File,
 }
 
@@ -58,7 +60,9 @@ impl Slot {
     }
 
     fn open_in(cache: &Path, identity: &Identity) -> Result<Self> {
-        let folder = cache.join("trained").join(identity.hash());
+        let key = identity.hash();
+        let format = format!("v{}", identity::FORMAT);
+        let folder = cache.join("trained").join(format).join(&key);
         let open = || -> Result<File> {
             fs::create_dir_all(&folder)?;
             let lock = File::create(folder.join("lock"))?;
@@ -72,7 +76,8 @@ impl Slot {
             }
             sweep(&folder);
             let text = folder.join("identity.txt");
-            if !text.exists() {
+            // For people; what a file belongs to, it says itself.
+            if fs::read(&text).ok().as_deref() != Some(identity.text().as_bytes()) {
                 opt_artifact::save(&text, identity.text().as_bytes())?;
             }
             Ok(lock)
@@ -85,6 +90,7 @@ impl Slot {
         })?;
         Ok(Self {
             folder,
+            key,
             _lock: lock,
         })
     }
@@ -99,6 +105,7 @@ impl Slot {
         let read = || -> Result<Finished> {
             let bytes = opt_artifact::load(&path)?;
             let provenance = opt_artifact::inspect(&bytes)?.provenance;
+            self.check_key(provenance.get(KEY))?;
             let epochs = provenance
                 .get(EPOCHS)
                 .context("it does not say what its epochs were")?;
@@ -132,7 +139,10 @@ impl Slot {
     /// A file cannot be written.
     pub fn finish(&self, model: &Model, reports: &[EpochReport]) -> Result<()> {
         let epochs = serde_json::to_string(&to_stored(reports))?;
-        let provenance = opt_artifact::Provenance::from([(EPOCHS.to_owned(), epochs)]);
+        let provenance = opt_artifact::Provenance::from([
+            (KEY.to_owned(), self.key.clone()),
+            (EPOCHS.to_owned(), epochs),
+        ]);
         let bytes = opt_artifact::write_model(model, &provenance)?;
         opt_artifact::save(&self.folder.join("model.safetensors"), &bytes)?;
         let state = self.folder.join("state.safetensors");
@@ -151,7 +161,7 @@ impl Slot {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
             Err(error) => return self.sound(&path, Err(error.into())),
         };
-        self.sound(&path, decode(&bytes))
+        self.sound(&path, self.decode(&bytes))
     }
 
     /// Keeps the state after an epoch in place of the one before.
@@ -161,13 +171,95 @@ impl Slot {
     /// The file cannot be written.
     pub fn keep(&self, state: &TrainState) -> Result<()> {
         let path = self.folder.join("state.safetensors");
-        Ok(opt_artifact::save(&path, &encode(state)?)?)
+        Ok(opt_artifact::save(&path, &self.encode(state)?)?)
+    }
+
+    /// A file that lies here and belongs elsewhere was copied, or is of an older version.
+    fn check_key(&self, found: Option<&String>) -> Result<()> {
+        match found {
+            Some(key) if *key == self.key => Ok(()),
+            Some(key) => bail!("it belongs to the phase {key}"),
+            None => bail!("it does not say which phase it belongs to"),
+        }
+    }
+
+    fn encode(&self, state: &TrainState) -> Result<Vec<u8>> {
+        let bytes: Vec<(String, Vec<u8>)> = state
+            .optimizer
+            .buffers
+            .iter()
+            .map(|(name, values)| {
+                let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+                (name.clone(), bytes)
+            })
+            .collect();
+        let views = bytes
+            .iter()
+            .map(|(name, bytes)| {
+                let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?;
+                Ok((name.clone(), view))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let steps = state.optimizer.steps.to_string();
+        let epochs = serde_json::to_string(&to_stored(&state.reports))?;
+        let metadata = HashMap::from([
+            (
+                "checksum".to_owned(),
+                checksum(&self.key, &steps, &epochs, &bytes),
+            ),
+            (KEY.to_owned(), self.key.clone()),
+            ("steps".to_owned(), steps),
+            (EPOCHS.to_owned(), epochs),
+        ]);
+        Ok(safetensors::serialize(views, Some(metadata))?)
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<TrainState> {
+        let (_, header) = SafeTensors::read_metadata(bytes)?;
+        let Some(metadata) = header.metadata() else {
+            bail!("it has no metadata");
+        };
+        let text = |name: &str| {
+            let found = metadata.get(name);
+            found.with_context(|| format!("its metadata has no `{name}`"))
+        };
+        self.check_key(metadata.get(KEY))?;
+        let mut tensors: Vec<(String, Vec<u8>)> = SafeTensors::deserialize(bytes)?
+            .iter()
+            .map(|(name, view)| (name.to_owned(), view.data().to_vec()))
+            .collect();
+        tensors.sort();
+        let (steps, epochs) = (text("steps")?, text(EPOCHS)?);
+        ensure!(
+            *text("checksum")? == checksum(&self.key, steps, epochs, &tensors),
+            "its content does not have its checksum"
+        );
+        if let Some((name, _)) = tensors.iter().find(|(_, bytes)| bytes.len() % 4 != 0) {
+            bail!("`{name}` is not of 32-bit floats");
+        }
+        let buffers = tensors
+            .into_iter()
+            .map(|(name, bytes)| {
+                let values = bytes
+                    .chunks_exact(4)
+                    .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                    .collect();
+                (name, values)
+            })
+            .collect();
+        Ok(TrainState {
+            reports: from_stored(serde_json::from_str(epochs)?),
+            optimizer: OptimizerState {
+                steps: steps.parse()?,
+                buffers,
+            },
+        })
     }
 
     fn sound<T>(&self, path: &Path, read: Result<T>) -> Option<T> {
         read.inspect_err(|error| {
             eprintln!(
-                "  {} is damaged ({error:#}); this phase is trained again",
+                "  {} cannot be used ({error:#}); this phase is trained again",
                 path.display()
             );
         })
@@ -175,77 +267,15 @@ impl Slot {
     }
 }
 
-fn encode(state: &TrainState) -> Result<Vec<u8>> {
-    let bytes: Vec<(String, Vec<u8>)> = state
-        .optimizer
-        .buffers
-        .iter()
-        .map(|(name, values)| {
-            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            (name.clone(), bytes)
-        })
-        .collect();
-    let views = bytes
-        .iter()
-        .map(|(name, bytes)| {
-            let view = TensorView::new(Dtype::F32, vec![bytes.len() / 4], bytes)?;
-            Ok((name.clone(), view))
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let steps = state.optimizer.steps.to_string();
-    let epochs = serde_json::to_string(&to_stored(&state.reports))?;
-    let metadata = HashMap::from([
-        ("checksum".to_owned(), checksum(&steps, &epochs, &bytes)),
-        ("steps".to_owned(), steps),
-        (EPOCHS.to_owned(), epochs),
-    ]);
-    Ok(safetensors::serialize(views, Some(metadata))?)
-}
+/// Where a file's metadata has the key of its phase.
+const KEY: &str = "phase";
 
-fn decode(bytes: &[u8]) -> Result<TrainState> {
-    let (_, header) = SafeTensors::read_metadata(bytes)?;
-    let Some(metadata) = header.metadata() else {
-        bail!("it has no metadata");
-    };
-    let text = |name: &str| {
-        let found = metadata.get(name);
-        found.with_context(|| format!("its metadata has no `{name}`"))
-    };
-    let mut tensors: Vec<(String, Vec<u8>)> = SafeTensors::deserialize(bytes)?
-        .iter()
-        .map(|(name, view)| (name.to_owned(), view.data().to_vec()))
-        .collect();
-    tensors.sort();
-    let (steps, epochs) = (text("steps")?, text(EPOCHS)?);
-    ensure!(
-        *text("checksum")? == checksum(steps, epochs, &tensors),
-        "its content does not have its checksum"
-    );
-    let buffers = tensors
-        .into_iter()
-        .map(|(name, bytes)| {
-            let values = bytes
-                .chunks_exact(4)
-                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-                .collect();
-            (name, values)
-        })
-        .collect();
-    Ok(TrainState {
-        reports: from_stored(serde_json::from_str(epochs)?),
-        optimizer: OptimizerState {
-            steps: steps.parse()?,
-            buffers,
-        },
-    })
-}
-
-/// The key of the epochs in a file's metadata.
+/// Where a file's metadata has the epochs.
 const EPOCHS: &str = "epochs";
 
 /// Over everything that a state holds; `tensors` are in the order of their names.
-fn checksum(steps: &str, epochs: &str, tensors: &[(String, Vec<u8>)]) -> String {
-    let mut content = format!("{steps}\n{epochs}\n").into_bytes();
+fn checksum(key: &str, steps: &str, epochs: &str, tensors: &[(String, Vec<u8>)]) -> String {
+    let mut content = format!("{key}\n{steps}\n{epochs}\n").into_bytes();
     for (name, bytes) in tensors {
         content.extend(format!("{name} {}\n", bytes.len()).into_bytes());
         content.extend(bytes);
@@ -332,6 +362,83 @@ mod tests {
         // Another identity has a place of its own.
         let other = Slot::open_in(dir.path(), &identity.with("seed", 2)).unwrap();
         assert!(other.finished().is_none() && other.state().is_none());
+    }
+
+    #[test]
+    fn a_file_of_another_phase_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |seed: u64| Slot::open_in(dir.path(), &Identity::default().with("seed", seed));
+        let (one, other) = (at(1).unwrap(), at(2).unwrap());
+        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        let copy = |name: &str| {
+            fs::copy(one.folder.join(name), other.folder.join(name)).unwrap();
+        };
+        one.keep(&state()).unwrap();
+        copy("state.safetensors");
+        assert!(one.state().is_some() && other.state().is_none());
+        one.finish(&model, &reports()).unwrap();
+        copy("model.safetensors");
+        assert!(one.finished().is_some() && other.finished().is_none());
+        // The text beside it does not make it right, and is set right when the place is opened again.
+        copy("identity.txt");
+        drop(other);
+        let other = at(2).unwrap();
+        assert!(other.finished().is_none());
+        let text = fs::read_to_string(other.folder.join("identity.txt")).unwrap();
+        assert!(text.ends_with("seed: 2\n"), "{text}");
+    }
+
+    #[test]
+    fn what_an_older_version_kept_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::default();
+        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        // The first version: no folder of the format, and no key in the file.
+        let old = dir.path().join("trained").join(identity.hash());
+        fs::create_dir_all(&old).unwrap();
+        let epochs = serde_json::to_string(&to_stored(&reports())).unwrap();
+        let provenance = opt_artifact::Provenance::from([(EPOCHS.to_owned(), epochs)]);
+        let bytes = opt_artifact::write_model(&model, &provenance).unwrap();
+        fs::write(old.join("model.safetensors"), &bytes).unwrap();
+        fs::write(old.join("identity.txt"), "old").unwrap();
+        let slot = Slot::open_in(dir.path(), &identity).unwrap();
+        assert!(slot.finished().is_none());
+        assert_eq!(fs::read(old.join("model.safetensors")).unwrap(), bytes);
+        assert_eq!(fs::read_dir(&old).unwrap().count(), 2);
+        // Moved to where the new ones are.
+        fs::write(slot.folder.join("model.safetensors"), &bytes).unwrap();
+        assert!(slot.finished().is_none());
+        slot.finish(&model, &reports()).unwrap();
+        assert!(slot.finished().is_some());
+    }
+
+    #[test]
+    fn of_two_runs_at_once_the_second_gets_the_result_of_the_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        let first = Slot::open_in(&path, &Identity::default()).unwrap();
+        let second = std::thread::spawn(move || {
+            let slot = Slot::open_in(&path, &Identity::default()).unwrap();
+            slot.finished()
+        });
+        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        first.finish(&model, &reports()).unwrap();
+        drop(first);
+        assert_eq!(second.join().unwrap().unwrap().model, model);
+    }
+
+    #[test]
+    fn a_cache_that_cannot_be_written_is_named_with_the_mend() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("file");
+        fs::write(&cache, "").unwrap();
+        let error = Slot::open_in(&cache, &Identity::default()).unwrap_err();
+        let error = format!("{error:#}");
+        let place = cache.join("trained").display().to_string();
+        assert!(
+            error.contains(&place) && error.contains("OPT_CACHE_DIR"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! A made run that tests of reports and plots share.
 
+use std::collections::BTreeMap;
+
 use crate::results::{
     Cpu, CurvePoint, DataSource, DatasetInfo, Discordant, Layer, LayerLine, NotRun, RecipeText,
     ResultLine, RunInfo, SCHEMA, Versions,
@@ -269,6 +271,7 @@ pub(crate) fn sample_run() -> RunInfo {
             cores: 2,
         },
         threads: 2,
+        settings: BTreeMap::new(),
         device: "cpu".to_owned(),
         precision: "bf16 NHWC".to_owned(),
         dataset: DatasetInfo {

@@ -507,6 +507,15 @@ pub(super) fn conditions(run: &RunInfo) -> Vec<(&'static str, String)> {
         run.cpu.cores,
         run.cpu.features.join(" ")
     );
+    let set: Vec<String> = run
+        .settings
+        .iter()
+        .map(|(n, v)| format!("{n}={v}"))
+        .collect();
+    let machine = match set.as_slice() {
+        [] => machine,
+        set => format!("{machine}; set: {}", set.join(", ")),
+    };
     let mut time = match &run.finished {
         Some(finished) => format!("{} to {}", moment(&run.started), moment(finished)),
         None => format!("{}, not finished", moment(&run.started)),

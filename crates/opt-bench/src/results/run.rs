@@ -1,5 +1,6 @@
 //! The conditions of a run: what was asked, with which program, data and machine, and what did not run.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,6 +41,9 @@ pub struct RunInfo {
     pub versions: Versions,
     /// The processor.
     pub cpu: Cpu,
+    /// Variables of the environment that change results and were set: [`crate::machine::SETTINGS`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
     /// Threads used for training.
     pub threads: usize,
     /// Where it ran: `cpu`, `cuda:0`.

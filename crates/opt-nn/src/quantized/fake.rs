@@ -22,6 +22,8 @@ use crate::{Net, NnError, Result};
 #[derive(Debug, Clone)]
 pub struct FakeQuant {
     plan: Plan,
+    adds: Adds,
+    edges: BTreeMap<String, QParams>,
     weight_bits: BTreeMap<String, u8>,
     byte_factors: Vec<f32>,
     byte_offsets: Vec<f32>,
@@ -65,11 +67,31 @@ impl FakeQuant {
         }
         Ok(Self {
             plan,
+            adds,
+            edges: edges.clone(),
             weight_bits,
             byte_factors: to_f32(factors),
             byte_offsets: to_f32(offsets),
             input: model.input.clone(),
         })
+    }
+
+    /// How additions are rounded.
+    #[must_use]
+    pub fn adds(&self) -> Adds {
+        self.adds
+    }
+
+    /// The scales that edges keep, by the name of their node.
+    #[must_use]
+    pub fn edges(&self) -> &BTreeMap<String, QParams> {
+        &self.edges
+    }
+
+    /// The bits of each weight, by its name.
+    #[must_use]
+    pub fn weight_bits(&self) -> &BTreeMap<String, u8> {
+        &self.weight_bits
     }
 
     pub(crate) fn forward(
