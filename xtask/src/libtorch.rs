@@ -17,6 +17,13 @@ use crate::{cache, workspace};
 /// What tch 0.26 binds, exactly.
 pub(crate) const VERSION: &str = "2.13.0";
 
+/// The three wheels of the CPU's libraries, and what is kept of them.
+const CPU_DOWNLOAD: u64 = 540_000_000;
+const CPU_KEPT: u64 = 486_000_000;
+/// The same with the wheels of CUDA, roughly: pip takes the newest of some.
+const CUDA_DOWNLOAD: u64 = 2_800_000_000;
+const CUDA_KEPT: u64 = 5_000_000_000;
+
 /// Which of libtorch's libraries are brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flavour {
@@ -30,6 +37,21 @@ impl Flavour {
             Self::Cpu => format!("libtorch-{VERSION}-cpu"),
             Self::Cuda => format!("libtorch-{VERSION}-cuda"),
         }
+    }
+
+    /// What is about to be brought, from where and how much: said before it starts.
+    fn announcement(self, folder: &Path) -> String {
+        let (download, kept, with) = match self {
+            Self::Cpu => (CPU_DOWNLOAD, CPU_KEPT, ""),
+            Self::Cuda => (CUDA_DOWNLOAD, CUDA_KEPT, " with all CUDA libraries"),
+        };
+        format!(
+            "libtorch {VERSION}{with} is not on this machine yet and is brought now, once for all clones of this user:\n\
+             \u{20} about {} to download with pip, {} to keep in {}",
+            cache::size(download),
+            cache::size(kept),
+            folder.display()
+        )
     }
 
     /// The wheels and what is unpacked from them, side by side for a moment.
@@ -173,10 +195,7 @@ pub(crate) fn ensure() -> Result<()> {
     }
     match decide(exported(), linked()) {
         Decision::Use(_) | Decision::Linked(_) => Ok(()),
-        Decision::Bring => {
-            eprintln!("libtorch {VERSION} is not here yet; bringing it (once for this user)");
-            point_link_at(&bring(Flavour::Cpu)?)
-        }
+        Decision::Bring => point_link_at(&bring(Flavour::Cpu)?),
         wrong => bail!(complaint(&wrong)),
     }
 }
@@ -249,6 +268,7 @@ fn bring(flavour: Flavour) -> Result<PathBuf> {
             cache::size(flavour.bytes_needed())
         );
     }
+    eprintln!("{}", flavour.announcement(&folder));
     let part = cache.join(format!("{}.part", flavour.folder_name()));
     // The rest of a set-up that was broken off.
     remove_folder(&part)?;
@@ -449,6 +469,22 @@ mod tests {
                 "{described}"
             );
         }
+    }
+
+    #[test]
+    fn what_is_brought_is_announced_with_its_size_and_place() {
+        let text = Flavour::Cpu.announcement(Path::new("/cache/libtorch-2.13.0-cpu"));
+        for part in [
+            VERSION,
+            "540 MB",
+            "486 MB",
+            "/cache/libtorch-2.13.0-cpu",
+            "once",
+        ] {
+            assert!(text.contains(part), "{part} is not in: {text}");
+        }
+        let text = Flavour::Cuda.announcement(Path::new("/cache/libtorch-2.13.0-cuda"));
+        assert!(text.contains("CUDA") && text.contains("GB"), "{text}");
     }
 
     #[test]

@@ -48,3 +48,61 @@ pub(crate) fn become_command(command: &mut Command) -> Result<ExitCode> {
     let error = command.exec();
     Err(error).with_context(|| format!("starting {}", command.get_program().to_string_lossy()))
 }
+
+/// Says that a build takes minutes, where it is the first of its profile (`release`, `debug`): `what` is built. cargo then
+/// shows its own progress.
+pub(crate) fn announce_first_build(profile: &str, what: &str) -> Result<()> {
+    let folder = target_folder()?.join(profile);
+    if is_built(&folder) {
+        return Ok(());
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    eprintln!("{}", first_build(what, cores));
+    Ok(())
+}
+
+/// Whether torch-sys was built into this folder, the C++ that every other build waits for.
+fn is_built(profile_folder: &Path) -> bool {
+    let entries = std::fs::read_dir(profile_folder.join(".fingerprint"));
+    let mut entries = entries.into_iter().flatten().flatten();
+    entries.any(|entry| {
+        entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with("torch-sys-")
+    })
+}
+
+fn first_build(what: &str, cores: usize) -> String {
+    let cores = match cores {
+        1 => "1 core".to_owned(),
+        cores => format!("{cores} cores"),
+    };
+    format!(
+        "building {what}: the first time takes some minutes (three or more on two cores; here are {cores}), later ones seconds"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_build_is_announced() {
+        let target = tempfile::tempdir().unwrap();
+        let release = target.path().join("release");
+        assert!(!is_built(&release));
+        // Another crate alone is not yet the long part.
+        std::fs::create_dir_all(release.join(".fingerprint/anyhow-0123")).unwrap();
+        assert!(!is_built(&release));
+        std::fs::create_dir_all(release.join(".fingerprint/torch-sys-0123")).unwrap();
+        assert!(is_built(&release) && !is_built(&target.path().join("debug")));
+        for (cores, expected) in [(1, "1 core)"), (2, "2 cores)")] {
+            let text = first_build("opt-bench", cores);
+            assert!(
+                text.contains("minutes") && text.contains(expected),
+                "{text}"
+            );
+        }
+    }
+}

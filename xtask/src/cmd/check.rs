@@ -8,6 +8,7 @@ use crate::{libtorch, workspace};
 
 pub(crate) fn run() -> Result<ExitCode> {
     libtorch::ensure()?;
+    workspace::announce_first_build("debug", "what the lints need")?;
     let gates: [(&str, &[&str]); 2] = [
         ("cargo fmt --all", &["fmt", "--all", "--check"]),
         (

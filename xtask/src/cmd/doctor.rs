@@ -314,13 +314,22 @@ fn cache_folder(has_libtorch: bool) -> Check {
     let Some(free) = cache::free_bytes(&folder) else {
         return Check::ok(what, format!("{}, free space unknown", folder.display()));
     };
-    let seen = format!(
+    let trained = folder.join(TRAINED);
+    let mut seen = format!(
         "{}, {} free; trained networks: {}, in {}/, which may be deleted while nothing trains",
         folder.display(),
         cache::size(free),
-        cache::size(cache::bytes_in(&folder.join(TRAINED))),
+        cache::size(cache::bytes_in(&trained)),
         TRAINED
     );
+    let (old, bytes) = of_older_versions(&trained);
+    if !old.is_empty() {
+        seen += &format!(
+            "; {} of it are of older versions, which nothing reads any more: {}",
+            cache::size(bytes),
+            old.join(", ")
+        );
+    }
     let needed = Flavour::Cpu.bytes_needed();
     if free >= needed || has_libtorch {
         Check::ok(what, seen)
@@ -424,6 +433,31 @@ fn data() -> Check {
     }
 }
 
+/// What lies beside the newest `vN/`, the folder of the newest format, in short, and its bytes.
+fn of_older_versions(trained: &Path) -> (Vec<String>, u64) {
+    let format = |name: &str| name.strip_prefix('v')?.parse::<u32>().ok();
+    let entries = fs::read_dir(trained).into_iter().flatten().flatten();
+    let names: Vec<String> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let Some(newest) = names.iter().filter_map(|name| format(name)).max() else {
+        // All there is may be of the version that is in use.
+        return (Vec::new(), 0);
+    };
+    let (mut numbered, first): (Vec<String>, Vec<String>) = names
+        .into_iter()
+        .filter(|name| format(name) != Some(newest))
+        .partition(|name| format(name).is_some());
+    let old = numbered.iter().chain(&first);
+    let bytes = old.map(|name| cache::bytes_in(&trained.join(name))).sum();
+    numbered.sort();
+    let mut shown: Vec<String> = numbered.iter().map(|n| format!("{TRAINED}/{n}/")).collect();
+    if !first.is_empty() {
+        shown = vec![format!("all of {TRAINED}/ but v{newest}/")];
+    }
+    (shown, bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -448,6 +482,28 @@ mod tests {
         let text = "processor\t: 0\nmodel name\t: A CPU: fast\nflags\t\t: fpu avx2\n\nprocessor\t: 1\nflags\t\t: other\n";
         assert_eq!(parse_cpuinfo(text), ("A CPU: fast", vec!["fpu", "avx2"]));
         assert_eq!(parse_cpuinfo(""), ("unknown", vec![]));
+    }
+
+    #[test]
+    fn networks_of_older_versions_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join("model"), [0; 5]).unwrap();
+        };
+        let none = (Vec::new(), 0);
+        assert_eq!(of_older_versions(&dir.path().join("none")), none);
+        // Nothing says that there is anything newer.
+        at("0123456789abcdef");
+        assert_eq!(of_older_versions(dir.path()), none);
+        at("v2/0123456789abcdef");
+        let first = vec!["all of trained/ but v2/".to_owned()];
+        assert_eq!(of_older_versions(dir.path()), (first, 5));
+        fs::remove_dir_all(dir.path().join("0123456789abcdef")).unwrap();
+        assert_eq!(of_older_versions(dir.path()), none);
+        at("v10/0123456789abcdef");
+        let second = vec!["trained/v2/".to_owned()];
+        assert_eq!(of_older_versions(dir.path()), (second, 5));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::{libtorch, workspace};
 /// Builds opt-bench and becomes it: its output, exit code and signals are its own.
 pub(crate) fn run(command: &str, arguments: &[OsString]) -> Result<ExitCode> {
     libtorch::ensure()?;
+    workspace::announce_first_build("release", "opt-bench")?;
     let root = workspace::root();
     let status = workspace::cargo()
         .current_dir(&root)

@@ -10,6 +10,7 @@ use crate::{libtorch, workspace};
 
 pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     libtorch::ensure()?;
+    workspace::announce_first_build("debug", "the tests")?;
     let mut cargo = workspace::cargo();
     cargo.current_dir(workspace::root()).arg("test");
     if !arguments.is_empty() {

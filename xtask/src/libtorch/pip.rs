@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Flavour, VERSION};
+use super::{CPU_DOWNLOAD, Flavour, VERSION};
 use crate::cache;
 
 /// What the CPU libraries come from; the wheels are pinned by hash in wheel.rs.
@@ -94,16 +94,16 @@ impl Pip {
         let total = match flavour {
             Flavour::Cpu => {
                 eprintln!(
-                    "downloading {} with pip {} (540 MB)",
+                    "downloading {} with pip {}",
                     CPU_WHEELS.join(", "),
                     self.version
                 );
                 pip.arg("--no-deps").args(CPU_WHEELS);
-                Some(540_000_000)
+                Some(CPU_DOWNLOAD)
             }
             Flavour::Cuda => {
                 eprintln!(
-                    "downloading torch {VERSION} and its CUDA libraries with pip {} (some gigabytes)",
+                    "downloading torch {VERSION} and its CUDA libraries with pip {}",
                     self.version
                 );
                 pip.arg(CPU_WHEELS[0]);
