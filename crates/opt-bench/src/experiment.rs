@@ -137,6 +137,7 @@ pub fn train_recipe(run: &mut Run, recipe: &Recipe, label: &Label) -> Result<Rec
             seconds,
             baseline: None,
             part: None,
+            pruning: None,
         },
         crate::measure::Shipped::Float(&trained),
     )
@@ -157,6 +158,7 @@ fn variant<'a>(base: &'a Base, label: &'a Label, seconds: f64) -> Variant<'a> {
         seconds,
         baseline: Some(&base.recorded),
         part: None,
+        pruning: None,
     }
 }
 

@@ -74,6 +74,14 @@ pub struct ResultLine {
     /// older programs.
     #[serde(default)]
     pub discordant: Option<Discordant>,
+    /// Share of the weights that pruning was asked to remove, 0 to 1; `None` where no weights were pruned and in lines of
+    /// older programs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparsity: Option<f64>,
+    /// What lines of equal sparsity differ in, for example `global, one-shot`: those are compared with each other. Empty
+    /// where `sparsity` is `None`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub method: String,
     /// Images in the test set.
     pub n_test: u64,
     /// Trainable parameters.

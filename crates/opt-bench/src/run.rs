@@ -99,6 +99,8 @@ pub struct Variant<'a> {
     pub baseline: Option<&'a Recorded>,
     /// Its part in a comparison of several variants with each other.
     pub part: Option<Part>,
+    /// How weights were pruned, if they were.
+    pub pruning: Option<Pruning>,
 }
 
 /// A variant's part in a comparison: see [`ResultLine::group`].
@@ -108,6 +110,15 @@ pub struct Part {
     pub group: String,
     /// As what it takes part.
     pub arm: Arm,
+}
+
+/// How the weights of a variant were pruned: variants of equal sparsity are compared with each other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pruning {
+    /// Share of the weights that was to be removed, 0 to 1.
+    pub sparsity: f64,
+    /// What variants of this sparsity differ in: `global, one-shot`.
+    pub method: String,
 }
 
 /// What later variants need to know of a finished one.
@@ -329,6 +340,13 @@ impl Run {
             )
             .with("precision", variant.train_precision)
             .with(
+                "pruning",
+                variant
+                    .pruning
+                    .as_ref()
+                    .map(|p| (p.sparsity, p.method.as_str())),
+            )
+            .with(
                 "compared with",
                 variant.baseline.map(|b| b.line.key.as_str()),
             )
@@ -482,6 +500,11 @@ impl Run {
             macs_baseline: base.map(|b| b.line.macs),
             agreement: base.map(same),
             discordant: base.map(|b| discordant(&self.data.test.labels, answers, &b.predictions)),
+            sparsity: variant.pruning.as_ref().map(|p| p.sparsity),
+            method: variant
+                .pruning
+                .as_ref()
+                .map_or_else(String::new, |p| p.method.clone()),
             n_test: answers.len() as u64,
             params: measured.cost.params as u64,
             nonzero: measured.cost.nonzero as u64,

@@ -26,6 +26,8 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         macs_baseline: Some(40_551_040),
         agreement: None,
         discordant: None,
+        sparsity: None,
+        method: String::new(),
         n_test: 10_000,
         params: 269_722,
         nonzero: 269_722,
