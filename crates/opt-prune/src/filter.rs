@@ -2,7 +2,7 @@
 
 use crate::{PruneError, Result};
 
-/// Whether `name` is what `filter` describes.
+/// Whether `name` is what `filter` describes. Takes time in proportion to the two lengths, whatever the stars.
 ///
 /// ```
 /// use opt_prune::filter::matches;
@@ -12,13 +12,24 @@ use crate::{PruneError, Result};
 /// ```
 #[must_use]
 pub fn matches(filter: &str, name: &str) -> bool {
-    match filter.split_once('*') {
-        None => filter == name,
-        Some((head, tail)) => name.strip_prefix(head).is_some_and(|rest| {
-            let ends = rest.char_indices().map(|(i, _)| i).chain([rest.len()]);
-            ends.into_iter().any(|i| matches(tail, &rest[i..]))
-        }),
+    let Some((head, rest)) = filter.split_once('*') else {
+        return filter == name;
+    };
+    let (middle, tail) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let Some(name) = name.strip_prefix(head) else {
+        return false;
+    };
+    let Some(mut name) = name.strip_suffix(tail) else {
+        return false;
+    };
+    // The first place of each piece leaves most for those after it, so no other place has to be tried.
+    for piece in middle.split('*') {
+        match name.split_once(piece) {
+            Some((_, after)) => name = after,
+            None => return false,
+        }
     }
+    true
 }
 
 /// For each name, the first of the filters that matches it.
@@ -86,6 +97,24 @@ mod tests {
                 name: "a",
                 expect: false,
             },
+            // The end may not overlap the start.
+            Case {
+                filter: "ab*bc",
+                name: "abc",
+                expect: false,
+            },
+            // Stars side by side are one.
+            Case {
+                filter: "a**c",
+                name: "abc",
+                expect: true,
+            },
+            // Pieces in another order.
+            Case {
+                filter: "*b*a*",
+                name: "ab",
+                expect: false,
+            },
             // Letters of more than one byte.
             Case {
                 filter: "*é*",
@@ -100,6 +129,37 @@ mod tests {
                 "{} {}",
                 case.filter,
                 case.name
+            );
+        }
+    }
+
+    #[test]
+    fn many_stars_take_no_longer_than_their_number() {
+        // Trying every place of every star would take years.
+        let filter = "*a".repeat(5_000) + "*b*";
+        assert!(!matches(&filter, &"a".repeat(20_000)));
+        assert!(matches(&filter, &("a".repeat(20_000) + "ba")));
+        assert!(!matches("*a*a*a*a*a*a*a*a*a*b", &"a".repeat(40)));
+    }
+
+    /// The definition: a star is nothing, or one character and then a star.
+    fn by_definition(filter: &[char], name: &[char]) -> bool {
+        match (filter, name) {
+            ([], []) => true,
+            (['*', rest @ ..], _) if by_definition(rest, name) => true,
+            (['*', ..], [_, rest @ ..]) => by_definition(filter, rest),
+            ([f, filter @ ..], [n, name @ ..]) if f == n => by_definition(filter, name),
+            _ => false,
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn matches_as_the_definition_says(filter in "[ab*é]{0,6}", name in "[abé]{0,6}") {
+            let chars = |s: &str| s.chars().collect::<Vec<char>>();
+            proptest::prop_assert_eq!(
+                matches(&filter, &name),
+                by_definition(&chars(&filter), &chars(&name))
             );
         }
     }
