@@ -262,7 +262,12 @@ impl Data {
     /// The first `n` training images, as they are.
     pub fn calibration(&self, n: usize, batch: usize) -> impl Iterator<Item = Batch> + use<> {
         let first: Vec<usize> = (0..n.min(self.train.len())).collect();
-        eval_batches(&self.train.subset(&first), batch).map(to_nn)
+        self.chosen(&first, batch)
+    }
+
+    /// The training images of these indices, as they are.
+    pub fn chosen(&self, indices: &[usize], batch: usize) -> impl Iterator<Item = Batch> + use<> {
+        eval_batches(&self.train.subset(indices), batch).map(to_nn)
     }
 }
 

@@ -137,7 +137,9 @@ impl Planner<'_> {
                         "{}: {variants} variants of {} epochs",
                         p.base, p.fine_tune.epochs
                     );
-                    let ablation = p.likelihood_weights as f64 * self.forward(&p.base)? * 256.0
+                    // Measured on 256 images: single weights, sets, and as many channels.
+                    let units = p.likelihood_weights + 2 * p.likelihood_sets;
+                    let ablation = units as f64 * self.forward(&p.base)? * 256.0
                         / self.work.counts.test as f64;
                     self.push("prune", what, each * variants as f64 + ablation);
                 }

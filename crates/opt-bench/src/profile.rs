@@ -89,6 +89,9 @@ pub struct Prune {
     /// Single weights whose removal is measured exactly and compared with its approximations; 0 leaves this out.
     #[serde(default)]
     pub likelihood_weights: usize,
+    /// Sets of weights, and as many channels, whose removal is measured exactly; 0 leaves this out.
+    #[serde(default)]
+    pub likelihood_sets: usize,
 }
 
 /// Where weights compete.

@@ -31,7 +31,7 @@ pub mod zoo;
 pub use codes::{CodedTensor, Decode};
 pub use cost::{Cost, LayerCost};
 pub use error::CoreError;
-pub use gradients::GradientSums;
+pub use gradients::{Gate, GradientSums};
 pub use graph::{Graph, Node, NodeId};
 pub use mask::Mask;
 pub use model::{InputSpec, Model, Params, Tensor};

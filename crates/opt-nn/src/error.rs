@@ -31,6 +31,14 @@ pub enum NnError {
         /// What was found and what was expected.
         problem: String,
     },
+    /// A gate on channels does not fit the network.
+    #[error("gate of `{layer}`: {problem}; make gates from the same model")]
+    Gate {
+        /// Its layer.
+        layer: String,
+        /// What was found and what was expected.
+        problem: String,
+    },
     /// A tap names no node.
     #[error("the model has no node `{node}` to tap")]
     UnknownTap {

@@ -64,7 +64,7 @@ pub use channels::{
 pub use error::PruneError;
 pub use rank_correlation::rank_correlation;
 pub use schedule::{Schedule, sparsities};
-pub use score::{ChannelScores, Criterion, Norm, Scores, score, score_channels};
+pub use score::{ChannelScores, Criterion, Norm, Scores, TaylorForm, gates, score, score_channels};
 pub use select::{LayerSelection, Note, Scope, SelectRequest, Selection, Target, select};
 
 /// The result of this crate's fallible functions.

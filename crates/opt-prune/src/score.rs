@@ -8,24 +8,25 @@ pub mod taylor;
 
 use std::collections::BTreeMap;
 
-use ndarray::{ArrayD, Axis};
-use opt_core::op::ParamRole;
-use opt_core::{GradientSums, Model, Op};
+use ndarray::ArrayD;
+use opt_core::{Gate, GradientSums, Model, Op, Params};
 use rayon::prelude::*;
 
 use crate::chain::Wiring;
 use crate::{PruneError, Result};
 
 pub use magnitude::Norm;
+pub use taylor::TaylorForm;
 
 /// What makes a weight important. A larger score is more important.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Criterion {
     /// The size of the weight: [`magnitude`].
     Magnitude(Norm),
-    /// The size of the first-order change of the loss: [`taylor`]. Needs gradient sums.
-    Taylor,
-    /// The change of the loss to second order, with a diagonal curvature: [`obd`]. Needs both gradient sums.
+    /// The size of the first-order change of the loss: [`taylor`]. Needs the gradient sums of its form.
+    Taylor(TaylorForm),
+    /// The change of the loss to second order, with a diagonal curvature: [`obd`]. Needs sums of gradients and of their
+    /// squares.
     ObdDiagonal,
     /// A uniform draw: [`random`].
     Random {
@@ -43,8 +44,9 @@ pub type ChannelScores = BTreeMap<String, Vec<f64>>;
 /// Scores every weight of every Conv and Gemm.
 ///
 /// The likelihood of the data gives each parameter j of layer i a share, `P(x; W) = Π_i Π_j p(x_ij | W_ij)`; what removing
-/// `W_ij` costs is the change of -log P. [`ablation`] measures that change exactly, [`Criterion::Taylor`] and
-/// [`Criterion::ObdDiagonal`] approximate it from gradients.
+/// `W_ij` costs is the change of -log P. [`ablation`] measures that change exactly. [`taylor::loss_change`] and
+/// [`Criterion::ObdDiagonal`] approximate it from gradients, with its sign; magnitude and [`Criterion::Taylor`] have no sign and
+/// stand for its size.
 ///
 /// ```
 /// use opt_core::{InputSpec, zoo};
@@ -70,13 +72,13 @@ pub fn score(
         let scores = match criterion {
             Criterion::Magnitude(_) => magnitude::element_scores(weight),
             Criterion::Random { seed } => random::element_scores(name, weight.shape(), *seed),
-            Criterion::Taylor => {
-                let g = mean(model, name, First, "Taylor", gradients)?;
-                taylor::element_scores(weight, g.view())
+            Criterion::Taylor(form) => {
+                let averaged = mean(model, name, form.sum(), "Taylor", gradients)?;
+                taylor::element_scores(*form, weight, averaged.view())
             }
             Criterion::ObdDiagonal => {
-                let g = mean(model, name, First, "ObdDiagonal", gradients)?;
-                let h = mean(model, name, Squared, "ObdDiagonal", gradients)?;
+                let g = mean(model, name, Sum::Plain, "ObdDiagonal", gradients)?;
+                let h = mean(model, name, Sum::Squared, "ObdDiagonal", gradients)?;
                 obd::element_scores(weight, g.view(), h.view())
             }
         };
@@ -97,15 +99,18 @@ pub fn score(
 ///
 /// A channel is removed by a factor (a gate) of 0 on its value after the normalisation that follows it. The
 /// criteria that follow the loss score the change of the loss by that gate: with y = γ·(x - m)/σ + β, the derivative by
-/// the gate is the sum over the filter's weights and what stands on it, each times its gradient:
+/// the gate is the sum over the filter's weights and what stands on it, each times its gradient, for each sample n:
 ///
 /// ```text
-/// gate = Σ_w g_w·w + g_b·b + g_β·(β - γ·m/σ)
-/// Taylor: |gate|        ObdDiagonal: -gate + ½·(Σ_w h_w·w² + h_b·b² + h_β·(β - γ·m/σ)²)
+/// gate_n = Σ_w g_w·w + g_b·b + g_β·(β - γ·m/σ)
+/// Taylor: E[|gate|], E[gate²] or |E[gate]|
+/// ObdDiagonal: -E[gate] + ½·(Σ_w h_w·w² + h_b·b² + h_β·(β - γ·m/σ)²)
 /// ```
 ///
-/// The diagonal of the second order leaves out how the weights of a channel work together; for few channels,
-/// [`ablation`] is exact. Magnitude is a mean over the filter ([`magnitude::channel_scores`]), so layers are comparable.
+/// The mean sizes and squares of gates are sums over single samples that cannot be had from those of single weights: give
+/// [`gates`] to whoever sums the gradients. The diagonal of the second order leaves out how the weights of a channel work
+/// together, which E[gate²] does not; for few channels, [`ablation`] is exact. Magnitude is a mean over the filter
+/// ([`magnitude::channel_scores`]), so layers are comparable.
 ///
 /// # Errors
 ///
@@ -128,13 +133,28 @@ pub fn score_channels(
             Criterion::Random { seed } => {
                 random::channel_scores(&node.name, values.shape()[0], *seed)
             }
-            Criterion::Taylor => {
-                let gate = gate(&wiring, id, First, "Taylor", gradients)?;
-                gate.into_iter().map(f64::abs).collect()
+            Criterion::Taylor(form) => {
+                let n = values.shape()[0];
+                match form.sum() {
+                    Sum::Plain => {
+                        let gate = layer_gate(&wiring, id)?;
+                        let mean = mean_gate(model, &gate, Sum::Plain, "Taylor", gradients)?;
+                        mean.into_iter().map(f64::abs).collect()
+                    }
+                    Sum::Absolute => {
+                        let of = |g: &GradientSums| g.sum_abs_gate.get(&node.name).cloned();
+                        summed_gate(&node.name, n, "sum of absolute gates", gradients, of)?
+                    }
+                    Sum::Squared => {
+                        let of = |g: &GradientSums| g.sum_squared_gate.get(&node.name).cloned();
+                        summed_gate(&node.name, n, "sum of squared gates", gradients, of)?
+                    }
+                }
             }
             Criterion::ObdDiagonal => {
-                let first = gate(&wiring, id, First, "ObdDiagonal", gradients)?;
-                let second = gate(&wiring, id, Squared, "ObdDiagonal", gradients)?;
+                let gate = layer_gate(&wiring, id)?;
+                let first = mean_gate(model, &gate, Sum::Plain, "ObdDiagonal", gradients)?;
+                let second = mean_gate(model, &gate, Sum::Squared, "ObdDiagonal", gradients)?;
                 let both = first.iter().zip(&second);
                 both.map(|(first, second)| 0.5 * second - first).collect()
             }
@@ -150,25 +170,64 @@ pub fn score_channels(
     Ok(scored)
 }
 
+/// The derivative by the factor on each channel of every Conv and Gemm, for whoever sums gradients of single samples.
+///
+/// # Errors
+///
+/// Those of shape inference.
+pub fn gates(model: &Model) -> Result<Vec<Gate>> {
+    let wiring = Wiring::new(model)?;
+    let layers = model.graph.nodes.iter().enumerate();
+    layers
+        .filter(|(_, node)| matches!(node.op, Op::Conv { .. } | Op::Gemm { .. }))
+        .map(|(id, _)| layer_gate(&wiring, id))
+        .collect()
+}
+
+/// The first-order change of the loss when each channel is removed, -E[gate]; negative where removal helps.
+///
+/// # Errors
+///
+/// Those of [`score_channels`].
+pub fn channel_loss_changes(model: &Model, gradients: &GradientSums) -> Result<ChannelScores> {
+    let of = |gate: Gate| -> Result<(String, Vec<f64>)> {
+        let mean = mean_gate(model, &gate, Sum::Plain, "Taylor", Some(gradients))?;
+        Ok((gate.layer, mean.into_iter().map(|g| -g).collect()))
+    };
+    gates(model)?.into_iter().map(of).collect()
+}
+
 /// Which gradient sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Order {
-    First,
+enum Sum {
+    Plain,
+    Absolute,
     Squared,
 }
-use Order::{First, Squared};
 
-/// The mean over the samples of a parameter's gradient, or of its square.
+impl TaylorForm {
+    /// The sum that this form averages.
+    fn sum(self) -> Sum {
+        match self {
+            Self::MeanAbs => Sum::Absolute,
+            Self::MeanSquare => Sum::Squared,
+            Self::AbsMean => Sum::Plain,
+        }
+    }
+}
+
+/// The mean over the samples of a parameter's gradient, of its size or of its square.
 fn mean(
     model: &Model,
     name: &str,
-    order: Order,
+    sum: Sum,
     criterion: &'static str,
     gradients: Option<&GradientSums>,
 ) -> Result<ArrayD<f64>> {
-    let what = match order {
-        First => "gradient",
-        Squared => "squared gradient",
+    let what = match sum {
+        Sum::Plain => "gradient",
+        Sum::Absolute => "absolute gradient",
+        Sum::Squared => "squared gradient",
     };
     let missing = || PruneError::MissingGradient {
         param: name.to_owned(),
@@ -176,11 +235,12 @@ fn mean(
         what,
     };
     let sums = gradients.filter(|g| g.n_samples > 0).ok_or_else(missing)?;
-    let sum = match order {
-        First => sums.sum_gradient.get(name),
-        Squared => sums.sum_squared_gradient.get(name),
-    }
-    .ok_or_else(missing)?;
+    let sum = match sum {
+        Sum::Plain => &sums.sum_gradient,
+        Sum::Absolute => &sums.sum_abs_gradient,
+        Sum::Squared => &sums.sum_squared_gradient,
+    };
+    let sum = sum.get(name).ok_or_else(missing)?;
     let expected = model.param(name)?.shape();
     if sum.shape() != expected {
         return Err(PruneError::Shape {
@@ -194,62 +254,93 @@ fn mean(
     Ok(sum.mapv(|v| f64::from(v) / n))
 }
 
-/// Per channel, the sum over what makes it of gradient · value, or of squared gradient · value².
-fn gate(
-    wiring: &Wiring<'_>,
-    layer: usize,
-    order: Order,
-    criterion: &'static str,
-    gradients: Option<&GradientSums>,
-) -> Result<Vec<f64>> {
+/// What a layer's gate is made of: its weight and bias, and what the first normalisation after it adds.
+fn layer_gate(wiring: &Wiring<'_>, layer: usize) -> Result<Gate> {
     let model = wiring.model;
-    let term = |g: f64, value: f64| match order {
-        First => g * value,
-        Squared => g * value * value,
-    };
-    let mut sums: Vec<f64> = Vec::new();
-    for (name, role) in model.graph.nodes[layer].op.params() {
-        let g = mean(model, name, order, criterion, gradients)?;
-        let value = model.param(name)?;
-        let per_channel = g.axis_iter(Axis(0)).zip(value.axis_iter(Axis(0)));
-        let per_channel = per_channel
-            .map(|(g, v)| -> f64 { g.iter().zip(&v).map(|(g, v)| term(*g, f64::from(*v))).sum() });
-        if role == ParamRole::Weight {
-            sums = per_channel.collect();
-        } else {
-            sums.iter_mut().zip(per_channel).for_each(|(s, t)| *s += t);
-        }
+    let node = &model.graph.nodes[layer];
+    let mut factors = Params::new();
+    for (name, _) in node.op.params() {
+        factors.insert(name.to_owned(), model.param(name)?.clone());
     }
     let chain = wiring.follow(layer);
-    let Some((norm, spread)) = chain.norms.first().copied() else {
-        return Ok(sums);
-    };
-    let Op::BatchNormalization {
+    let norm = chain
+        .norms
+        .first()
+        .map(|(norm, _)| &model.graph.nodes[*norm].op);
+    if let Some(Op::BatchNormalization {
         scale,
         bias,
-        mean: running_mean,
+        mean,
         var,
         epsilon,
         ..
-    } = &model.graph.nodes[norm].op
-    else {
-        return Ok(sums);
-    };
-    let g = mean(model, bias, order, criterion, gradients)?;
-    let (beta, m, var) = (
-        model.param(bias)?,
-        model.param(running_mean)?,
-        model.param(var)?,
-    );
-    let gamma = scale.as_deref().map(|s| model.param(s)).transpose()?;
-    for (channel, sum) in sums.iter_mut().enumerate() {
-        for i in channel * spread..(channel + 1) * spread {
+    }) = norm
+    {
+        let (mean, var) = (model.param(mean)?, model.param(var)?);
+        let gamma = scale.as_deref().map(|s| model.param(s)).transpose()?;
+        let mut at_zero = model.param(bias)?.clone();
+        for (i, beta) in at_zero.iter_mut().enumerate() {
             let sigma = (f64::from(var[i]) + f64::from(*epsilon)).sqrt();
             let gamma = gamma.map_or(1.0, |gamma| f64::from(gamma[i]));
-            *sum += term(g[i], f64::from(beta[i]) - gamma * f64::from(m[i]) / sigma);
+            *beta = to_f32(f64::from(*beta) - gamma * f64::from(mean[i]) / sigma);
+        }
+        factors.insert(bias.clone(), at_zero);
+    }
+    Ok(Gate {
+        layer: node.name.clone(),
+        channels: wiring.channels(layer),
+        factors,
+    })
+}
+
+/// Per channel, the sum over what makes it of gradient · factor, or of squared gradient · factor².
+fn mean_gate(
+    model: &Model,
+    gate: &Gate,
+    sum: Sum,
+    criterion: &'static str,
+    gradients: Option<&GradientSums>,
+) -> Result<Vec<f64>> {
+    let mut sums = vec![0.0; gate.channels];
+    for (name, factors) in &gate.factors {
+        let g = mean(model, name, sum, criterion, gradients)?;
+        let each = factors.len() / gate.channels;
+        for (i, (g, factor)) in g.iter().zip(factors).enumerate() {
+            let factor = f64::from(*factor);
+            sums[i / each] += match sum {
+                Sum::Plain => g * factor,
+                Sum::Absolute => g * factor.abs(),
+                Sum::Squared => g * factor * factor,
+            };
         }
     }
     Ok(sums)
+}
+
+/// The mean over the samples of what was summed for each of a layer's `channels`.
+fn summed_gate(
+    layer: &str,
+    channels: usize,
+    what: &'static str,
+    gradients: Option<&GradientSums>,
+    of: impl Fn(&GradientSums) -> Option<Vec<f64>>,
+) -> Result<Vec<f64>> {
+    let sums = gradients.filter(|g| g.n_samples > 0);
+    let found = sums.and_then(|g| Some((of(g)?, g.n_samples as f64)));
+    let (sum, n) = found.ok_or_else(|| PruneError::MissingGradient {
+        param: layer.to_owned(),
+        criterion: "Taylor",
+        what,
+    })?;
+    if sum.len() != channels {
+        return Err(PruneError::Shape {
+            what,
+            param: layer.to_owned(),
+            found: vec![sum.len()],
+            expected: vec![channels],
+        });
+    }
+    Ok(sum.into_iter().map(|v| v / n).collect())
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "the one rounding to f32")]

@@ -1,28 +1,18 @@
 //! Magnitude pruning: one-shot against iterative, beside training on without pruning.
 
-use std::collections::BTreeMap;
+mod likelihood;
 
 use anyhow::{Context, Result};
 use opt_core::mask::{Masks, apply_masks};
 use opt_core::{Model, cost};
 use opt_nn::Net;
-use opt_nn::evaluate::evaluate;
-use opt_nn::gradients::gradient_sums;
 use opt_nn::train::Constraints;
-use opt_prune::score::ablation::{Unit, loss_changes};
-use opt_prune::score::{obd, taylor};
-use opt_prune::{
-    Criterion, Norm, Schedule, SelectRequest, rank_correlation, score, select, sparsities,
-};
-
-use serde::{Deserialize, Serialize};
+use opt_prune::{Criterion, Norm, Schedule, SelectRequest, score, select, sparsities};
 
 use super::{Base, Bases, train_on, variant};
-use crate::identity::Identity;
 use crate::measure::Shipped;
 use crate::profile::{Prune, Scope, named_percent};
 use crate::recipe::Train;
-use crate::results::write_atomic;
 use crate::run::{Phase, Recorded, Run, Variant};
 use crate::training::Label;
 
@@ -47,10 +37,8 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
                 }
             }
         }
-        if plan.likelihood_weights > 0 {
-            likelihood(run, &base, plan.likelihood_weights)
-                .context("comparing importance with the measured change of likelihood")?;
-        }
+        likelihood::run(run, &base, plan)
+            .context("comparing importance with the measured change of likelihood")?;
     }
     Ok(())
 }
@@ -163,134 +151,6 @@ fn round_epochs(total: usize, round: usize, rounds: usize) -> usize {
     } else {
         each
     }
-}
-
-/// Images on which the change of likelihood is measured.
-const LIKELIHOOD_IMAGES: usize = 256;
-
-/// Removes single weights one by one, measures what each removal costs in log-likelihood, and compares the order with
-/// that of the approximations. Writes `likelihood-NAME-sSEED.json`.
-fn likelihood(run: &mut Run, base: &Base, n_weights: usize) -> Result<()> {
-    let images = LIKELIHOOD_IMAGES.min(run.data.train.len());
-    let name = format!(
-        "likelihood-{}-s{}.json",
-        base.recipe.name, base.recorded.line.seed
-    );
-    let path = run.out.join(name);
-    let key = Identity::default()
-        .with("code", env!("OPT_PRUNING_CODE"))
-        .with("base", &base.recorded.line.key)
-        .with("images", (images, &run.data.train_hash))
-        .with("weights", n_weights)
-        .hash();
-    let earlier = std::fs::read(&path).ok();
-    let earlier = earlier.and_then(|text| serde_json::from_slice::<Likelihood>(&text).ok());
-    let found = match earlier.filter(|e| e.key == key) {
-        Some(earlier) => earlier,
-        None => measure_likelihood(run, base, n_weights, images, key)?,
-    };
-    let shown: Vec<String> = found
-        .spearman_with_measured_change
-        .iter()
-        .map(|(name, rho)| format!("{name} {:.2}", rho.unwrap_or(f64::NAN)))
-        .collect();
-    let shown = shown.join(", ");
-    eprintln!(
-        "  likelihood · {} weights of {}: rank correlation with the measured change: {shown}",
-        found.weights, base.recipe.name,
-    );
-    run.info.notes.push(format!(
-        "Importance by likelihood: {} single weights of {} were removed one by one; the rank correlation with the measured \
-         change of log-likelihood on {images} training images is {shown} (1 would be the same order).",
-        found.weights, base.recipe.name,
-    ));
-    let mut text = serde_json::to_string_pretty(&found)?;
-    text.push('\n');
-    write_atomic(&path, text.as_bytes())
-}
-
-/// The content of `likelihood-NAME-sSEED.json`.
-#[derive(Debug, Serialize, Deserialize)]
-struct Likelihood {
-    model: String,
-    recipe: String,
-    seed: u64,
-    weights: usize,
-    images: usize,
-    /// By approximation; none where an order is constant.
-    spearman_with_measured_change: BTreeMap<String, Option<f64>>,
-    key: String,
-}
-
-fn measure_likelihood(
-    run: &Run,
-    base: &Base,
-    n_weights: usize,
-    images: usize,
-    key: String,
-) -> Result<Likelihood> {
-    let model = &base.recorded.model;
-    let mut net = Net::new(model, run.device)?;
-    let sums = gradient_sums(&mut net, run.data.calibration(images, 1))?;
-    // Evenly spaced over all weights, in graph order.
-    let names = model.weight_names();
-    let total: usize = names.iter().map(|n| model.params[*n].len()).sum();
-    let n_weights = n_weights.min(total);
-    let mut units = Vec::with_capacity(n_weights);
-    let mut position = 0;
-    for name in names {
-        let len = model.params[name].len();
-        let first = (position * n_weights).div_ceil(total);
-        let end = ((position + len) * n_weights).div_ceil(total);
-        units.extend((first..end).map(|k| Unit::Weight {
-            param: name.to_owned(),
-            index: k * total / n_weights - position,
-        }));
-        position += len;
-    }
-    let device = run.device;
-    let data = &run.data;
-    let measured = loss_changes::<anyhow::Error>(model, &units, |model| {
-        let net = Net::new(model, device)?;
-        Ok(evaluate(&net, data.calibration(images, images))?.nll)
-    })?;
-    let mut orders: Vec<(&str, Vec<f64>)> =
-        vec![("magnitude", vec![]), ("taylor", vec![]), ("obd", vec![])];
-    for unit in &units {
-        let Unit::Weight { param, index } = unit else {
-            continue;
-        };
-        let weight = model.param(param)?;
-        let n = sums.n_samples as f64;
-        let mean = |t: &opt_core::Tensor| t.mapv(|v| f64::from(v) / n).to_owned();
-        let g = mean(&sums.sum_gradient[param]);
-        let h = mean(&sums.sum_squared_gradient[param]);
-        let at = |a: ndarray::ArrayD<f64>| a.iter().nth(*index).copied().unwrap_or(0.0);
-        let w = weight.iter().nth(*index).copied().unwrap_or(0.0);
-        orders[0].1.push(f64::from(w.abs()));
-        orders[1]
-            .1
-            .push(at(taylor::loss_change(weight.view(), g.view())));
-        orders[2]
-            .1
-            .push(at(obd::loss_change(weight.view(), g.view(), h.view())));
-    }
-    let correlations = orders
-        .iter()
-        .map(|(name, order)| {
-            let rho = rank_correlation(order, &measured);
-            ((*name).to_owned(), rho)
-        })
-        .collect();
-    Ok(Likelihood {
-        model: base.recipe.model.clone(),
-        recipe: base.recipe.name.clone(),
-        seed: base.recorded.line.seed,
-        weights: units.len(),
-        images,
-        spearman_with_measured_change: correlations,
-        key,
-    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Ablation: the exact cost of removing a unit, measured by removing it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use opt_core::mask::apply_masks;
 use opt_core::{Model, Op};
 
@@ -16,6 +18,8 @@ pub enum Unit {
         /// The flat index of the element.
         index: usize,
     },
+    /// Several elements, which are removed together.
+    Weights(Vec<(String, usize)>),
     /// One output channel of a Conv or Gemm, with its bias and the normalisations that follow it.
     Channel {
         /// The node's name.
@@ -67,13 +71,11 @@ pub fn loss_changes<E: From<PruneError>>(
         let change = loss(&without(model, unit)?)? - before;
         if change.is_nan() {
             let (param, index) = match unit {
-                Unit::Weight { param, index } => (param, index),
-                Unit::Channel { layer, channel } => (layer, channel),
+                Unit::Weight { param, index } => (param.clone(), *index),
+                Unit::Weights(weights) => weights.first().cloned().unwrap_or_default(),
+                Unit::Channel { layer, channel } => (layer.clone(), *channel),
             };
-            return Err(E::from(PruneError::NanScore {
-                param: param.clone(),
-                index: *index,
-            }));
+            return Err(E::from(PruneError::NanScore { param, index }));
         }
         changes.push(change);
     }
@@ -81,33 +83,43 @@ pub fn loss_changes<E: From<PruneError>>(
 }
 
 fn check(model: &Model, unit: &Unit) -> Result<()> {
-    let (what, name, index, len) = match unit {
-        Unit::Weight { param, index } => {
-            let len = model.params.get(param).map(|p| p.len());
-            ("parameter", param, *index, len)
-        }
+    match unit {
+        Unit::Weight { param, index } => check_weight(model, param, *index),
+        Unit::Weights(weights) => weights
+            .iter()
+            .try_for_each(|(param, index)| check_weight(model, param, *index)),
         Unit::Channel { layer, channel } => {
             let node = model.graph.nodes.iter().find(|n| n.name == *layer);
-            let len = match node.map(|n| &n.op) {
+            let channels = match node.map(|n| &n.op) {
                 Some(Op::Conv { weight, .. } | Op::Gemm { weight, .. }) => {
-                    Some(model.param(weight)?.shape()[0])
+                    model.param(weight)?.shape()[0]
                 }
-                _ => None,
+                _ => {
+                    return Err(PruneError::Unknown {
+                        what: "Conv or Gemm",
+                        name: layer.clone(),
+                        known: crate::chain::layer_names(model).join(", "),
+                    });
+                }
             };
-            ("Conv or Gemm", layer, *channel, len)
+            check_index(layer, *channel, channels)
         }
-    };
-    let len = len.ok_or_else(|| PruneError::Unknown {
-        what,
-        name: name.clone(),
-        known: match unit {
-            Unit::Weight { .. } => {
-                let names: Vec<&str> = model.params.keys().map(String::as_str).collect();
-                names.join(", ")
-            }
-            Unit::Channel { .. } => crate::chain::layer_names(model).join(", "),
-        },
+    }
+}
+
+fn check_weight(model: &Model, param: &str, index: usize) -> Result<()> {
+    let tensor = model.params.get(param).ok_or_else(|| {
+        let names: Vec<&str> = model.params.keys().map(String::as_str).collect();
+        PruneError::Unknown {
+            what: "parameter",
+            name: param.to_owned(),
+            known: names.join(", "),
+        }
     })?;
+    check_index(param, index, tensor.len())
+}
+
+fn check_index(name: &str, index: usize, len: usize) -> Result<()> {
     if index >= len {
         return Err(PruneError::OutOfRange {
             what: format!("the unit of `{name}`"),
@@ -121,16 +133,12 @@ fn check(model: &Model, unit: &Unit) -> Result<()> {
 /// The model with the unit's parameters set to zero.
 fn without(model: &Model, unit: &Unit) -> Result<Model> {
     match unit {
-        Unit::Weight { param, index } => {
-            let mut ablated = model.clone();
-            if let Some(value) = ablated
-                .params
-                .get_mut(param)
-                .and_then(|tensor| tensor.iter_mut().nth(*index))
-            {
-                *value = 0.0;
-            }
-            Ok(ablated)
+        Unit::Weight { param, index } => Ok(without_weights(model, [(param.as_str(), *index)])),
+        Unit::Weights(weights) => {
+            let weights = weights
+                .iter()
+                .map(|(param, index)| (param.as_str(), *index));
+            Ok(without_weights(model, weights))
         }
         Unit::Channel { layer, channel } => {
             let wiring = crate::chain::Wiring::new(model)?;
@@ -141,4 +149,27 @@ fn without(model: &Model, unit: &Unit) -> Result<Model> {
             )?)
         }
     }
+}
+
+/// The model with these elements set to zero, each of which was checked.
+fn without_weights<'a>(
+    model: &Model,
+    weights: impl IntoIterator<Item = (&'a str, usize)>,
+) -> Model {
+    let mut by_param: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+    for (param, index) in weights {
+        by_param.entry(param).or_default().insert(index);
+    }
+    let mut ablated = model.clone();
+    for (param, indices) in by_param {
+        let Some(tensor) = ablated.params.get_mut(param) else {
+            continue;
+        };
+        for (index, value) in tensor.iter_mut().enumerate() {
+            if indices.contains(&index) {
+                *value = 0.0;
+            }
+        }
+    }
+    ablated
 }

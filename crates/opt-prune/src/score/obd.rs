@@ -13,7 +13,8 @@ use super::{taylor, to_f32};
 /// The curvature h is the diagonal of the empirical Fisher matrix, which stands for the Hessian where the predictions fit
 /// the data: it is too large where they are far off, and too small where a network knows its training samples by heart.
 /// Squares are of single samples: the square of a batch's mean gradient is another, smaller number. Unlike in the paper,
-/// the first-order term stays, because networks that are being compressed are rarely at a minimum.
+/// the first-order term stays, because networks that are being compressed are rarely at a minimum. Without it, ½·h·w² orders
+/// as [`TaylorForm::MeanSquare`](super::TaylorForm::MeanSquare) does.
 ///
 /// # Panics
 ///
