@@ -221,3 +221,12 @@ fn inputs_that_are_too_small_are_errors_with_a_reason() {
         assert!(message.starts_with(case.expect), "{message}");
     }
 }
+
+/// Every trained figure rests on these draws.
+#[test]
+fn initial_weights_stay_as_they_are() {
+    let model = build("resnet20", &InputSpec::cifar10(), 0).unwrap();
+    let first = model.params["conv1.weight"].iter().take(3);
+    let bits: Vec<u32> = first.map(|w| w.to_bits()).collect();
+    assert_eq!(bits, [3_186_614_841, 3_202_544_609, 3_200_764_303]);
+}
