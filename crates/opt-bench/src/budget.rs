@@ -33,8 +33,8 @@ const LEAST_PERCENT: usize = 25;
 /// Fits a profile into a budget: the first of these that takes at most nine tenths of it.
 ///
 /// 1. All epochs, with as many seeds as there is time for: at most 5, or the profile's own number if that is larger.
-/// 2. One seed, and all epochs times the largest common factor from 0.99 down to 0.25. A phase keeps at least one epoch,
-///    iterative pruning one for each round.
+/// 2. One seed, and all epochs times the largest common factor from 0.99 down to 0.25. A phase keeps at least one epoch, and
+///    each round of iterative pruning is one.
 /// 3. The same two without the most expensive network and all that starts from it, then without the next one. A network
 ///    stays if some experiment would have nothing left.
 ///
@@ -140,24 +140,26 @@ fn size_within(
 
 /// The profile with every phase's epochs scaled, to the nearest epoch.
 fn scaled(profile: &Profile, percent: usize) -> Profile {
-    let scale = |train: &mut Train, least: usize| {
-        if train.epochs > 0 {
-            train.epochs = ((train.epochs * percent + 50) / 100).max(least);
+    let scale_epochs = |epochs: &mut usize| {
+        if *epochs > 0 {
+            *epochs = ((*epochs * percent + 50) / 100).max(1);
         }
     };
+    let scale = |train: &mut Train| scale_epochs(&mut train.epochs);
     let mut profile = profile.clone();
     for recipe in &mut profile.baseline {
-        scale(&mut recipe.train, 1);
+        scale(&mut recipe.train);
     }
     for prune in &mut profile.prune {
-        scale(&mut prune.fine_tune, prune.rounds);
+        scale_epochs(&mut prune.round_epochs);
+        scale(&mut prune.fine_tune);
     }
     for quantize in &mut profile.quantize {
-        scale(&mut quantize.aware_train, 1);
+        scale(&mut quantize.aware_train);
     }
     for pipeline in &mut profile.pipeline {
-        scale(&mut pipeline.fine_tune, 1);
-        scale(&mut pipeline.aware_train, 1);
+        scale(&mut pipeline.fine_tune);
+        scale(&mut pipeline.aware_train);
     }
     profile
 }
@@ -271,9 +273,10 @@ precision = "f32"
 base = "main"
 sparsities = [0.5]
 rounds = 2
+round_epochs = 3
 scopes = ["global"]
 [prune.fine_tune]
-epochs = 4
+epochs = 2
 lr = 0.1
 precision = "f32"
 "#,
@@ -315,19 +318,19 @@ precision = "f32"
             note: &'static str,
         }
         let cases = [
-            // 300 s for the baselines, 3 × 40 s for pruning: 420 s a seed; nine tenths of the budget count.
+            // 300 s for the baselines, 50 + 20 + 50 s for pruning: 420 s a seed; nine tenths of the budget count.
             Case {
                 experiments: &["baseline", "prune"],
                 seconds: 934,
                 seeds: 2,
-                epochs: &[20, 10, 4],
+                epochs: &[20, 10, 2],
                 note: "budget 15m 34s: 2 seeds, all epochs; 14m planned, the rest in reserve",
             },
             Case {
                 experiments: &["baseline", "prune"],
                 seconds: 933,
                 seeds: 1,
-                epochs: &[20, 10, 4],
+                epochs: &[20, 10, 2],
                 note: "budget 15m 33s: 1 seed instead of 2, all epochs; 7m planned, the rest in reserve",
             },
             // Never more than five seeds.
@@ -335,39 +338,39 @@ precision = "f32"
                 experiments: &["baseline", "prune"],
                 seconds: 86_400,
                 seeds: 5,
-                epochs: &[20, 10, 4],
+                epochs: &[20, 10, 2],
                 note: "budget 1day: 5 seeds instead of 2, all epochs; 35m planned, the rest in reserve",
             },
-            // 270 s: at 0.63 there would be 13 + 6 + 3·3 epochs, at 0.62 12 + 6 + 3·2.
+            // 270 s: at 0.68 there would be 14 + 7 + 2·2 + 3·1 epochs, at 0.67 13 + 7 + 2·2 + 3·1.
             Case {
                 experiments: &["baseline", "prune"],
                 seconds: 300,
                 seeds: 1,
-                epochs: &[12, 6, 2],
-                note: "budget 5m: 1 seed instead of 2, epochs × 0.62; 4m planned, the rest in reserve",
+                epochs: &[13, 7, 1],
+                note: "budget 5m: 1 seed instead of 2, epochs × 0.67; 4m 30s planned, the rest in reserve",
             },
-            // 5 + 3 + 3·2 epochs, the same as at a quarter: a round has one.
+            // 6 + 3 + 2·1 + 3·1 epochs, hardly more than at a quarter: a round has one.
             Case {
                 experiments: &["baseline", "prune"],
                 seconds: 156,
                 seeds: 1,
-                epochs: &[5, 3, 2],
-                note: "budget 2m 36s: 1 seed instead of 2, epochs × 0.27; 2m 20s planned, the rest in reserve",
+                epochs: &[6, 3, 1],
+                note: "budget 2m 36s: 1 seed instead of 2, epochs × 0.32; 2m 20s planned, the rest in reserve",
             },
-            // Too little for both networks; without the first there is time for 6 + 3·2 epochs.
+            // Too little for both networks; without the first there is time for 5 + 2·2 + 3·1 epochs.
             Case {
                 experiments: &["baseline", "prune"],
-                seconds: 155,
+                seconds: 144,
                 seeds: 1,
-                epochs: &[6, 2],
-                note: "budget 2m 35s: 1 seed instead of 2, epochs × 0.62, without side; 2m planned, the rest in reserve",
+                epochs: &[5, 1],
+                note: "budget 2m 24s: 1 seed instead of 2, epochs × 0.54, without side; 2m planned, the rest in reserve",
             },
             // Only what the experiments train counts: `prune` needs no `side`.
             Case {
                 experiments: &["prune"],
                 seconds: 245,
                 seeds: 1,
-                epochs: &[20, 10, 4],
+                epochs: &[20, 10, 2],
                 note: "budget 4m 5s: 1 seed instead of 2, all epochs; 3m 40s planned, the rest in reserve",
             },
         ];
@@ -386,16 +389,16 @@ precision = "f32"
             let budget = Duration::from_secs(seconds);
             fit_work(&profile(), &names(experiments), &work(), budget)
         };
-        // Without `side`, 3 + 3·2 epochs are 90 s.
-        let error = fit(&["baseline", "prune"], 99).unwrap_err().to_string();
+        // Without `side`, 3 + 2·1 + 3·1 epochs are 80 s.
+        let error = fit(&["baseline", "prune"], 88).unwrap_err().to_string();
         assert_eq!(
             error,
-            "a budget of 1m 39s is too short: baseline, prune need 1m 40s with one seed and as few epochs as possible, \
+            "a budget of 1m 28s is too short: baseline, prune need 1m 29s with one seed and as few epochs as possible, \
              without side; give that much, ask for one experiment, or name a smaller --profile"
         );
-        let fitted = fit(&["baseline", "prune"], 100).unwrap();
+        let fitted = fit(&["baseline", "prune"], 89).unwrap();
         assert_eq!(fitted.dropped, ["side"]);
-        assert_eq!(epochs(&fitted.profile), [3, 2]);
+        assert_eq!(epochs(&fitted.profile), [3, 1]);
         // `main` is all that `prune` has; it stays, and `side` costs `prune` nothing.
         let error = fit(&["prune"], 0).unwrap_err().to_string();
         assert!(!error.contains("without side"), "{error}");

@@ -131,17 +131,19 @@ impl Planner<'_> {
             "prune" => {
                 for p in &profile.prune {
                     self.base(&p.base)?;
-                    let variants = 1 + 2 * p.sparsities.len() * p.scopes.len();
-                    let each = self.training(&p.base, &p.fine_tune)? + self.forward(&p.base)?;
-                    let what = format!(
-                        "{}: {variants} variants of {} epochs",
-                        p.base, p.fine_tune.epochs
-                    );
-                    // Measured on 256 images: single weights, sets, and as many channels.
+                    let pairs = p.sparsities.len() * p.scopes.len();
+                    let variants = 1 + 2 * pairs;
+                    // One-shot pruning shares the rounds before its cut with the control.
+                    let epochs = (1 + pairs) * p.epochs() + pairs * p.fine_tune.epochs;
+                    let last = self.training(&p.base, &p.fine_tune)?;
+                    let train = last * epochs as f64 / p.fine_tune.epochs as f64;
+                    let what = format!("{}: {variants} variants of {} epochs", p.base, p.epochs());
+                    // Measured on 256 images, single weights, sets and as many channels.
                     let units = p.likelihood_weights + 2 * p.likelihood_sets;
                     let ablation = units as f64 * self.forward(&p.base)? * 256.0
                         / self.work.counts.test as f64;
-                    self.push("prune", what, each * variants as f64 + ablation);
+                    let measuring = variants as f64 * self.forward(&p.base)?;
+                    self.push("prune", what, train + measuring + ablation);
                 }
             }
             "quantize" => {

@@ -80,11 +80,13 @@ pub struct Prune {
     pub base: String,
     /// Shares of the weights that are removed, 0 to 1.
     pub sparsities: Vec<f64>,
-    /// Rounds of the iterative schedule; they share the fine-tuning epochs.
+    /// Rounds of the iterative schedule: a cut and then training in each.
     pub rounds: usize,
+    /// Epochs of every round before the last. One-shot pruning and the control have these rounds too, without a cut.
+    pub round_epochs: usize,
     /// Where weights compete.
     pub scopes: Vec<Scope>,
-    /// Fine-tuning, the same number of epochs for every variant.
+    /// Fine-tuning after the last cut: the epochs of the last round, the same for every variant.
     pub fine_tune: Train,
     /// Single weights whose removal is measured exactly and compared with its approximations; 0 leaves this out.
     #[serde(default)]
@@ -225,14 +227,41 @@ pub struct Pipeline {
 }
 
 impl Prune {
+    /// The training of each round, in order. Every variant has the same: they differ in when what is cut.
+    #[must_use]
+    pub fn round_trains(&self) -> Vec<Train> {
+        let before = Train {
+            epochs: self.round_epochs,
+            ..self.fine_tune.clone()
+        };
+        let mut rounds = vec![before; self.rounds - 1];
+        rounds.push(self.fine_tune.clone());
+        rounds
+    }
+
+    /// The epochs of all rounds.
+    #[must_use]
+    pub fn epochs(&self) -> usize {
+        self.round_epochs * (self.rounds - 1) + self.fine_tune.epochs
+    }
+
     fn check(&self) -> Result<()> {
         self.fine_tune.check().context("fine_tune")?;
         ensure!(
-            (2..=self.fine_tune.epochs).contains(&self.rounds),
-            "rounds is {}, expected 2 to the {} epochs of fine_tune, so that each round has one",
-            self.rounds,
-            self.fine_tune.epochs
+            (2..=100).contains(&self.rounds),
+            "rounds is {}, expected 2 to 100",
+            self.rounds
         );
+        for (key, epochs) in [
+            ("round_epochs", self.round_epochs),
+            ("fine_tune.epochs", self.fine_tune.epochs),
+        ] {
+            ensure!(
+                (1..=10_000).contains(&epochs),
+                "{key} is {epochs}, expected 1 to 10,000, so that each of the {} rounds trains",
+                self.rounds
+            );
+        }
         let outside = |s: &&f64| !(**s > 0.0 && **s < 1.0);
         let wrong = self.sparsities.iter().find(outside);
         ensure!(
@@ -678,10 +707,11 @@ mod tests {
                 "[baseline.quantize]\nbits = 8\n[baseline.train]",
                 "`quantize` belongs into a recipe of its own",
             ),
+            ("rounds = 2", "rounds = 1", "rounds is 1, expected 2 to 100"),
             (
-                "rounds = 2",
-                "rounds = 3",
-                "rounds is 3, expected 2 to the 2 epochs",
+                "round_epochs = 1",
+                "round_epochs = 0",
+                "round_epochs is 0, expected 1 to 10,000, so that each of the 2 rounds trains",
             ),
             (
                 "train_images = 2000",

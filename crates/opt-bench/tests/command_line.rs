@@ -221,8 +221,8 @@ fn small_profile(sparsity: f64) -> String {
     format!(
         "about = \"small\"\nseeds = 1\ntrain_images = 600\ntest_images = 100\ncalibration_images = 50\n\
          [[baseline]]\nname = \"base\"\nmodel = \"airbench_8_8_8\"\n[baseline.train]\n{train}\
-         [[prune]]\nbase = \"base\"\nsparsities = [{sparsity}]\nrounds = 2\nscopes = [\"global\"]\n\
-         likelihood_weights = 0\n[prune.fine_tune]\n{train}"
+         [[prune]]\nbase = \"base\"\nsparsities = [{sparsity}]\nrounds = 2\nround_epochs = 1\n\
+         scopes = [\"global\"]\nlikelihood_weights = 0\n[prune.fine_tune]\n{train}"
     )
 }
 
