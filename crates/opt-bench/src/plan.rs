@@ -250,3 +250,49 @@ impl Planner<'_> {
         Ok(images * self.macs(base)? / self.work.speed.f32_forward)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_arm_of_a_teacher_and_of_its_controls_is_counted() {
+        let profile = Profile::built_in("smoke").unwrap();
+        let work = Work {
+            counts: Counts {
+                train: 100,
+                test: 0,
+            },
+            device: Device::Cpu,
+            speed: Speed {
+                bf16_training: 1e6,
+                f32_training: 1e6,
+                f32_forward: 1e6,
+            },
+            macs: [("large", 3000.0), ("small", 1000.0)]
+                .map(|(name, macs)| (name.to_owned(), macs))
+                .into(),
+        };
+        let item = |experiment: &str| {
+            let plan = plan_for(&profile, &[experiment.to_owned()], &work).unwrap();
+            plan.items.last().unwrap().clone()
+        };
+        // An epoch of `small` takes 0.1 s and a pass of its teacher as much; all five arms have three epochs.
+        let distill = item("distill");
+        assert_eq!(distill.what, "small: 3 alone, 2 taught by large");
+        assert!(
+            (distill.seconds - 0.3 * (3.0 + 2.0 * 2.0)).abs() < 1e-9,
+            "{distill:?}"
+        );
+        // An epoch of `large` takes 0.3 s: three as it is, two of each arm of step 2 on 0.75² of its work, one with fake
+        // quantization; a teacher's pass takes 0.1 s.
+        let pipeline = item("pipeline");
+        assert_eq!(
+            pipeline.what,
+            "large: prune, 2 + 1 epochs, 3 without a teacher, quantize"
+        );
+        let small = 0.3 * 0.75 * 0.75;
+        let expected = 0.9 + 4.0 * 2.0 * small + 0.2 + AWARE * small + 0.1;
+        assert!((pipeline.seconds - expected).abs() < 1e-9, "{pipeline:?}");
+    }
+}

@@ -631,16 +631,16 @@ fn an_arm_that_diverges_is_named_and_the_others_go_on() {
         .values
         .iter()
         .filter(|line| line.experiment != "baseline");
-    let names: Vec<&str> = lines.map(|line| line.variant.as_str()).collect();
+    let names = lines.map(|line| (line.variant.as_str(), line.baseline.as_deref()));
     assert_eq!(
-        names,
+        names.collect::<Vec<_>>(),
         [
-            "tiny alone",
-            "tiny alone, lr 0.02",
-            "tiny taught by tiny, T = 4",
-            "tiny trained on",
-            "1. 50 % of channels removed",
-            "2. fine-tuned without a teacher",
+            ("tiny alone", None),
+            ("tiny alone, lr 0.02", Some("tiny alone")),
+            ("tiny taught by tiny, T = 4", Some("tiny alone")),
+            ("tiny trained on", Some("tiny")),
+            ("1. 50 % of channels removed", Some("tiny trained on")),
+            ("2. fine-tuned without a teacher", Some("tiny trained on")),
         ]
     );
     let info: RunInfo =
