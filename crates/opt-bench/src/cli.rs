@@ -71,6 +71,10 @@ struct Common {
     /// Where to train: `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
+    /// Threads of training and measuring on the CPU [default: `OMP_NUM_THREADS`, else all cores]. Another number gives
+    /// other roundings, so that a run with it goes its own way. Beside other programs fewer threads can be faster.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
     /// The folder for results [default: experiments/ and a name made of what is run and on which data]. A stopped run goes
     /// on there with the same command, and a changed recipe repeats only what it touches.
     #[arg(long, value_name = "DIR")]
@@ -157,8 +161,24 @@ fn experiment_help() -> String {
 /// Runs the program; errors are printed with their causes and what to do next.
 #[must_use]
 pub fn main() -> ExitCode {
-    device::keep_memory();
     let cli = Cli::parse();
+    let common = match &cli.command {
+        Command::Experiment(args) if args.experiment != "list" => Some(&args.common),
+        Command::Train(args) => Some(&args.common),
+        Command::Experiment(_) | Command::Bench(_) | Command::Verify(_) | Command::Report(_) => {
+            None
+        }
+    };
+    if let Some(common) = common {
+        let threads = common.threads.map_or_else(threads, usize::from);
+        if let Err(error) = device::bind_threads(threads) {
+            eprintln!(
+                "warning: threads are not bound to processors, which is slower beside other programs: {error}"
+            );
+        }
+        device::name_threads(threads);
+    }
+    device::keep_memory();
     device::set_threads(threads());
     let done = match cli.command {
         Command::Experiment(args) => experiment(args),

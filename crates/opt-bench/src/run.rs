@@ -24,6 +24,7 @@ use crate::results::{
     Arm, Correct, CurvePoint, LayerLine, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Versions,
     cpu, discordant, layers, rfc3339, write_atomic,
 };
+use crate::speed::planned;
 use crate::trained::{Finished, Slot};
 use crate::training::{Label, Watch, loss};
 use origin::{command_line, git_state};
@@ -268,7 +269,8 @@ impl Run {
             eprintln!("  {}: trained before ({seconds:.0} s)", place());
             reports
         } else {
-            let mut watch = Watch::new(label, phase.name, recipe.epochs, &slot);
+            let planned = planned(&net.to_model()?, options.precision, self.device)?;
+            let mut watch = Watch::new(label, phase.name, recipe.epochs, planned, &slot);
             let trained = train(net, &loader, objective, &options, constraints, &mut watch);
             watch.finish();
             let reports = trained.with_context(place)?;

@@ -93,12 +93,22 @@ pub fn kept_or_measured(device: Device) -> Result<Speed> {
     })
 }
 
+/// Images of this network that the plan has trained in a second.
+///
+/// # Errors
+///
+/// Those of [`kept`]; a network whose cost cannot be counted.
+pub(crate) fn planned(model: &Model, precision: Precision, device: Device) -> Result<f64> {
+    let speed = kept(device)?.unwrap_or_else(|| Speed::assumed(device));
+    Ok(speed.training(precision) / (cost(model)?.macs as f64).max(1.0))
+}
+
 /// The share of waiting from which on a measurement says little about the machine.
 const BUSY: f64 = 0.2;
 
 /// Nanoseconds that the threads of this process ran, and waited for a processor although they could have run; zero where the
 /// kernel does not say.
-fn schedule_times() -> (u64, u64) {
+pub(crate) fn schedule_times() -> (u64, u64) {
     let Ok(tasks) = fs::read_dir("/proc/self/task") else {
         return (0, 0);
     };
@@ -112,7 +122,8 @@ fn schedule_times() -> (u64, u64) {
     })
 }
 
-fn waited_share(before: (u64, u64), after: (u64, u64)) -> f64 {
+/// The share of waiting between two [`schedule_times`].
+pub(crate) fn waited_share(before: (u64, u64), after: (u64, u64)) -> f64 {
     let ran = after.0.saturating_sub(before.0) as f64;
     let waited = after.1.saturating_sub(before.1) as f64;
     waited / (ran + waited).max(1.0)

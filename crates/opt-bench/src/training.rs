@@ -1,6 +1,7 @@
 //! The training loop as a person watches it: a bar with time left, or a plain line per epoch.
 
 use std::io::IsTerminal;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -8,6 +9,8 @@ use opt_nn::optimizer::Optimizer;
 use opt_nn::train::{EpochReport, Hooks, Progress, TrainState};
 use opt_nn::{Net, NnError};
 
+use crate::run::threads;
+use crate::speed::{schedule_times, waited_share};
 use crate::trained::Slot;
 
 /// Which variant a phase of training belongs to.
@@ -32,12 +35,22 @@ pub struct Watch<'a> {
     started: Instant,
     /// Epochs that an earlier process did.
     resumed: usize,
+    /// Images per second of the plan for this network without a teacher and rounding.
+    planned: f64,
+    /// How long threads had run and waited when the epoch began.
+    before: (u64, u64),
 }
 
 impl<'a> Watch<'a> {
     /// Starts watching.
     #[must_use]
-    pub fn new(label: &'a Label, phase: &'a str, epochs: usize, slot: &'a Slot) -> Self {
+    pub fn new(
+        label: &'a Label,
+        phase: &'a str,
+        epochs: usize,
+        planned: f64,
+        slot: &'a Slot,
+    ) -> Self {
         let bar = if std::io::stderr().is_terminal() {
             ProgressBar::new(1)
         } else {
@@ -54,6 +67,8 @@ impl<'a> Watch<'a> {
             bar,
             started: Instant::now(),
             resumed: 0,
+            planned,
+            before: schedule_times(),
         }
     }
 
@@ -132,8 +147,36 @@ impl Hooks for Watch<'_> {
             HumanDuration(Duration::from_secs_f64(left)),
         );
         say(&self.bar, &line);
+        let now = schedule_times();
+        let waited = waited_share(self.before, now);
+        self.before = now;
+        if let Some(hint) = hint(report.images_per_second, self.planned, waited, threads()) {
+            static ONCE: Once = Once::new();
+            ONCE.call_once(|| say(&self.bar, &hint));
+        }
         Ok(())
     }
+}
+
+/// Below this share of the planned speed, and above this share of waiting, other programs are the reason.
+const FAR_BELOW: f64 = 0.5;
+const BUSY: f64 = 0.2;
+
+/// What to do where other programs make training far slower than the plan says.
+fn hint(images_per_second: f64, planned: f64, waited: f64, threads: usize) -> Option<String> {
+    if images_per_second >= FAR_BELOW * planned || waited <= BUSY {
+        return None;
+    }
+    let fewer = if threads > 1 {
+        "; threads wait for each other, so that --threads 1 can be faster beside them (its results differ in the last bits)"
+    } else {
+        ""
+    };
+    Some(format!(
+        "  hint: {images_per_second:.0} images/s, where about {planned:.0} were planned: other programs took the processor for \
+         {:.0} % of the time{fewer}",
+        100.0 * waited
+    ))
 }
 
 /// The loss of an epoch: the sum of its parts.
@@ -160,4 +203,23 @@ pub fn download_bar(what: &'static str) -> ProgressBar {
         bar.set_style(style);
     }
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_needs_a_slow_epoch_and_a_busy_machine() {
+        assert_eq!(hint(600.0, 1000.0, 0.9, 2), None);
+        assert_eq!(hint(300.0, 1000.0, 0.1, 2), None);
+        let two = hint(300.0, 1000.0, 0.6, 2).unwrap();
+        assert!(
+            two.contains("300 images/s") && two.contains("about 1000"),
+            "{two}"
+        );
+        assert!(two.contains("60 %") && two.contains("--threads 1"), "{two}");
+        let one = hint(300.0, 1000.0, 0.6, 1).unwrap();
+        assert!(one.contains("60 %") && !one.contains("--threads"), "{one}");
+    }
 }

@@ -45,9 +45,13 @@ fn smoke_leaves_everything_that_was_promised() {
         "cpu",
         "--out",
         out_text,
+        "--threads",
+        "1",
     ];
     let cache = dir.path().join("cache");
-    let output = command(&cache, &args).output().unwrap();
+    // What is asked for on the command line holds.
+    let mut first = command(&cache, &args);
+    let output = first.env("OMP_NUM_THREADS", "3").output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(
         stderr(&output).contains("NOTICE: synthetic data"),
@@ -57,6 +61,7 @@ fn smoke_leaves_everything_that_was_promised() {
 
     let info: RunInfo =
         serde_json::from_slice(&std::fs::read(out.join("run.json")).unwrap()).unwrap();
+    assert_eq!(info.threads, 1);
     assert!(info.finished.is_some() && info.dataset.hash.starts_with("sha256:"));
     // Phases that several experiments share were trained here, not before.
     let notes = info.notes.join("\n");
@@ -729,4 +734,41 @@ fn a_budget_chooses_the_same_seeds_each_time_and_says_so() {
         (info.recipes, info.seeds, &info.notes[0])
     );
     assert!(!text.contains("measuring how fast"), "{text}");
+}
+
+/// With as many threads as processors the program starts itself again, with each thread bound to one.
+#[test]
+fn all_processors_are_a_number_of_threads_like_others() {
+    let cache = tempfile::tempdir().unwrap();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    for threads in [processors, processors + 1] {
+        let number = threads.to_string();
+        let args = [
+            "experiment",
+            "baseline",
+            "--profile",
+            "smoke",
+            "--data",
+            "synthetic",
+            "--device",
+            "cpu",
+            "--dry-run",
+            "--threads",
+            &number,
+        ];
+        let output = command(cache.path(), &args).output().unwrap();
+        let text = stderr(&output);
+        assert!(output.status.success(), "{text}");
+        let expected = format!("on {threads} thread");
+        assert!(
+            text.contains(&expected) && !text.contains("warning"),
+            "{text}"
+        );
+    }
+    let output = opt_bench(&["experiment", "all", "--threads", "0"]);
+    assert!(
+        !output.status.success() && stderr(&output).contains("--threads"),
+        "{}",
+        stderr(&output)
+    );
 }

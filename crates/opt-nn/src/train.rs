@@ -11,7 +11,7 @@ use crate::forward::{Mode, Outputs, Precision, forward, resolve_taps};
 use crate::optimizer::{Optimizer, OptimizerOptions, OptimizerState};
 use crate::quantized::FakeQuant;
 use crate::schedule::Schedule;
-use crate::{Net, NnError, Result};
+use crate::{Net, NnError, Result, device};
 
 /// A named part of the loss; the loss is the sum of all parts.
 #[derive(Debug)]
@@ -268,7 +268,10 @@ pub fn train(
         let started = Instant::now();
         let mut lr = 0.0;
         let mut meter = Meter::default();
-        for (index, batch) in data.epoch(epoch).enumerate() {
+        let epoch_batches = data.epoch(epoch);
+        // Not before: who makes the batches may have started a thread.
+        let in_place = device::in_place();
+        for (index, batch) in epoch_batches.enumerate() {
             let bytes = batch.bytes(net.input(), net.device())?;
             let labels = batch.labels(net.device());
             let teacher = constraints.teacher.map(|teacher| {
@@ -330,6 +333,7 @@ pub fn train(
             };
             hooks.after_step(net, &mut optimizer, progress);
         }
+        drop(in_place);
         // The last step is followed by no loss that could tell.
         if let Some(what) = optimizer.not_finite(net)? {
             return Err(NnError::Diverged {
