@@ -309,3 +309,6 @@ fn pad(x: &Tensor, window: &Window, value: f64) -> Tensor {
 fn dims(pair: [usize; 2]) -> [i64; 2] {
     pair.map(|d| d as i64)
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,3 +84,6 @@ impl Plan {
         last
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -354,6 +354,48 @@ fn divergence_is_reported_where_it_happens() {
     );
 }
 
+#[test]
+fn cross_entropy_follows_its_formula() {
+    let rows = [[1f64, 2.0, 0.5], [0.0, -1.0, 3.0]];
+    let labels = [0usize, 2];
+    let net = Net::new(&model(), Device::Cpu).unwrap();
+    for smoothing in [0.0, 0.2, 0.9] {
+        let student = Outputs {
+            logits: Tensor::from_slice(&rows.concat())
+                .reshape([2, 3])
+                .to_kind(Kind::Float),
+            taps: Vec::new(),
+        };
+        let batch = BatchInfo {
+            labels: &Tensor::from_slice(&[0i64, 2]),
+            indices: &[0, 1],
+            epoch: 0,
+            index: 0,
+            net: &net,
+        };
+        let mut objective = CrossEntropy {
+            label_smoothing: smoothing,
+        };
+        let terms = objective.loss(&batch, &student, None).unwrap();
+        assert_eq!((terms.len(), terms[0].name), (1, "ce"));
+        let mut expected = 0.0;
+        for (row, label) in rows.iter().zip(labels) {
+            let log_sum = row.iter().map(|z| z.exp()).sum::<f64>().ln();
+            for (class, z) in row.iter().enumerate() {
+                let hot = f64::from(u8::from(class == label));
+                let target = (1.0 - smoothing) * hot + smoothing / 3.0;
+                expected -= target * (z - log_sum) / 2.0;
+            }
+        }
+        let found = terms[0].value.double_value(&[]);
+        // f32 against f64 on numbers below 4.
+        assert!(
+            (found - expected).abs() < 1e-6,
+            "{smoothing}: {found} for {expected}"
+        );
+    }
+}
+
 /// Fills a parameter with `value` after the last step of all, or its gradient before it.
 struct Spoils {
     value: f64,
