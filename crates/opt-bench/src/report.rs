@@ -1,5 +1,6 @@
 //! The report of a run: `report.html`, `report.md`, `summary.json`, `plots/` and the table at the end in the terminal.
 
+mod contests;
 mod html;
 mod markdown;
 mod ranking;
@@ -12,7 +13,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::plots::{accuracy_against_bytes, accuracy_against_macs, png, training_curves};
+use crate::plots::{
+    accuracy_against_bytes, accuracy_against_macs, accuracy_against_sparsity, png, training_curves,
+};
 use crate::results::{
     Correct, CurvePoint, DatasetInfo, LayerLine, ResultLine, RunInfo, Summary, read_lines,
     summarize, write_atomic,
@@ -30,6 +33,8 @@ pub(crate) use sample::{sample_curves, sample_lines, sample_run};
 /// A plot of a report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plot {
+    /// Whether it is about training, not about what came out.
+    pub training: bool,
     /// Its file name within `plots/`, without the extension.
     pub name: String,
     /// What it shows, in a sentence.
@@ -103,22 +108,36 @@ pub fn rewrite_report(dir: &Path) -> Result<Vec<PathBuf>> {
     write_report(dir, &run, &lines.values, &curves.values)
 }
 
-/// Draws the plots of a report: accuracy against bytes and against multiply-accumulates, and training curves.
+/// Draws the plots of a report: accuracy against bytes, against multiply-accumulates and against sparsity, and training
+/// curves.
 pub fn plots(dataset: &DatasetInfo, summary: &Summary, curves: &[CurvePoint]) -> Vec<Plot> {
     let data = data_words(dataset);
     let rows = &summary.rows;
     let mut plots = vec![
         Plot {
+            training: false,
             name: "accuracy-bytes".to_owned(),
             caption: "Accuracy against the size of the model file. Up and to the left is better; numbers as in the table of results.".to_owned(),
             svg: accuracy_against_bytes(rows, &data),
         },
         Plot {
+            training: false,
             name: "accuracy-macs".to_owned(),
             caption: "Accuracy against multiply-accumulates for one image, multiplications by zero included. Up and to the left is better.".to_owned(),
             svg: accuracy_against_macs(rows, &data),
         },
     ];
+    for drawn in accuracy_against_sparsity(rows, &data) {
+        plots.push(Plot {
+            training: false,
+            name: format!("accuracy-sparsity-{}", file_name(&drawn.original)),
+            caption: format!(
+                "Accuracy of {} against the share of its weights that was removed, methods beside each other.",
+                drawn.original
+            ),
+            svg: drawn.svg,
+        });
+    }
     for experiment in experiments(curves) {
         let drawn = training_curves(curves, experiment, &data);
         let n = drawn.len();
@@ -130,7 +149,12 @@ pub fn plots(dataset: &DatasetInfo, summary: &Summary, curves: &[CurvePoint]) ->
                 part = format!(", part {} of {n}", i + 1);
             }
             let caption = format!("Training in the experiment {experiment}, first seed{part}.");
-            plots.push(Plot { name, caption, svg });
+            plots.push(Plot {
+                training: true,
+                name,
+                caption,
+                svg,
+            });
         }
     }
     plots

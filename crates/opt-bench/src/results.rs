@@ -1,6 +1,7 @@
 //! What a run leaves behind: result lines, training curves, the run's conditions, and their summary.
 
 mod chance;
+mod comparison;
 mod correct;
 mod layers;
 mod lines;
@@ -12,6 +13,7 @@ mod verdict;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use chance::t_quantile;
+pub use comparison::{Alike, Comparison, Contender, Contest, Taught};
 pub use correct::Correct;
 pub use layers::{Layer, LayerLine, layers};
 pub use lines::{Lines, append_line, read_lines, write_atomic};

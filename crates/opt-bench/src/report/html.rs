@@ -6,6 +6,7 @@ mod tables;
 use anyhow::{Context, Result};
 use minijinja::{Environment, UndefinedBehavior, Value, context};
 
+use super::contests::{ABOUT, contenders, teachers};
 use super::ranking::{fronts, leaders};
 use super::words::{conditions, headline, how_picked, left_out, legend, moment, plain, policies};
 use super::{Plot, experiments};
@@ -50,7 +51,7 @@ pub fn html(
         .into_iter()
         .map(|line| context! { loss => line.loss, gain => line.gain, detail => line.detail })
         .collect();
-    let (costs, training) = plots.split_at(plots.len().min(2));
+    let (training, costs): (Vec<&Plot>, Vec<&Plot>) = plots.iter().partition(|plot| plot.training);
     let recipes: Vec<_> = run
         .recipes
         .iter()
@@ -83,10 +84,14 @@ pub fn html(
                 n_leaders => leaders.len(),
                 n_rows => rows.len(),
                 legend => legend(rows),
+                contests_about => ABOUT,
+                n_contests => summary.comparisons.len(),
+                contests => table(&contest_columns(), &contenders(summary)),
+                teachers => teachers(summary),
                 findings => &run.notes,
                 results => table(&columns(), &ranked),
-                costs => figures(costs),
-                training => figures(training),
+                costs => figures(&costs),
+                training => figures(&training),
                 single_epochs => single_epoch_sentences(curves),
                 layers => layer_tables(rows, layers),
                 conditions,
@@ -98,8 +103,8 @@ pub fn html(
         .context("filling the template of the report")
 }
 
-fn figures(plots: &[Plot]) -> Vec<Value> {
-    let figure = |plot: &Plot| {
+fn figures(plots: &[&Plot]) -> Vec<Value> {
+    let figure = |plot: &&Plot| {
         context! {
             name => &plot.name, caption => &plot.caption, svg => inline(&plot.svg, &plot.caption),
         }
@@ -177,7 +182,7 @@ mod tests {
             "6.17× smaller",
             "◆ front",
             "quantize · ◆\u{a0}size",
-            "91.70 ± 0.14",
+            "± 0.14",
             "−6.70 ▼~",
             "−17.60 ▼",
             "40.55",
@@ -194,11 +199,30 @@ mod tests {
         ] {
             assert!(html.contains(words), "{words}");
         }
-        assert_eq!(html.matches("<svg").count(), 4);
+        assert_eq!(html.matches("<svg").count(), 5);
         let lead = html.split("id=\"lead\"").nth(1).unwrap();
         let lead = &lead[..lead.find("</table>").unwrap()];
         let (first, second) = (lead.find("channels + W4A8"), lead.find("aware W4A8"));
         assert!(first.unwrap() < second.unwrap());
+    }
+
+    #[test]
+    fn methods_that_cost_the_same_stand_against_each_other() {
+        let html = page(&sample_run(), &sample_lines());
+        let methods = html.split("id=\"contests\"").nth(1).unwrap();
+        let methods = &methods[..methods.find("</section>").unwrap()];
+        assert_eq!(methods.matches("<tr>").count(), 2 + 1);
+        for words in [
+            "W4A8, resnet20",
+            "the best",
+            "−16.10 ▼~",
+            "[−17.14, −15.06]",
+        ] {
+            assert!(methods.contains(words), "{words}\n{methods}");
+        }
+        assert!(html.contains("href=\"#methods\""));
+        let html = page(&sample_run(), &sample_lines()[..3]);
+        assert!(!html.contains("#methods") && !html.contains("id=\"contests\""));
     }
 
     #[test]

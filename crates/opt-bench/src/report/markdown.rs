@@ -1,6 +1,7 @@
 //! `report.md`: the main table and its conditions, to be read in a terminal or put into a README.
 
 use super::Plot;
+use super::contests::{ABOUT, contenders, teachers};
 use super::ranking::fronts;
 use super::words::{
     accuracy, bits, conditions, difference_in_full, difference_to_original_in_full, headline,
@@ -69,7 +70,8 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
     }
     text += "- Pareto ◆: no other variant has a smaller file (size) or fewer multiply-accumulates (MACs) and is more accurate.\n";
     text += "- MMACs: millions of multiply-accumulates per image, zeros included; k: thousands; 1 kB = 1,000 bytes.\n- ms: milliseconds of one image on one thread of the engine, which runs integer networks; – for f32.\n\n";
-    for plot in plots.iter().take(2) {
+    text += &methods(summary);
+    for plot in plots.iter().filter(|plot| !plot.training) {
         text += &format!("![{}](plots/{}.svg)\n", plot.caption, plot.name);
     }
     if !plots.is_empty() {
@@ -88,6 +90,47 @@ pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
     for entry in left_out(run) {
         text += &format!("- Did not run: {}\n", escaped(&entry));
     }
+    text
+}
+
+/// The methods against each other; empty if none cost the same.
+fn methods(summary: &Summary) -> String {
+    if summary.comparisons.is_empty() {
+        return String::new();
+    }
+    let mut table: Vec<Vec<String>> = vec![
+        [
+            "cost the same",
+            "no.",
+            "variant",
+            "top-1 %",
+            "Δ to the best",
+            "p",
+            "won : lost",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+    ];
+    for contender in contenders(summary) {
+        let difference = format!("{} {}", contender.difference(), contender.interval());
+        table.push(vec![
+            escaped(&contender.alike),
+            contender.number.to_string(),
+            escaped(&contender.row.variant),
+            accuracy(contender.row),
+            escaped(difference.trim_end()),
+            escaped(contender.p().trim_start_matches(['p', '=', ' '])),
+            contender.won_and_lost(),
+        ]);
+    }
+    let mut text = format!(
+        "## Methods against each other\n\n{ABOUT}\n\n{}\n",
+        aligned(&table, 3)
+    );
+    for sentence in teachers(summary) {
+        text += &format!("- {}\n", escaped(&sentence));
+    }
+    text.push('\n');
     text
 }
 
@@ -165,6 +208,8 @@ mod tests {
         assert!(text.contains(
             "- Did not run: source_net, 10 epochs a phase (belongs to the profile full)"
         ));
+        assert!(methods[2].contains(" the best |"), "{text}");
+        assert!(text.contains("## Methods against each other\n\nVariants that start"));
         assert!(text.contains("## Findings\n\n- resnet20: magnitude"));
         assert!(text.contains(" 4\\* / 8 |") && text.contains("- \\* after bits: first and last"));
         assert!(text.contains("- ~ one seed"));

@@ -61,6 +61,11 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         file: format!("models/{experiment}.safetensors"),
         ..base.clone()
     };
+    let pruned = |name: &str, sparsity: f64, top1: f64, nonzero: u64, bytes: u64| ResultLine {
+        sparsity: Some(sparsity),
+        method: "global".to_owned(),
+        ..variant("prune", name, top1, nonzero, bytes)
+    };
     let quantized = |name: &str, top1: f64, weight_bits: u32, bytes: u64| ResultLine {
         weight_bits,
         activation_bits: 8,
@@ -123,8 +128,8 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
             }),
             ..variant("prune", "one-shot 50 %", 91.3, 136_000, 640_000)
         },
-        variant("prune", "one-shot 90 %", 84.9, 29_000, 190_000),
-        variant("prune", "iterative 80 %", 90.4, 56_000, 330_000),
+        pruned("one-shot 90 %", 0.9, 84.9, 29_000, 190_000),
+        pruned("iterative 80 %", 0.8, 90.4, 56_000, 330_000),
         quantized("post-training W8A8", 91.65, 8, 285_000),
         ResultLine {
             epochs: 9.0,

@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
 
+use super::contests::{ABOUT, contenders, teachers};
 use super::words::{
     accuracy, bits, difference_in_full, difference_to_original_in_full, in_millions, in_thousands,
     latency, legend, plain, policies, seconds, times, won_and_lost,
@@ -10,13 +11,9 @@ use crate::results::Summary;
 
 /// Lays the summary out as a table with the meaning of its marks below; `width` is the number of columns of the terminal, `None` for no limit.
 pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
-    let rule = LineStyle::none().fill('─').junction('─');
-    let style = TableStyle::new().header_separator(rule);
-    let mut table = Table::new();
-    table
-        .load_style(style)
-        .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_header([
+    let mut table = table(
+        width,
+        [
             "experiment",
             "variant",
             "network",
@@ -32,12 +29,8 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
             "bits W / A",
             "epochs",
             "seconds",
-        ]);
-    if let Some(width) = width {
-        table.set_width(width);
-    } else {
-        table.set_content_arrangement(ContentArrangement::Disabled);
-    }
+        ],
+    );
     let policies = policies(&summary.rows);
     for row in &summary.rows {
         table.add_row([
@@ -67,7 +60,57 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
     for line in std::iter::once(columns.to_owned()).chain(legend(&summary.rows)) {
         text += &wrapped(&line, width.map_or(100, usize::from));
     }
+    text + &methods(summary, width)
+}
+
+/// The methods against each other; empty if none cost the same.
+fn methods(summary: &Summary, width: Option<u16>) -> String {
+    if summary.comparisons.is_empty() {
+        return String::new();
+    }
+    let heads = [
+        "cost the same",
+        "variant",
+        "top-1 %",
+        "Δ to the best",
+        "p",
+        "won : lost",
+    ];
+    let mut table = table(width, heads);
+    for contender in contenders(summary) {
+        let difference = format!("{} {}", contender.difference(), contender.interval());
+        table.add_row([
+            contender.alike.clone(),
+            contender.row.variant.clone(),
+            accuracy(contender.row),
+            difference,
+            contender.p().trim_start_matches(['p', '=', ' ']).to_owned(),
+            contender.won_and_lost(),
+        ]);
+    }
+    for column in table.column_iter_mut().skip(2) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    let mut text = format!("\n{table}\n");
+    for line in std::iter::once(ABOUT.to_owned()).chain(teachers(summary)) {
+        text += &wrapped(&line, width.map_or(100, usize::from));
+    }
     text
+}
+
+/// An empty table with a line below its heads.
+fn table<const N: usize>(width: Option<u16>, heads: [&str; N]) -> Table {
+    let rule = LineStyle::none().fill('─').junction('─');
+    let mut table = Table::new();
+    table
+        .load_style(TableStyle::new().header_separator(rule))
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(heads);
+    match width {
+        Some(width) => table.set_width(width),
+        None => table.set_content_arrangement(ContentArrangement::Disabled),
+    };
+    table
 }
 
 /// A line broken at spaces so that none is wider than `width`, unless a single word is.
@@ -113,6 +156,7 @@ mod tests {
             "4* / 8",
             "\n* after bits: first and last",
             "\n~ one seed",
+            "−16.10 ▼~ [",
         ] {
             assert!(table.contains(words), "{words}\n{table}");
         }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::comparison::comparisons;
 use super::verdict::{Pair, judge};
-use super::{Correct, Discordant, Judgement, ResultLine, SCHEMA, correct};
+use super::{Comparison, Correct, Discordant, Judgement, ResultLine, SCHEMA, correct};
 
 /// The content of `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -12,6 +13,9 @@ pub struct Summary {
     pub schema: u32,
     /// One row per experiment, variant, model and data set, in the order of their first lines.
     pub rows: Vec<SummaryRow>,
+    /// Rows that cost the same, paired with each other.
+    #[serde(default)]
+    pub comparisons: Vec<Comparison>,
 }
 
 /// Mean and spread of a few numbers.
@@ -64,6 +68,12 @@ pub struct SummaryRow {
     pub original: Option<Original>,
     /// Test images predicted as the baseline predicts them, in percent.
     pub agreement: Option<f64>,
+    /// Share of the weights that pruning was asked to remove, 0 to 1; `None` where no weights were pruned.
+    #[serde(default)]
+    pub sparsity: Option<f64>,
+    /// What rows of equal sparsity differ in; empty where `sparsity` is `None`.
+    #[serde(default)]
+    pub method: String,
     /// Images in the test set.
     pub n_test: u64,
     /// Trainable parameters.
@@ -165,6 +175,7 @@ pub fn summarize(lines: &[ResultLine], correct: &[Correct]) -> Summary {
             .iter()
             .map(|group| summarize_group(group, &counted, correct))
             .collect(),
+        comparisons: comparisons(&groups, &counted, correct),
     }
 }
 
@@ -255,7 +266,10 @@ fn baseline_of<'a>(line: &ResultLine, lines: &[&'a ResultLine]) -> Option<&'a Re
 
 /// Where the chain of baselines ends: the network that compression started from. `None` for such a network itself, and if
 /// a line of the chain is missing.
-fn original_of<'a>(line: &ResultLine, lines: &[&'a ResultLine]) -> Option<&'a ResultLine> {
+pub(super) fn original_of<'a>(
+    line: &ResultLine,
+    lines: &[&'a ResultLine],
+) -> Option<&'a ResultLine> {
     let mut found = baseline_of(line, lines)?;
     // A chain that comes back to itself has no end.
     for _ in lines {
@@ -268,7 +282,7 @@ fn original_of<'a>(line: &ResultLine, lines: &[&'a ResultLine]) -> Option<&'a Re
 }
 
 /// Two lines as a pair to judge; `counts` where they are known already.
-fn pair(
+pub(super) fn pair(
     line: &ResultLine,
     other: &ResultLine,
     counts: Option<Discordant>,
@@ -359,6 +373,8 @@ fn summarize_group(
             .then(|| judge(&pairs, &delta, is_trained(first, lines))),
         original: original(group, lines, correct),
         agreement: (agreements.len() == group.len()).then(|| spread(&agreements).mean),
+        sparsity: first.sparsity,
+        method: first.method.clone(),
         n_test: first.n_test,
         params: mean(group, |line| line.params),
         nonzero: mean(group, |line| line.nonzero),

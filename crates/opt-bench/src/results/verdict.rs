@@ -80,6 +80,32 @@ pub struct Judgement {
     pub discordant: Option<Discordant>,
 }
 
+impl Judgement {
+    /// The same for the two in the other order.
+    #[must_use]
+    pub fn reversed(self) -> Self {
+        let turned = |interval: Interval| Interval {
+            low: -interval.high,
+            high: -interval.low,
+        };
+        Self {
+            verdict: match self.verdict {
+                Verdict::Better => Verdict::Worse,
+                Verdict::Worse => Verdict::Better,
+                Verdict::Unresolved => Verdict::Unresolved,
+            },
+            interval: turned(self.interval),
+            images: turned(self.images),
+            seeds: self.seeds.map(turned),
+            discordant: self.discordant.map(|counts| Discordant {
+                only_variant: counts.only_baseline,
+                only_baseline: counts.only_variant,
+            }),
+            ..self
+        }
+    }
+}
+
 /// Two variants with one seed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Pair {
@@ -347,6 +373,13 @@ mod tests {
         let one = judged(&[(100, 200)], 10_000);
         let three = judged(&[(100, 200), (100, 200), (100, 200)], 10_000);
         assert_eq!(one.images, three.images);
+    }
+
+    #[test]
+    fn a_judgement_turns_with_its_two_sides() {
+        for (counts, other) in [([(61, 39)], [(39, 61)]), ([(50, 60)], [(60, 50)])] {
+            assert_eq!(judged(&counts, 10_000).reversed(), judged(&other, 10_000));
+        }
     }
 
     #[test]

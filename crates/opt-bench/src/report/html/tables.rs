@@ -2,6 +2,7 @@
 
 use minijinja::{Value, context};
 
+use crate::report::contests::Contender;
 use crate::report::ranking::Front;
 use crate::report::words::{
     accuracy, bits, difference, difference_to_original, grounds, in_millions, in_thousands,
@@ -185,7 +186,15 @@ pub(super) fn columns<'a>() -> Vec<Column<Ranked<'a>>> {
             words(&r.row.experiment)
                 .with_small(against.map_or_else(String::new, |name| format!("against {name}")))
         }),
-        column("Top-1", "%", "n", top1),
+        column("Top-1", "%", "n", |r| {
+            let std = r.row.top1.std.map(|std| format!("± {std:.2}"));
+            let mean = format!("{:.2}", r.row.top1.mean);
+            Cell {
+                text: mean,
+                ..top1(r)
+            }
+            .with_small(std.unwrap_or_default())
+        }),
         column("Δ original", "points", "n", to_original),
         column("Δ", "points", "n", |r| {
             delta(r).with_small(interval_of(r.row))
@@ -286,6 +295,33 @@ fn width(ranked: &Ranked<'_>) -> Cell {
         "" => row.precision.clone(),
         policy => format!("{policy}; accuracy in {}", row.precision),
     })
+}
+
+/// The table of methods against each other.
+pub(super) fn contest_columns<'a>() -> Vec<Column<Contender<'a>>> {
+    vec![
+        column("Cost the same", "", "name", |c| words(&c.alike)),
+        column("No.", "", "n", |c| {
+            number(c.number.to_string(), c.number as f64)
+        }),
+        column("Variant", "", "", |c| {
+            words(&c.row.variant).with_small(&c.row.epochs_of)
+        }),
+        column("Top-1", "%", "n", |c| {
+            number(accuracy(c.row), c.row.top1.mean)
+        }),
+        column("Δ to the best", "points", "n", |c| match c.to_best {
+            Some((difference, judgement)) => judged(c.difference(), difference, judgement)
+                .with_small(c.interval())
+                .with_hint(grounds(judgement)),
+            None => number(c.difference(), f64::NAN).with_class("n quiet"),
+        }),
+        column("Won : lost", "images", "n", |c| {
+            let counts = c.to_best.and_then(|(_, judgement)| judgement.discordant);
+            let net = counts.map(|c| c.only_variant as f64 - c.only_baseline as f64);
+            number(c.won_and_lost(), net.unwrap_or(f64::NAN)).with_small(c.p())
+        }),
+    ]
 }
 
 /// The table of single runs.
