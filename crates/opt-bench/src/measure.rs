@@ -73,6 +73,8 @@ pub struct Measured {
     pub cost: Cost,
     /// Size of the file in bytes.
     pub bytes: u64,
+    /// How many of them are its provenance.
+    pub bytes_provenance: u64,
     /// How the accuracy was computed.
     pub precision: String,
     /// Milliseconds of one image on one thread of the engine; `None` for what the engine does not run.
@@ -138,7 +140,9 @@ pub fn measure(
     data: &Data,
     device: Device,
 ) -> Result<Measured> {
-    let bytes = write(shipped, provenance, &first_images(data, GOLDEN_IMAGES))?;
+    let golden = first_images(data, GOLDEN_IMAGES);
+    let bytes = write(shipped, provenance, &golden)?;
+    let content = write(shipped, &Provenance::new(), &golden)?.len();
     opt_artifact::save(path, &bytes)?;
     let stored = opt_artifact::load(path)?;
     let (evaluation, model, precision, latency_ms) = match shipped {
@@ -172,6 +176,7 @@ pub fn measure(
         evaluation,
         cost: cost(&model)?,
         bytes: stored.len() as u64,
+        bytes_provenance: stored.len().saturating_sub(content) as u64,
         precision,
         latency_ms,
         model,

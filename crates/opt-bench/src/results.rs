@@ -94,6 +94,10 @@ pub struct ResultLine {
     pub macs: u64,
     /// Size of the written model file in bytes.
     pub bytes: u64,
+    /// How many of these bytes say where the file comes from: names of variant and recipe, commit. Two files that differ in
+    /// nothing else are equally large. 0 in lines of older programs.
+    #[serde(default)]
+    pub bytes_provenance: u64,
     /// Milliseconds of one image on one thread of the engine, median; `None` for f32, and in lines of older programs.
     #[serde(default)]
     pub latency_ms: Option<f64>,

@@ -512,6 +512,7 @@ impl Run {
             nonzero: measured.cost.nonzero as u64,
             macs: measured.cost.macs,
             bytes: measured.bytes,
+            bytes_provenance: measured.bytes_provenance,
             latency_ms: measured.latency_ms,
             layers: u32::try_from(layers).unwrap_or(u32::MAX),
             weight_bits: variant.weight_bits,

@@ -25,6 +25,7 @@ pub fn accuracy_against_bytes(rows: &[SummaryRow], data: &str) -> String {
         rows,
         data,
         |row| row.bytes,
+        |row| row.bytes_content,
         "size of the model file, log scale (1 MB = 1,000 kB)",
         |bytes| match bytes {
             1e6.. => format!("{} MB", rounded(bytes / 1e6)),
@@ -40,6 +41,7 @@ pub fn accuracy_against_macs(rows: &[SummaryRow], data: &str) -> String {
     scatter(
         rows,
         data,
+        |row| row.macs,
         |row| row.macs,
         "multiply-accumulates per image, log scale (M = million)",
         |macs| match macs {
@@ -71,6 +73,7 @@ fn scatter(
     rows: &[SummaryRow],
     data: &str,
     cost: fn(&SummaryRow) -> u64,
+    compared_by: fn(&SummaryRow) -> u64,
     cost_title: &str,
     cost_words: fn(f64) -> String,
 ) -> String {
@@ -104,7 +107,11 @@ fn scatter(
     );
     let y = linear_axis(floor, best, rounded);
     let kinds = kinds(&rows);
-    let front = pareto_front(&points);
+    let compared: Vec<(f64, f64)> = rows
+        .iter()
+        .map(|row| (compared_by(row) as f64, row.top1.mean))
+        .collect();
+    let front = pareto_front(&compared);
     let described = |i: usize| {
         let (row, cost) = (rows[i], cost_words(four_digits(points[i].0)));
         format!("{cost}, {:.2} %: {}", row.top1.mean, row.variant)

@@ -36,7 +36,7 @@ pub(super) fn fronts(rows: &[SummaryRow]) -> Vec<Front> {
         };
         pareto_front(&rows.iter().map(point).collect::<Vec<_>>())
     };
-    let (size, macs) = (on(|row| row.bytes), on(|row| row.macs));
+    let (size, macs) = (on(|row| row.bytes_content), on(|row| row.macs));
     (0..rows.len())
         .map(|i| Front {
             size: size.contains(&i),
@@ -80,7 +80,7 @@ pub(super) fn leaders(rows: &[SummaryRow], fronts: &[Front]) -> Vec<usize> {
 mod tests {
     use super::*;
     use crate::report::sample_lines;
-    use crate::results::summarize;
+    use crate::results::{ResultLine, summarize};
 
     #[test]
     fn rows_are_on_the_fronts_that_nobody_beats() {
@@ -94,8 +94,30 @@ mod tests {
         assert_eq!(words(&rows, "student taught by resnet20"), "◆ MACs");
         assert_eq!(words(&rows, "one-shot 90 %"), "");
         // A file that was not written is not the smallest one.
-        rows[5].bytes = 0;
+        rows[5].bytes_content = 0;
         assert_eq!(words(&rows, "post-training W8A8"), "");
+    }
+
+    #[test]
+    fn names_in_a_file_put_no_row_on_the_front() {
+        let mut lines = sample_lines();
+        lines.truncate(6);
+        let shorter = ResultLine {
+            variant: "W8A8".to_owned(),
+            bytes: lines[5].bytes - 8,
+            top1: lines[5].top1 - 0.1,
+            ..lines[5].clone()
+        };
+        lines.push(shorter);
+        let on_front = |lines: &[ResultLine]| {
+            let rows = summarize(lines, &[]).rows;
+            let fronts = fronts(&rows);
+            [fronts[5].size, fronts[6].size]
+        };
+        // As far as anybody knows it is 8 bytes smaller.
+        assert_eq!(on_front(&lines), [true, true]);
+        (lines[5].bytes_provenance, lines[6].bytes_provenance) = (248, 240);
+        assert_eq!(on_front(&lines), [true, false]);
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub(crate) fn sample_lines() -> Vec<ResultLine> {
         nonzero: 269_722,
         macs: 40_551_040,
         bytes: 1_100_000,
+        bytes_provenance: 0,
         latency_ms: None,
         layers: 20,
         weight_bits: 32,

@@ -84,6 +84,9 @@ pub struct SummaryRow {
     pub macs: u64,
     /// Size of the model file in bytes.
     pub bytes: u64,
+    /// That without the names and the commit that it carries: what sizes are compared by.
+    #[serde(default)]
+    pub bytes_content: u64,
     /// Size of the baseline's model file in bytes, if known.
     pub bytes_baseline: Option<u64>,
     /// How many times smaller the file is than the baseline's.
@@ -152,6 +155,9 @@ pub struct Original {
     pub top1: f64,
     /// Size of its file in bytes.
     pub bytes: u64,
+    /// That without names and commit.
+    #[serde(default)]
+    pub bytes_content: u64,
     /// Multiply-accumulates of it for one image.
     pub macs: u64,
     /// Accuracy minus its, with the same seed, in points.
@@ -212,8 +218,8 @@ pub fn best_within(
         let Some(original) = &row.original else {
             continue;
         };
-        let ratio = original.bytes as f64 / row.bytes.max(1) as f64;
-        if row.bytes == 0 || ratio <= 1.0 || original.delta.mean < -points {
+        let ratio = original.bytes_content as f64 / row.bytes_content.max(1) as f64;
+        if row.bytes_content == 0 || ratio <= 1.0 || original.delta.mean < -points {
             continue;
         }
         let is_better = best.is_none_or(|(best_ratio, other)| {
@@ -319,6 +325,7 @@ fn original(group: &[&ResultLine], lines: &[&ResultLine], correct: &[Correct]) -
         variant: originals.first()?.variant.clone(),
         top1: originals.iter().map(|line| line.top1).sum::<f64>() / originals.len() as f64,
         bytes: mean(&originals, |line| line.bytes),
+        bytes_content: mean(&originals, content),
         macs: mean(&originals, |line| line.macs),
         delta,
         judgement: judge(&pairs, &delta, trained),
@@ -380,6 +387,7 @@ fn summarize_group(
         nonzero: mean(group, |line| line.nonzero),
         macs,
         bytes,
+        bytes_content: mean(group, content),
         bytes_baseline: group
             .iter()
             .all(|line| line.bytes_baseline.is_some())
@@ -413,6 +421,11 @@ pub(super) fn spread(values: &[f64]) -> Spread {
         min: values.iter().copied().fold(f64::INFINITY, f64::min),
         max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
     }
+}
+
+/// The bytes of a file that are not its provenance.
+fn content(line: &ResultLine) -> u64 {
+    line.bytes.saturating_sub(line.bytes_provenance)
 }
 
 fn mean(group: &[&ResultLine], field: fn(&ResultLine) -> u64) -> u64 {
@@ -635,6 +648,23 @@ mod tests {
         let mut circle = lines;
         circle[0].baseline = Some("resnet20 trained on".to_owned());
         assert_eq!(original(&circle, &[]), None);
+    }
+
+    #[test]
+    fn files_that_differ_in_their_names_alone_are_equally_large() {
+        let mut lines = sample_lines();
+        // 8 bytes more, all of them names; the second is the more accurate.
+        lines[5].bytes_provenance = 240;
+        let mut other = lines[5].clone();
+        (other.variant, other.bytes, other.bytes_provenance) =
+            ("a longer name".to_owned(), lines[5].bytes + 8, 248);
+        other.top1 += 0.01;
+        lines.truncate(6);
+        lines.push(other);
+        let rows = summarize(&lines, &[]).rows;
+        assert_eq!(rows[5].bytes_content, rows[6].bytes_content);
+        let best = best_within(&rows, 1.0, |_| true).unwrap();
+        assert_eq!(best.variant, "a longer name");
     }
 
     #[test]
