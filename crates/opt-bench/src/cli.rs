@@ -404,6 +404,9 @@ fn finish(run: &mut Run) -> Result<()> {
     if let Some(notice) = notice(&run.data) {
         println!("{notice}\n");
     }
+    if let Some(warning) = &run.info.warning {
+        println!("WARNING: {warning}\n");
+    }
     println!("written to {}:", run.out.display());
     let names = [
         "run.json",

@@ -19,8 +19,8 @@ pub use layers::{Layer, LayerLine, layers};
 pub use lines::{Lines, append_line, read_lines, write_atomic};
 pub use mcnemar::{Discordant, discordant};
 pub use run::{
-    Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Versions, cpu, notice,
-    rfc3339,
+    Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Versions, cpu, dirty_tree,
+    notice, notices, rfc3339,
 };
 pub(crate) use summary::grouped;
 pub use summary::{Original, Runs, Spread, Summary, SummaryRow, best_within, summarize};

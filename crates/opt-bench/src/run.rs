@@ -22,7 +22,7 @@ use crate::measure::{Measured, Shipped, content, measure, stored_model};
 use crate::recipe::Train;
 use crate::results::{
     Arm, Correct, CurvePoint, LayerLine, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Versions,
-    cpu, discordant, layers, rfc3339, write_atomic,
+    cpu, dirty_tree, discordant, layers, rfc3339, write_atomic,
 };
 use crate::speed::planned;
 use crate::trained::{Finished, Slot};
@@ -143,7 +143,14 @@ impl Run {
     pub fn start(request: Request, data: Data, device: Device) -> Result<Self> {
         let mut folder = Folder::lock(&request.out)?;
         let earlier = folder.earlier(&request, &data.info)?;
-        let (commit, dirty) = git_state(&request.root);
+        let (mut commit, dirty) = git_state(&request.root);
+        let warning = dirty_tree(&commit, dirty);
+        if let Some(warning) = &warning {
+            eprintln!("WARNING: {warning}");
+            if !commit.is_empty() {
+                commit += "-dirty";
+            }
+        }
         let now = rfc3339(SystemTime::now());
         let (started, resumed) = match earlier {
             Some(earlier) => {
@@ -154,6 +161,7 @@ impl Run {
         };
         let info = RunInfo {
             schema: SCHEMA,
+            warning,
             started,
             resumed,
             finished: None,

@@ -11,9 +11,9 @@ use super::ranking::{fronts, leaders};
 use super::words::{conditions, headline, how_picked, left_out, legend, moment, plain, policies};
 use super::{Plot, experiments};
 use crate::plots::{INK, single_epochs};
-use crate::results::{CurvePoint, LayerLine, ResultLine, RunInfo, Summary, grouped, notice};
+use crate::results::{CurvePoint, LayerLine, ResultLine, RunInfo, Summary, grouped, notices};
 use layers::layer_tables;
-use tables::{Ranked, columns, lead_columns, run_columns, table};
+use tables::{Ranked, columns, contest_columns, lead_columns, run_columns, table};
 
 const TEMPLATE: &str = include_str!("../../templates/report.html");
 const STYLE: &str = include_str!("../../templates/report.css");
@@ -77,7 +77,7 @@ pub fn html(
                 profile => &run.profile,
                 started => moment(&run.started),
                 finished => run.finished.is_some(),
-                notice => notice(&run.dataset),
+                notices => notices(run),
                 headlines,
                 how_picked => how_picked(rows),
                 lead => table(&lead_columns(), leaders.iter().map(|&i| &ranked[i])),
@@ -291,6 +291,8 @@ mod tests {
         let html = page(&run, &sample_lines());
         assert!(html.contains("synthetic data") && html.contains("nothing about real images"));
         run.dataset.source = DataSource::Official;
+        assert!(page(&run, &sample_lines()).contains("⚠ Notice:</strong> uncommitted changes"));
+        run.dirty = Some(false);
         assert!(!page(&run, &sample_lines()).contains("class=\"notice\""));
     }
 

@@ -7,12 +7,12 @@ use super::words::{
     accuracy, bits, conditions, difference_in_full, difference_to_original_in_full, headline,
     how_picked, in_millions, in_thousands, latency, left_out, legend, policies, times,
 };
-use crate::results::{RunInfo, Summary, notice};
+use crate::results::{RunInfo, Summary, notices};
 
 /// Writes the report as Markdown.
 pub fn markdown(run: &RunInfo, summary: &Summary, plots: &[Plot]) -> String {
     let mut text = String::from("# What was compressed how far, at what loss\n\n");
-    if let Some(notice) = notice(&run.dataset) {
+    for notice in notices(run) {
         text += &format!("> **⚠ Notice:** {}\n\n", escaped(&notice));
     }
     if run.finished.is_none() {
@@ -197,9 +197,11 @@ mod tests {
         lines[4].variant = "a|b <b>".to_owned();
         let text = markdown(&sample_run(), &summarize(&lines, &[]), &[]);
         assert!(text.contains("> **⚠ Notice:** unofficial data (cifar10): real CIFAR-10"));
+        assert!(text.contains("> **⚠ Notice:** uncommitted changes: the working tree"));
         assert!(text.contains("a\\|b \\<b>"));
-        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
-        assert_eq!(rows.len(), 14);
+        let tables: Vec<&str> = text.lines().filter(|line| line.starts_with('|')).collect();
+        let (rows, methods) = tables.split_at(14);
+        assert_eq!(methods.len(), 4);
         let width = rows[0].chars().count();
         assert!(
             rows.iter().all(|row| row.chars().count() == width),

@@ -253,6 +253,7 @@ pub(crate) fn sample_curves() -> Vec<CurvePoint> {
 pub(crate) fn sample_run() -> RunInfo {
     RunInfo {
         schema: SCHEMA,
+        warning: None,
         started: "2025-01-02T03:04:05Z".to_owned(),
         resumed: Vec::new(),
         finished: Some("2025-01-02T03:33:05Z".to_owned()),

@@ -14,6 +14,9 @@ pub const SCHEMA: u32 = 1;
 pub struct RunInfo {
     /// The version of the layout: [`SCHEMA`].
     pub schema: u32,
+    /// What makes this run worth less than it looks: that no commit holds the program that ran.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
     /// When the run began, RFC 3339 in UTC.
     pub started: String,
     /// When the run was taken up again after it had been stopped, or with a changed recipe, RFC 3339 in UTC.
@@ -31,7 +34,7 @@ pub struct RunInfo {
     /// The recipes with all defaults filled in.
     #[serde(default)]
     pub recipes: Vec<RecipeText>,
-    /// The commit of the program; empty if unknown.
+    /// The commit of the program; empty if unknown. It ends in `-dirty` if the working tree differed from it.
     #[serde(default)]
     pub commit: String,
     /// Whether the working tree differed from the commit; `None` if unknown.
@@ -159,6 +162,28 @@ pub fn notice(dataset: &DatasetInfo) -> Option<String> {
     };
     let text = dataset.notice.as_deref().or(otherwise)?;
     Some(format!("{kind} ({}): {text}", dataset.name))
+}
+
+/// Says that a run was made by a program that no commit holds; `None` if the working tree was clean, or nothing is known.
+///
+/// Every report prints it where it cannot be overlooked.
+pub fn dirty_tree(commit: &str, dirty: Option<bool>) -> Option<String> {
+    let commit = match commit.trim_end_matches("-dirty") {
+        "" => "the last commit",
+        commit => commit.get(..12).unwrap_or(commit),
+    };
+    (dirty == Some(true)).then(|| {
+        format!(
+            "uncommitted changes: the working tree differed from {commit}, so that no commit holds the program that made \
+             these numbers; run it again from a clean tree before you pass them on"
+        )
+    })
+}
+
+/// What a reader must know before anything else: about the data, and about the program.
+pub fn notices(run: &RunInfo) -> Vec<String> {
+    let program = dirty_tree(&run.commit, run.dirty);
+    notice(&run.dataset).into_iter().chain(program).collect()
 }
 
 /// Names the processor and those of its features that decide the arithmetic used.
@@ -292,6 +317,29 @@ mod tests {
                 .unwrap()
                 .contains("nothing about real images")
         );
+    }
+
+    #[test]
+    fn a_dirty_tree_is_said_beside_the_data() {
+        let mut run = sample_run();
+        run.dataset.notice = Some("a remark".to_owned());
+        for (commit, named) in [
+            ("0123456789abcdef", "from 0123456789ab,"),
+            ("0123456789abcdef-dirty", "from 0123456789ab,"),
+            ("", "from the last commit,"),
+        ] {
+            run.commit = commit.to_owned();
+            run.dirty = Some(true);
+            let [data, program] = &notices(&run)[..] else {
+                panic!("{:?}", notices(&run));
+            };
+            assert!(data.contains("a remark"));
+            assert!(program.starts_with("uncommitted changes:") && program.contains(named));
+        }
+        for dirty in [Some(false), None] {
+            run.dirty = dirty;
+            assert_eq!(notices(&run).len(), 1);
+        }
     }
 
     #[test]
