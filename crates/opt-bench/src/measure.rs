@@ -194,13 +194,14 @@ fn session(
         kernels: Some(kernels),
         order: ImageOrder::Chw,
         keep_codes,
+        ..opt_infer::Options::default()
     };
     Ok(Session::new(network, &options)?)
 }
 
 fn engine_logits(session: &mut Session, batch: &opt_nn::Batch) -> opt_nn::Result<Tensor> {
     let logits = session
-        .run(&batch.images)
+        .run_batch(&batch.images, batch.labels.len())
         .map_err(|source| NnError::Method {
             what: "running the engine".to_owned(),
             source: Box::new(source),

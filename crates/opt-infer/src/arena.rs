@@ -5,17 +5,12 @@
     reason = "steps read some values while they write another"
 )]
 
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use crate::plan::{Place, Plan};
+use crate::plan::{ALIGN, Place, Plan};
 use crate::{InferError, Result};
-
-/// A line of the cache.
-#[derive(Debug, Clone, Copy)]
-#[repr(align(64))]
-#[expect(dead_code, reason = "its bytes are reached through pointers")]
-struct Line([u8; 64]);
 
 /// The values of one image.
 ///
@@ -24,7 +19,10 @@ struct Line([u8; 64]);
 /// step begins before all threads have ended the one before.
 #[derive(Debug)]
 pub(crate) struct Arena {
-    lines: NonNull<[Line]>,
+    memory: NonNull<u8>,
+    layout: Layout,
+    /// Bytes up to the first line of the cache.
+    skipped: usize,
 }
 
 // SAFETY: it owns its memory.
@@ -33,27 +31,29 @@ unsafe impl Send for Arena {}
 unsafe impl Sync for Arena {}
 
 impl Arena {
-    /// Memory for a plan, with the borders of all values written.
+    /// Memory for a plan, with the borders of all values written. What is not written costs nothing until it is.
     ///
     /// # Errors
     ///
-    /// [`InferError::Memory`] if the system does not give so much.
+    /// [`InferError::Allocation`] if the system does not give so much.
     pub(crate) fn new(plan: &Plan) -> Result<Self> {
-        let mut lines = Vec::new();
-        let count = plan.arena.div_ceil(64);
-        let bytes = plan.arena;
-        lines
-            .try_reserve_exact(count)
-            .map_err(|_| InferError::Memory { bytes })?;
-        lines.resize(count, Line([0; 64]));
+        let refused = || InferError::Allocation { bytes: plan.arena };
+        let size = plan.arena.checked_add(ALIGN).ok_or_else(refused)?;
+        // Not aligned by the allocator: Rust's own would write zeros into memory that is aligned to more than 16 bytes.
+        let layout = Layout::from_size_align(size, 1).map_err(|_| refused())?;
+        // SAFETY: the size is not 0.
+        let memory = unsafe { alloc_zeroed(layout) };
+        let memory = NonNull::new(memory).ok_or_else(refused)?;
         let arena = Self {
-            lines: NonNull::from(Box::leak(lines.into_boxed_slice())),
+            memory,
+            layout,
+            skipped: memory.addr().get().next_multiple_of(ALIGN) - memory.addr().get(),
         };
         for place in &plan.places {
             // SAFETY: nobody else has the arena yet, and a place with its rows and borders is inside of it.
             let bytes =
                 unsafe { std::slice::from_raw_parts_mut(arena.start(place), place.layout.bytes()) };
-            place.layout.clear(bytes);
+            place.layout.write_border(bytes);
         }
         Ok(arena)
     }
@@ -85,14 +85,15 @@ impl Arena {
     }
 
     fn start(&self, place: &Place) -> *mut u8 {
-        debug_assert!(place.offset + place.len() <= self.lines.len() * 64);
-        self.lines.cast::<u8>().as_ptr().wrapping_add(place.offset)
+        let offset = self.skipped + place.offset;
+        debug_assert!(offset + place.len() <= self.layout.size());
+        self.memory.as_ptr().wrapping_add(offset)
     }
 }
 
 impl Drop for Arena {
     fn drop(&mut self) {
-        // SAFETY: `new` leaked this box.
-        drop(unsafe { Box::from_raw(self.lines.as_ptr()) });
+        // SAFETY: `new` allocated it with this layout.
+        unsafe { dealloc(self.memory.as_ptr(), self.layout) }
     }
 }

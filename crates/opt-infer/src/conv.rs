@@ -46,6 +46,15 @@ pub(crate) struct Panel {
 /// Vectors of output channels in a panel: with eight pixels, 16 accumulators stay in registers.
 pub(crate) const MAX_VECTORS: usize = 2;
 
+/// How much there is of [`Products`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Bytes of everything that is packed.
+    pub(crate) bytes: usize,
+    /// Products for one output pixel of all channels, those that only fill vectors included.
+    pub(crate) products: usize,
+}
+
 /// The sums of products of every output channel.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Products {
@@ -152,13 +161,23 @@ impl Conv {
 }
 
 impl Products {
-    /// Bytes of the blocks that [`Self::new`] would make, at most `usize::MAX`.
-    pub(crate) fn bytes(out: usize, channels: usize, taps: usize, group: usize) -> usize {
+    /// What [`Self::new`] would make, at most `usize::MAX` of each.
+    pub(crate) fn size(out: usize, channels: usize, kernel: [usize; 2], group: usize) -> Size {
+        let taps = kernel[0].saturating_mul(kernel[1]);
         let steps = (channels / group).div_ceil(GROUP).saturating_mul(taps);
         let vectors = (out / group).div_ceil(LANES).saturating_mul(group);
-        steps
-            .saturating_mul(vectors)
-            .saturating_mul(size_of::<Block>())
+        let blocks = steps.saturating_mul(vectors);
+        let bytes = [
+            (blocks, size_of::<Block>()),
+            (taps, size_of::<Run>()),
+            (vectors, size_of::<Panel>()),
+            (out.saturating_add(2 * LANES), 2 * size_of::<i32>()),
+        ];
+        let bytes = bytes.map(|(n, size)| n.saturating_mul(size));
+        Size {
+            bytes: bytes.into_iter().fold(0, usize::saturating_add),
+            products: blocks.saturating_mul(LANES * GROUP),
+        }
     }
 
     /// Packs a weight `[O, I/group, kH, kW]`, or `[O, I·kH·kW]` in the same order.

@@ -36,15 +36,39 @@ pub enum InferError {
         /// The most.
         most: usize,
     },
-    /// A network that needs more memory than any that is meant in earnest, or than the system gives.
+    /// A network that needs more memory than the session may take.
     #[error(
-        "values and packed weights need {} MiB, more than a session takes ({} MiB) or the system gives; look for pads and \
-         shapes that are not meant in earnest",
-        bytes >> 20,
-        crate::plan::MOST_BYTES >> 20
+        "values for {threads} thread{} and packed weights need {} MiB, more than the limit of {} MiB; if no pad or shape is a \
+         mistake, take fewer threads or raise `Options::limits.bytes`",
+        if *threads == 1 { "" } else { "s" },
+        bytes.div_ceil(1 << 20),
+        limit >> 20
     )]
     Memory {
-        /// What it needs.
+        /// What is needed, as far as it was counted.
+        bytes: usize,
+        /// The threads that values are for.
+        threads: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// A network that takes longer than a run may.
+    #[error(
+        "an image needs {:.1} billion products and comparisons, more than the limit of {:.1} billion; if no kernel or shape is \
+         a mistake, raise `Options::limits.operations`",
+        *operations as f64 / 1e9,
+        *limit as f64 / 1e9
+    )]
+    Work {
+        /// What is needed, as far as it was counted.
+        operations: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// Memory that the system does not give.
+    #[error("the system does not give {} MiB for the values of an image; take fewer threads", bytes.div_ceil(1 << 20))]
+    Allocation {
+        /// The bytes asked for.
         bytes: usize,
     },
     /// No such step.

@@ -16,7 +16,7 @@ pub(crate) const GROUP: usize = 4;
 ///
 /// The border holds the zero point (of each channel, for the image), so that a convolution reads its padding like any
 /// other pixel. It is written once. Bytes of channels from C to `stride` mean nothing: the weights that meet them are 0.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Layout {
     /// C.
     pub(crate) channels: usize,
@@ -64,26 +64,43 @@ impl Layout {
         (self.border[0] + self.height + self.border[2]) * self.row()
     }
 
+    /// As [`Self::bytes`], at most `usize::MAX`: of a tensor that may be too large.
+    pub(crate) fn saturating_bytes(&self) -> usize {
+        let [top, left, bottom, right] = self.border;
+        let sum = |a: usize, b: usize, c: usize| a.saturating_add(b).saturating_add(c);
+        sum(top, self.height, bottom)
+            .saturating_mul(sum(left, self.width, right))
+            .saturating_mul(self.stride)
+    }
+
     /// Where the bytes of rows `rows` lie, borders left and right included.
     pub(crate) fn rows(&self, rows: &Range<usize>) -> Range<usize> {
         let row = self.row();
         (self.border[0] + rows.start) * row..(self.border[0] + rows.end) * row
     }
 
-    /// Writes the border, and zero into everything else.
-    pub(crate) fn clear(&self, bytes: &mut [u8]) {
-        let [top, left, _, _] = self.border;
-        let (row, stride) = (self.row(), self.stride);
-        for (i, pixel) in bytes[..self.bytes()].chunks_exact_mut(stride).enumerate() {
-            let (y, x) = (i * stride / row, i * stride % row / stride);
-            let inside =
-                (top..top + self.height).contains(&y) && (left..left + self.width).contains(&x);
-            for (c, byte) in pixel.iter_mut().enumerate() {
-                *byte = match self.zero.as_slice() {
-                    _ if inside || c >= self.channels => 0,
-                    [zero] => *zero,
-                    zeros => zeros[c],
-                };
+    /// Writes the border into memory that holds zeros, and nothing where it is zero.
+    pub(crate) fn write_border(&self, bytes: &mut [u8]) {
+        if self.zero.iter().all(|zero| *zero == 0) {
+            return;
+        }
+        let [top, left, _, right] = self.border;
+        let fill = |pixels: &mut [u8]| {
+            for pixel in pixels.chunks_exact_mut(self.stride) {
+                match self.zero.as_slice() {
+                    [zero] => pixel[..self.channels].fill(*zero),
+                    zeros => pixel[..self.channels].copy_from_slice(zeros),
+                }
+            }
+        };
+        let rows = bytes[..self.bytes()].chunks_exact_mut(self.row());
+        for (y, row) in rows.enumerate() {
+            if (top..top + self.height).contains(&y) {
+                fill(&mut row[..left * self.stride]);
+                let after = row.len() - right * self.stride;
+                fill(&mut row[after..]);
+            } else {
+                fill(row);
             }
         }
     }
@@ -114,8 +131,8 @@ mod tests {
             (layout.row(), layout.bytes(), layout.origin()),
             (12, 24, 12)
         );
-        let mut bytes = vec![1; 24];
-        layout.clear(&mut bytes);
+        let mut bytes = vec![0; 24];
+        layout.write_border(&mut bytes);
         let border = [7, 9, 0, 0];
         let expected = [border, border, border, [0; 4], [0; 4], border].concat();
         assert_eq!(bytes, expected);

@@ -36,7 +36,7 @@ pub use error::InferError;
 pub use kernels::Kernels;
 pub use kernels::portable::ImageOrder;
 pub use selftest::self_test;
-pub use session::{Options, Session, StepInfo};
+pub use session::{Limits, Options, Session, Sharing, StepInfo};
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, InferError>;

@@ -2,23 +2,22 @@
 //!
 //! Nothing is decided while a network runs: shapes, offsets, kernels and multipliers are in the plan.
 
+use std::collections::HashMap;
+
 use opt_core::op::Window;
 use opt_core::qmodel::{QEdge, QModel, QNode, QOp};
 
 use crate::conv::{Conv, Products, Requant, Residual};
 use crate::kernels::portable::{Mean, Sum};
 use crate::layout::{GROUP, LANES, Layout};
+use crate::session::{Limits, Options};
 use crate::{InferError, Kernels, Result};
 
 /// Bytes behind each value: a kernel may read a whole vector at its last pixel.
 const SLACK: usize = 64;
 
 /// Where values begin: on a line of the cache.
-const ALIGN: usize = 64;
-
-/// The most bytes of an arena and of the packed weights together: a small file can ask for terabytes, by pads of thousands
-/// of pixels on a value of many channels.
-pub(crate) const MOST_BYTES: usize = u32::MAX as usize;
+pub(crate) const ALIGN: usize = 64;
 
 /// A value in the arena.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,6 +81,8 @@ pub(crate) struct Step {
     pub(crate) sources: Vec<usize>,
     /// The place that it writes; the logits have none.
     pub(crate) target: Option<usize>,
+    /// Products and comparisons for one image.
+    pub(crate) operations: u64,
 }
 
 /// A network made ready.
@@ -99,13 +100,19 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Plans a network. With `keep`, every value keeps its place to the end of a run.
+    /// Plans a network that [`QModel::validate`] gave `shapes` for. With `options.keep_codes`, every value is computed and
+    /// keeps its place to the end of a run; else a value that the logits do not follow from is left out.
     ///
     /// # Errors
     ///
-    /// Those of [`QModel::validate`]; [`InferError::Memory`].
-    pub(crate) fn new(model: &QModel, kernels: Kernels, keep: bool) -> Result<Self> {
-        let shapes = model.validate()?;
+    /// [`InferError::Memory`] and [`InferError::Work`].
+    pub(crate) fn new(
+        model: &QModel,
+        shapes: &[Vec<usize>],
+        kernels: Kernels,
+        options: &Options,
+    ) -> Result<Self> {
+        let keep = options.keep_codes;
         let mut plan = Self {
             kernels,
             places: Vec::new(),
@@ -118,42 +125,55 @@ impl Plan {
         let readers = readers(model);
         let borders = borders(model, &readers);
         let last_reads = last_reads(model, &readers);
+        let is_used = is_used(model, keep);
+        // The node that computed what lies in a node's place.
+        let mut roots: Vec<usize> = Vec::with_capacity(model.nodes.len());
         // Places whose value is no longer read.
-        let mut free: Vec<usize> = Vec::new();
-        let mut packed = 0_usize;
+        let mut free: HashMap<Layout, Vec<usize>> = HashMap::new();
+        let mut is_free: Vec<bool> = Vec::new();
+        let mut need = Need::default();
         for (id, node) in model.nodes.iter().enumerate() {
             let sources: Vec<usize> = node
                 .inputs
                 .iter()
                 .filter_map(|i| plan.place_of[*i])
                 .collect();
-            if stays_in_place(model, &readers, &shapes, id) {
+            if stays_in_place(model, &readers, shapes, id) {
+                roots.push(roots[node.inputs[0]]);
                 plan.place_of.push(sources.first().copied());
+                continue;
+            }
+            roots.push(id);
+            if !is_used[id] {
+                plan.place_of.push(None);
                 continue;
             }
             let target = node.edge.as_ref().map(|edge| {
                 let multiple = if id == 0 { GROUP } else { LANES };
                 let zero = &edge.zero_points;
                 let layout = Layout::new(&shapes[id], multiple, borders[id], zero);
-                let same = free.iter().position(|p| plan.places[*p].layout == layout);
-                match same {
-                    Some(at) => free.swap_remove(at),
+                let place = match free.get_mut(&layout).and_then(Vec::pop) {
+                    Some(at) => at,
                     None => plan.add_place(layout),
-                }
+                };
+                is_free.resize(plan.places.len(), false);
+                is_free[place] = false;
+                place
             });
             plan.place_of.push(target);
             let input = sources.first().map(|place| &plan.places[*place].layout);
-            packed = packed.saturating_add(input.map_or(0, |x| packed_bytes(&node.op, x)));
-            let bytes = plan.arena.saturating_add(packed);
-            if bytes > MOST_BYTES {
-                return Err(InferError::Memory { bytes });
-            }
+            let operations = need.add(&node.op, input, &shapes[id]);
+            need.check(plan.arena, options.threads, &options.limits)?;
             let work = plan.work(model, node, &sources, target);
             if !keep {
                 for input in &node.inputs {
-                    let place = plan.place_of[*input];
-                    let dead = last_reads[root(model, &plan.place_of, *input)] == id;
-                    free.extend(place.filter(|p| dead && !free.contains(p)));
+                    if let Some(place) = plan.place_of[*input]
+                        && last_reads[roots[*input]] == id
+                        && !std::mem::replace(&mut is_free[place], true)
+                    {
+                        let layout = plan.places[place].layout.clone();
+                        free.entry(layout).or_default().push(place);
+                    }
                 }
             }
             plan.steps.push(Step {
@@ -161,18 +181,20 @@ impl Plan {
                 work,
                 sources,
                 target,
+                operations,
             });
         }
         Ok(plan)
     }
 
     fn add_place(&mut self, layout: Layout) -> usize {
+        let bytes = layout.saturating_bytes().saturating_add(SLACK);
+        let end = self.arena.saturating_add(bytes);
         let place = Place {
             layout,
             offset: self.arena,
         };
-        let end = self.arena.saturating_add(place.len());
-        self.arena = end.checked_next_multiple_of(ALIGN).unwrap_or(end);
+        self.arena = end.checked_next_multiple_of(ALIGN).unwrap_or(usize::MAX);
         self.places.push(place);
         self.places.len() - 1
     }
@@ -272,16 +294,76 @@ impl Plan {
     }
 }
 
-/// Bytes of the weights that are packed for `op`, which reads `x`.
-fn packed_bytes(op: &QOp, x: &Layout) -> usize {
-    let Some((weight, _)) = op.weight() else {
-        return 0;
-    };
-    let (group, taps) = match op {
-        QOp::Conv { window, group, .. } => (*group, window.area()),
-        _ => (1, x.height * x.width),
-    };
-    Products::bytes(weight.scales.len(), x.channels, taps, group)
+/// What a network asks for, beside its arena.
+#[derive(Debug, Default)]
+struct Need {
+    /// Bytes of packed weights.
+    packed: usize,
+    /// Products and comparisons for one image.
+    operations: u64,
+}
+
+impl Need {
+    /// Adds an operator that reads `x` and gives a value of shape `y`; returns its operations.
+    fn add(&mut self, op: &QOp, x: Option<&Layout>, y: &[usize]) -> u64 {
+        let product = |factors: &[usize]| -> u64 {
+            let factors = factors.iter().map(|n| *n as u64);
+            factors.fold(1, u64::saturating_mul)
+        };
+        let elements = product(y);
+        let operations = match (op, x) {
+            (QOp::Conv { window, group, .. }, Some(x)) => {
+                let out = y[0];
+                let packed = Products::size(out, x.channels, window.kernel, *group);
+                self.packed = self.packed.saturating_add(packed.bytes);
+                // Every output channel of a pixel at once, with those that only fill vectors.
+                product(&[packed.products, y[1..].iter().product()])
+            }
+            (QOp::Gemm { .. } | QOp::Logits { .. }, Some(x)) => {
+                let packed = Products::size(y[0], x.channels, [x.height, x.width], 1);
+                self.packed = self.packed.saturating_add(packed.bytes);
+                packed.products as u64
+            }
+            (QOp::MaxPool(window) | QOp::AveragePool(window), _) => {
+                elements.saturating_mul(product(&window.kernel))
+            }
+            (QOp::GlobalAveragePool, Some(x)) => product(&[x.channels, x.height, x.width]),
+            (
+                QOp::Input
+                | QOp::Conv { .. }
+                | QOp::Gemm { .. }
+                | QOp::Logits { .. }
+                | QOp::GlobalAveragePool
+                | QOp::Add { .. }
+                | QOp::Flatten
+                | QOp::Slice { .. }
+                | QOp::Pad { .. }
+                | QOp::Clamp { .. },
+                _,
+            ) => elements,
+        };
+        self.operations = self.operations.saturating_add(operations);
+        operations
+    }
+
+    /// Refuses what is more than the limits, so far.
+    fn check(&self, arena: usize, threads: usize, limits: &Limits) -> Result<()> {
+        let bytes = arena.saturating_mul(threads).saturating_add(self.packed);
+        if bytes > limits.bytes {
+            return Err(InferError::Memory {
+                bytes,
+                threads,
+                limit: limits.bytes,
+            });
+        }
+        if self.operations > limits.operations {
+            return Err(InferError::Work {
+                operations: self.operations,
+                limit: limits.operations,
+            });
+        }
+        Ok(())
+    }
 }
 
 fn mean(x: &QEdge, y: &QEdge) -> Mean {
@@ -343,14 +425,24 @@ fn stays_in_place(
     node.op == QOp::Flatten && (pixel(&shapes[node.inputs[0]]) || readers[id].iter().all(dense))
 }
 
-/// The node that computed what lies in a node's place.
-fn root(model: &QModel, place_of: &[Option<usize>], mut id: usize) -> usize {
-    while let (QOp::Flatten, [input]) = (&model.nodes[id].op, model.nodes[id].inputs.as_slice())
-        && place_of[*input] == place_of[id]
-    {
-        id = *input;
+/// Whether each node is computed: the logits, what they follow from, and with `all` every value that has codes.
+fn is_used(model: &QModel, all: bool) -> Vec<bool> {
+    let mut used: Vec<bool> = (model.nodes.iter())
+        .map(|node| all && node.edge.is_some())
+        .collect();
+    for (id, node) in model.nodes.iter().enumerate().rev() {
+        used[id] |= id + 1 == model.nodes.len();
+        if used[id] {
+            for input in &node.inputs {
+                used[*input] = true;
+            }
+        }
     }
-    id
+    // The image is always taken.
+    if let Some(image) = used.first_mut() {
+        *image = true;
+    }
+    used
 }
 
 /// The last node that reads each node's value, in its own place or through a Flatten.

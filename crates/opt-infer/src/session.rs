@@ -23,16 +23,52 @@ pub struct Options {
     pub order: ImageOrder,
     /// Whether every value keeps its place, so that [`Session::codes`] can give it: for tests, at the price of memory.
     pub keep_codes: bool,
+    /// When several threads share a run.
+    pub sharing: Sharing,
+    /// What a network may ask for.
+    pub limits: Limits,
+}
+
+/// When several threads share a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sharing {
+    /// While it is faster than one thread, by what runs took; a helper without a core is not waited for.
+    #[default]
+    Measured,
+    /// Always, with every helper, however long that takes: for tests.
+    Always,
+}
+
+/// What a network may ask for: a file of a kilobyte can describe one that takes terabytes or days.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of the values of all threads and of the packed weights.
+    pub bytes: usize,
+    /// Products and comparisons for one image, those included that only fill the kernels' vectors.
+    pub operations: u64,
+}
+
+impl Default for Limits {
+    /// 1 GiB, and 500 billion operations: many times what VGG-16 asks for at 224 × 224 pixels (0.14 GiB of weights, 16 billion
+    /// products).
+    fn default() -> Self {
+        Self {
+            bytes: 1 << 30,
+            operations: 500_000_000_000,
+        }
+    }
 }
 
 impl Default for Options {
-    /// One thread, the fastest kernels, images as files are decoded.
+    /// One thread, the fastest kernels, images as files are decoded, the default limits.
     fn default() -> Self {
         Self {
             threads: 1,
             kernels: None,
             order: ImageOrder::Hwc,
             keep_codes: false,
+            sharing: Sharing::default(),
+            limits: Limits::default(),
         }
     }
 }
@@ -66,7 +102,9 @@ impl Session {
     /// # Errors
     ///
     /// [`InferError::Model`] for a network that is not sound, [`InferError::Kernels`] for kernels that this CPU cannot run,
-    /// [`InferError::Threads`] for none or more than [`MAX_THREADS`], [`InferError::Memory`] for a network that is too large.
+    /// [`InferError::Threads`] for none or more than [`MAX_THREADS`], [`InferError::Memory`] and [`InferError::Work`] for a
+    /// network that asks for more than [`Options::limits`], [`InferError::Allocation`] and [`InferError::Spawn`] for what the
+    /// system does not give.
     pub fn new(model: &QModel, options: &Options) -> Result<Self> {
         if !(1..=MAX_THREADS).contains(&options.threads) {
             return Err(InferError::Threads {
@@ -81,8 +119,8 @@ impl Session {
                 needs: kernels.needs(),
             });
         }
-        let plan = Plan::new(model, kernels, options.keep_codes)?;
         let shapes = model.validate()?;
+        let plan = Plan::new(model, &shapes, kernels, options)?;
         let step = |work: &Work, node: usize| {
             let (name, op) = (&model.nodes[node].name, &model.nodes[node].op);
             let pixels: usize = match work {
@@ -99,7 +137,7 @@ impl Session {
         };
         Ok(Self {
             steps: plan.steps.iter().map(|s| step(&s.work, s.node)).collect(),
-            crew: Crew::new(plan, options.threads, options.order)?,
+            crew: Crew::new(plan, options)?,
             labels: model.input.labels.clone(),
             logits: Vec::new(),
             keeps_codes: options.keep_codes,
@@ -146,50 +184,72 @@ impl Session {
         self.crew.threads()
     }
 
-    /// The steps, in the order in which they are taken.
+    /// The steps, in the order in which they are taken. What the logits do not follow from is no step, unless its codes are
+    /// kept.
     #[must_use]
     pub fn steps(&self) -> &[StepInfo] {
         &self.steps
     }
 
-    /// The logits of one image or several, one after another.
+    /// The logits of one image. Several are for [`Self::run_batch`].
+    ///
+    /// # Shapes
+    ///
+    /// `[H, W, C]` bytes, or `[C, H, W]`, see [`Options::order`]; one logit for each label.
     ///
     /// # Errors
     ///
-    /// [`InferError::Length`] for bytes that are not whole images.
-    pub fn run(&mut self, images: &[u8]) -> Result<&[f32]> {
-        let mut logits = std::mem::take(&mut self.logits);
-        let count = images.len() / self.image_bytes();
-        logits.resize(count * self.labels.len(), 0.0);
-        self.run_into(images, &mut logits)?;
-        self.logits = logits;
+    /// [`InferError::Length`] for bytes that are not exactly one image.
+    pub fn run(&mut self, image: &[u8]) -> Result<&[f32]> {
+        self.run_batch(image, 1)
+    }
+
+    /// The logits of `count` images, one after another.
+    ///
+    /// # Errors
+    ///
+    /// [`InferError::Length`] for bytes that are not so many images.
+    pub fn run_batch(&mut self, images: &[u8], count: usize) -> Result<&[f32]> {
+        self.check_images(images, count)?;
+        self.logits.resize(count * self.labels.len(), 0.0);
+        self.crew.run(images, &mut self.logits);
         Ok(&self.logits)
     }
 
-    /// Writes the logits of one image or several into `logits`; allocates nothing.
+    /// Writes the logits of as many images as there is room for into `logits`; allocates nothing.
     ///
     /// # Errors
     ///
-    /// [`InferError::Length`] for bytes that are not whole images, or room for another number of logits.
+    /// [`InferError::Length`] for room that is not for whole images, or bytes that are not so many.
     pub fn run_into(&mut self, images: &[u8], logits: &mut [f32]) -> Result<()> {
-        let bytes = self.image_bytes();
-        if !images.len().is_multiple_of(bytes) {
-            return Err(InferError::Length {
-                what: "images",
-                found: images.len(),
-                expected: format!("a multiple of the {bytes} bytes of an image"),
-            });
-        }
-        let expected = images.len() / bytes * self.labels.len();
-        if logits.len() != expected {
+        let classes = self.labels.len();
+        if !logits.len().is_multiple_of(classes) {
             return Err(InferError::Length {
                 what: "room for logits",
                 found: logits.len(),
-                expected: expected.to_string(),
+                expected: format!("a multiple of the {classes} classes"),
             });
         }
+        self.check_images(images, logits.len() / classes)?;
         self.crew.run(images, logits);
         Ok(())
+    }
+
+    fn check_images(&self, images: &[u8], count: usize) -> Result<()> {
+        let [height, width, channels] = self.image_shape();
+        let bytes = self.image_bytes();
+        if Some(images.len()) == bytes.checked_mul(count) {
+            return Ok(());
+        }
+        let size = format!("{height} × {width} pixels of {channels} channels");
+        Err(InferError::Length {
+            what: if count == 1 { "an image" } else { "images" },
+            found: images.len(),
+            expected: match count {
+                1 => format!("{bytes}: {size}; several images are for `run_batch`"),
+                _ => format!("{count} times {bytes}: {size}"),
+            },
+        })
     }
 
     /// Takes one step on one image, on the caller's thread: to measure what each takes. The steps before it must have been

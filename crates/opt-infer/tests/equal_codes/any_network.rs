@@ -4,7 +4,7 @@
 use opt_core::interpret_integer::run as interpret;
 use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QOp};
-use opt_infer::{Options, Session};
+use opt_infer::{Options, Session, Sharing};
 
 use crate::net::{Net, Values};
 use crate::{available, bits, compare, options};
@@ -159,6 +159,7 @@ fn by_rows(what: &str, model: &QModel, image: &[u8]) {
     for kernels in available() {
         let options = Options {
             threads: 3,
+            sharing: Sharing::Always,
             ..options(kernels)
         };
         let mut session = Session::new(model, &options).unwrap();

@@ -10,7 +10,7 @@ use net::{Net, Values};
 use opt_core::interpret_integer::{Trace, run as interpret};
 use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QOp};
-use opt_infer::{ImageOrder, Kernels, Options, Session, self_test};
+use opt_infer::{ImageOrder, Kernels, Options, Session, Sharing, self_test};
 use proptest::prelude::*;
 
 /// The sets to test; says which cannot run here.
@@ -296,11 +296,15 @@ fn threads_and_orders_change_nothing() {
         (0..420).map(at).collect()
     };
     for kernels in available() {
-        for threads in [1, 2, 3, 8] {
+        for (threads, sharing) in [1, 2, 3, 8]
+            .into_iter()
+            .flat_map(|n| [(n, Sharing::Always), (n, Sharing::Measured)])
+        {
             for order in [ImageOrder::Chw, ImageOrder::Hwc] {
                 let options = Options {
                     threads,
                     order,
+                    sharing,
                     ..options(kernels)
                 };
                 let mut session = Session::new(&net.model, &options).unwrap();
@@ -310,8 +314,10 @@ fn threads_and_orders_change_nothing() {
                         ImageOrder::Hwc => images[..count].iter().flat_map(hwc).collect(),
                         ImageOrder::Chw => images[..count].concat(),
                     };
-                    let found = session.run(&bytes).unwrap();
-                    let what = format!("{kernels}, {threads} threads, {count} images, {order:?}");
+                    let found = session.run_batch(&bytes, count).unwrap();
+                    let what = format!(
+                        "{kernels}, {threads} threads, {sharing:?}, {count} images, {order:?}"
+                    );
                     assert_eq!(bits(found), bits(&expected[..count * 5]), "{what}");
                 }
             }
@@ -345,9 +351,33 @@ fn wrong_arguments_are_told() {
     let a = net.conv(0, 4, Window::square(1, 1, 0), 1, None, false);
     let net = net.close(a);
     let mut session = Session::new(&net.model, &Options::default()).unwrap();
-    let message = session.run(&[0; 47]).unwrap_err().to_string();
-    assert!(message.contains("multiple of the 48 bytes"), "{message}");
-    session.run_into(&[0; 48], &mut [0.0; 4]).unwrap_err();
+    for (bytes, count, message) in [
+        (
+            47,
+            1,
+            "an image of 47 values, expected 48: 4 × 4 pixels of 3 channels",
+        ),
+        // A picture of twice the height and width is four times an image.
+        (4 * 48, 1, "several images are for `run_batch`"),
+        (0, 1, "an image of 0 values"),
+        (48, 2, "images of 48 values, expected 2 times 48"),
+        (48, 0, "images of 48 values, expected 0 times 48"),
+        (48, usize::MAX, "images of 48 values"),
+    ] {
+        let images = vec![0; bytes];
+        let found = session.run_batch(&images, count).unwrap_err().to_string();
+        assert!(found.contains(message), "{found}");
+        if count == 1 {
+            let found = session.run(&images).unwrap_err().to_string();
+            assert!(found.contains(message), "{found}");
+        }
+    }
+    assert_eq!(session.run_batch(&[0; 4 * 48], 4).unwrap().len(), 4 * 5);
+    for (bytes, room) in [(48, 4), (4 * 48, 5), (48, 10), (48, 0)] {
+        session
+            .run_into(&vec![0; bytes], &mut vec![0.0; room])
+            .unwrap_err();
+    }
     let step = session.run_step(99, &[0; 48], &mut [0.0; 5]).unwrap_err();
     assert_eq!(
         step.to_string(),

@@ -221,7 +221,7 @@ impl Net {
         edge.is_some_and(|e| e.zero_points.len() == 1)
     }
 
-    fn weight(&mut self, shape: &[usize]) -> (QWeight, Vec<i32>) {
+    pub(crate) fn weight(&mut self, shape: &[usize]) -> (QWeight, Vec<i32>) {
         let values = self.values;
         let codes = ArrayD::from_shape_simple_fn(IxDyn(shape), || match values {
             Values::High => 127,

@@ -1,0 +1,191 @@
+//! Whether helpers pay, from what runs took.
+
+use std::time::Duration;
+
+/// Runs alone at the beginning, from which it is known what one thread takes; the first one meets cold caches.
+const FIRST_RUNS: u32 = 2;
+
+/// After a loss, runs are alone for so many times its length.
+const PRICE: f64 = 16.0;
+
+/// The most that the price is doubled to.
+const MOST_PRICE: f64 = 512.0;
+
+/// The most that one loss counts, in runs: the caller itself may have lost its core.
+const MOST_LOSS: f64 = 20.0;
+
+/// The account of a session.
+///
+/// ```text
+/// loss = time of a shared run - time of a run alone      owed += price·loss        alone while owed > 0
+/// ```
+///
+/// So the time that helpers lose is at most 1/16 of the time that runs take alone, whatever the reason: a helper without a
+/// core, one that has the caller's core, a network so small that it costs more to share than to run. The price doubles with
+/// every loss that counts, and falls back when sharing has won.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Pace {
+    /// Nanoseconds of an image on one thread.
+    alone: f64,
+    runs_alone: u32,
+    /// Nanoseconds to run alone.
+    owed: f64,
+    price: f64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            alone: f64::INFINITY,
+            runs_alone: 0,
+            owed: 0.0,
+            price: PRICE,
+        }
+    }
+}
+
+impl Pace {
+    /// Whether the next run may be shared.
+    pub(super) fn may_share(&self) -> bool {
+        self.runs_alone >= FIRST_RUNS && self.owed <= 0.0
+    }
+
+    /// How long a run of so many images waits for helpers in all, before the caller does their work: a quarter of an image's
+    /// time, for the work of rows is then done again from the start.
+    pub(super) fn patience(&self, count: usize) -> Duration {
+        let seconds = 0.25e-9 * self.alone * count.min(4) as f64;
+        Duration::try_from_secs_f64(seconds)
+            .unwrap_or_default()
+            .clamp(Duration::from_micros(10), Duration::from_millis(20))
+    }
+
+    /// Learns from a run on one thread.
+    pub(super) fn ran_alone(&mut self, took: Duration, count: usize) {
+        let took = took.as_secs_f64() * 1e9;
+        let image = took / count as f64;
+        self.alone = if image < self.alone {
+            image
+        } else {
+            // Slowly upwards: it may have been held up.
+            self.alone + (image.min(2.0 * self.alone) - self.alone) / 8.0
+        };
+        self.runs_alone = self.runs_alone.saturating_add(1);
+        self.owed -= took;
+    }
+
+    /// Learns from a run that was shared.
+    pub(super) fn ran_shared(&mut self, took: Duration, count: usize, threads: usize) {
+        let took = took.as_secs_f64() * 1e9;
+        let alone = self.alone * count as f64;
+        let loss = took - alone;
+        if loss > 0.0 {
+            self.owed = self.price * loss.min(MOST_LOSS * alone);
+            if loss > 0.1 * alone {
+                self.price = (2.0 * self.price).min(MOST_PRICE);
+            }
+        } else if loss < -0.1 * alone {
+            self.price = PRICE;
+        }
+        // Sharing makes nothing faster than the number of threads.
+        self.alone = self.alone.min(took * threads as f64 / count as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn micros(n: u64) -> Duration {
+        Duration::from_micros(n)
+    }
+
+    fn known() -> Pace {
+        let mut pace = Pace::default();
+        // The first is cold.
+        for took in [300, 100] {
+            assert!(!pace.may_share());
+            pace.ran_alone(micros(took), 1);
+        }
+        assert!(pace.may_share());
+        pace
+    }
+
+    #[test]
+    fn sharing_goes_on_while_it_wins() {
+        let mut pace = known();
+        for _ in 0..10 {
+            pace.ran_shared(micros(60), 1, 2);
+            assert!(pace.may_share());
+        }
+        // A batch is judged by its images.
+        pace.ran_shared(micros(128 * 60), 128, 2);
+        assert!(pace.may_share());
+    }
+
+    #[test]
+    fn a_loss_is_paid_for_by_runs_alone() {
+        let mut pace = known();
+        // 250 µs lost, 4,000 owed: 40 runs of 100.
+        pace.ran_shared(micros(350), 1, 2);
+        for _ in 0..40 {
+            assert!(!pace.may_share());
+            pace.ran_alone(micros(100), 1);
+        }
+        assert!(pace.may_share());
+        // The next loss costs twice as much.
+        pace.ran_shared(micros(150), 1, 2);
+        for _ in 0..16 {
+            assert!(!pace.may_share());
+            pace.ran_alone(micros(100), 1);
+        }
+        assert!(pace.may_share());
+        // After a win the price is the first again.
+        pace.ran_shared(micros(60), 1, 2);
+        pace.ran_shared(micros(200), 1, 2);
+        for _ in 0..16 {
+            assert!(!pace.may_share());
+            pace.ran_alone(micros(100), 1);
+        }
+        assert!(pace.may_share());
+    }
+
+    /// Whatever helpers do, the mean over many runs is at most 1 + 1/16 of one thread's, but for the last loss.
+    #[test]
+    fn the_mean_stays_near_that_of_one_thread() {
+        for shared in [101, 120, 150, 300, 1_000, 2_000] {
+            let mut pace = known();
+            let (mut time, mut runs) = (0, 0);
+            while runs < 20_000 {
+                let took = if pace.may_share() { shared } else { 100 };
+                match pace.may_share() {
+                    true => pace.ran_shared(micros(took), 1, 2),
+                    false => pace.ran_alone(micros(took), 1),
+                }
+                time += took;
+                runs += 1;
+            }
+            let ratio = time as f64 / (100.0 * f64::from(runs));
+            assert!(ratio < 1.0 + 1.0 / PRICE, "{shared}: {ratio}");
+        }
+    }
+
+    #[test]
+    fn one_long_interruption_does_not_end_sharing() {
+        let mut pace = known();
+        pace.ran_shared(Duration::from_secs(60), 1, 2);
+        let mut runs = 0;
+        while !pace.may_share() {
+            pace.ran_alone(micros(100), 1);
+            runs += 1;
+        }
+        // 20 runs of loss at the price of 16.
+        assert_eq!(runs, 320);
+    }
+
+    #[test]
+    fn patience_is_a_part_of_an_image() {
+        assert_eq!(known().patience(1), micros(25));
+        assert_eq!(known().patience(128), micros(100));
+        assert_eq!(Pace::default().patience(1), micros(10));
+    }
+}
