@@ -5,17 +5,31 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// The folder that `OPT_CACHE_DIR` names, else `$XDG_CACHE_HOME/opt-rs`, else `~/.cache/opt-rs`: the folder that experiments
 /// keep trained networks in.
 pub(crate) fn folder() -> Result<PathBuf> {
     let variable = |name| std::env::var_os(name);
-    choose(variable("OPT_CACHE_DIR"), variable("XDG_CACHE_HOME"), variable("HOME"))
+    choose(absolute(variable("OPT_CACHE_DIR"))?, variable("XDG_CACHE_HOME"), variable("HOME"))
         .context("no cache folder: none of OPT_CACHE_DIR, XDG_CACHE_HOME and HOME is set to an absolute path; export OPT_CACHE_DIR")
 }
 
-/// The XDG rule: a relative path counts as unset.
+/// The folder of our own variable: nobody has exported it to have another one used in silence.
+fn absolute(own: Option<OsString>) -> Result<Option<OsString>> {
+    if let Some(relative) = own
+        .as_ref()
+        .filter(|own| !own.is_empty() && Path::new(own).is_relative())
+    {
+        bail!(
+            "OPT_CACHE_DIR is `{}`, expected a path from the root: a relative one is another folder wherever a command starts",
+            relative.display()
+        );
+    }
+    Ok(own)
+}
+
+/// The XDG rule: a relative path counts as unset, and so does an empty one.
 fn choose(
     own: Option<OsString>,
     cache_home: Option<OsString>,
@@ -88,6 +102,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_relative_folder_of_our_own_is_refused() {
+        let own = |text: &str| Some(OsString::from(text));
+        for sound in [None, own(""), own("/o")] {
+            assert_eq!(absolute(sound.clone()).unwrap(), sound);
+        }
+        let error = absolute(own("o/p")).unwrap_err().to_string();
+        assert!(error.contains("OPT_CACHE_DIR is `o/p`"), "{error}");
+    }
+
+    #[test]
     fn the_cache_folder_follows_its_own_variable_and_then_xdg() {
         struct Case {
             own: Option<&'static str>,
@@ -117,7 +141,7 @@ mod tests {
             },
             // Empty and relative values count as unset.
             Case {
-                own: Some("o"),
+                own: Some(""),
                 cache_home: Some(""),
                 home: Some("/h"),
                 expected: Some("/h/.cache/opt-rs"),

@@ -1,18 +1,18 @@
 //! The user's cache folder: what `cargo clean` and a second clone must not lose.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 /// The folder that `OPT_CACHE_DIR` names, else `$XDG_CACHE_HOME/opt-rs`, else `~/.cache/opt-rs`. It need not exist yet.
 ///
 /// # Errors
 ///
-/// None of the three variables holds an absolute path.
+/// None of the three variables holds an absolute path, or the first holds a relative one.
 pub fn folder() -> Result<PathBuf> {
     choose(
-        std::env::var_os("OPT_CACHE_DIR"),
+        absolute(std::env::var_os("OPT_CACHE_DIR"))?,
         std::env::var_os("XDG_CACHE_HOME"),
         std::env::var_os("HOME"),
     )
@@ -21,7 +21,21 @@ pub fn folder() -> Result<PathBuf> {
     )
 }
 
-/// The XDG rule: a relative path counts as unset.
+/// The folder of our own variable: nobody has exported it to have another one used in silence.
+fn absolute(own: Option<OsString>) -> Result<Option<OsString>> {
+    if let Some(relative) = own
+        .as_ref()
+        .filter(|own| !own.is_empty() && Path::new(own).is_relative())
+    {
+        bail!(
+            "OPT_CACHE_DIR is `{}`, expected a path from the root: a relative one is another folder wherever a command starts",
+            relative.display()
+        );
+    }
+    Ok(own)
+}
+
+/// The XDG rule: a relative path counts as unset, and so does an empty one.
 fn choose(
     own: Option<OsString>,
     cache_home: Option<OsString>,
@@ -39,6 +53,16 @@ fn choose(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relative_folder_of_our_own_is_refused() {
+        let own = |text: &str| Some(OsString::from(text));
+        for sound in [None, own(""), own("/o")] {
+            assert_eq!(absolute(sound.clone()).unwrap(), sound);
+        }
+        let error = absolute(own("o/p")).unwrap_err().to_string();
+        assert!(error.contains("OPT_CACHE_DIR is `o/p`"), "{error}");
+    }
 
     #[test]
     fn the_folder_follows_its_own_variable_and_then_xdg() {
@@ -70,7 +94,7 @@ mod tests {
             },
             // Empty and relative values count as unset.
             Case {
-                own: Some("o"),
+                own: Some(""),
                 cache_home: Some(""),
                 home: Some("/h"),
                 expected: Some("/h/.cache/opt-rs"),

@@ -487,7 +487,7 @@ mod tests {
         for (module, _, reason) in MODULES {
             let named = |file: &String| {
                 let path = file.strip_prefix("opt-bench/src/").unwrap();
-                path == &format!("{module}.rs") || path.starts_with(&format!("{module}/"))
+                path == format!("{module}.rs") || path.starts_with(&format!("{module}/"))
             };
             assert!(files.iter().any(named) && !reason.is_empty(), "{module}");
         }

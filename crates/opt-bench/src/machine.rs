@@ -482,10 +482,10 @@ mod tests {
              7f04-7f05 r-xp 0 fe:00 2 /usr/lib/libssl.so.3\n7f06-7f07 r-xp 0 fe:00 3 /none/libtorch_cuda.so\n7f05-7f06 rw-p 0 0:0 0 [heap]\n",
             library.display()
         );
-        let gomp = ("libgomp.so.1".to_owned(), 7);
-        assert_eq!(libraries(&maps, Device::Cpu), [gomp.clone()]);
-        let both = libraries(&maps, Device::Cuda(0));
-        assert_eq!(both, [gomp, ("libtorch_cuda.so".to_owned(), 0)]);
+        let of = |device| -> Vec<(String, u64)> { libraries(&maps, device) };
+        let (gomp, cuda) = (("libgomp.so.1".to_owned(), 7), "libtorch_cuda.so");
+        assert_eq!(of(Device::Cuda(0)), [gomp.clone(), (cuda.to_owned(), 0)]);
+        assert_eq!(of(Device::Cpu), vec![gomp]);
 
         fs::create_dir_all(dir.path().join("gpus/0000:01:00.0")).unwrap();
         fs::write(dir.path().join("version"), "NVRM version: 1.2\nGCC\n").unwrap();
