@@ -28,9 +28,9 @@ pub struct GradientSums {
     pub sum_abs_gradient: Params,
     /// Sums of squared gradients of single samples, by parameter name.
     pub sum_squared_gradient: Params,
-    /// For each [`Gate`] by its layer's name, one for each channel: Σ_n |gate_n|.
+    /// For each [`Gate`] by its layer's name, one for each channel: `Σ_n |gate_n|`.
     pub sum_abs_gate: BTreeMap<String, Vec<f64>>,
-    /// For each [`Gate`] by its layer's name, one for each channel: Σ_n gate_n².
+    /// For each [`Gate`] by its layer's name, one for each channel: `Σ_n gate_n²`.
     pub sum_squared_gate: BTreeMap<String, Vec<f64>>,
 }
 

@@ -220,7 +220,8 @@ fn refusals() {
     assert!(error.to_string().contains("2 images, expected one"));
     let error = gradient_sums(&mut net, std::iter::empty(), &[]).unwrap_err();
     assert!(error.to_string().contains("there are no images"));
-    let break_it: [(fn(&mut Gate), &str); 4] = [
+    type Case = (fn(&mut Gate), &'static str);
+    let break_it: [Case; 4] = [
         (
             |g| {
                 drop(
