@@ -13,7 +13,12 @@ use crate::error::tensor_error;
 use crate::{ArtifactError, Provenance, Result};
 
 const FORMAT: &str = "opt";
-const VERSION: &str = "1";
+
+/// The version that is written.
+const VERSION: &str = VERSIONS[1];
+
+/// The versions that are read. The first does not say how images are prepared: [`crate::metadata_json`] knows what was done then.
+const VERSIONS: [&str; 2] = ["1", "2"];
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +168,11 @@ impl<'a> Container<'a> {
         })
     }
 
+    /// Whether the file says how images are prepared.
+    pub(crate) fn has_preparation(&self) -> Result<bool> {
+        Ok(self.text("version")? != VERSIONS[0])
+    }
+
     pub(crate) fn text(&self, key: &'static str) -> Result<&str> {
         let text = self.metadata.get(key);
         text.map(String::as_str)
@@ -269,8 +279,14 @@ pub fn serialize(content: &Container<'_>) -> Result<Vec<u8>> {
 ///
 /// # Errors
 ///
-/// [`ArtifactError::Container`] for other bytes, or fewer or more of them than the header says.
+/// [`ArtifactError::OtherFile`] for bytes that are known to be something else; [`ArtifactError::Container`] for other bytes, or
+/// fewer or more of them than the header says.
 pub fn parse(bytes: &[u8]) -> Result<Container<'_>> {
+    // Only what is no container is looked at: its first bytes are a length, and a length may look like anything.
+    parse_container(bytes).map_err(|error| other_file(bytes).unwrap_or(error))
+}
+
+fn parse_container(bytes: &[u8]) -> Result<Container<'_>> {
     let problem = |problem: String| ArtifactError::Container { problem };
     let (header, data) = split(bytes)?;
     // Not `SafeTensors::deserialize`: it adds offsets from the file without a check for overflow.
@@ -304,6 +320,41 @@ pub fn parse(bytes: &[u8]) -> Result<Container<'_>> {
     Ok(Container { metadata, tensors })
 }
 
+/// Recognises what is often found in the place of a checkpoint.
+fn other_file(bytes: &[u8]) -> Option<ArtifactError> {
+    const CONVERT: &str = "load it in Python and save its tensors with `safetensors.torch.save_file(state_dict, FILE)`";
+    const FETCH: &str = "run `git lfs pull`, or fetch the file itself";
+    const RAW: &str = "what was downloaded is a page about the file or a login; fetch the file itself (on Hugging Face the address \
+                       with `resolve` in place of `blob`)";
+    const PART: &str = "such as the index of a checkpoint in parts; give the .safetensors file itself, in one part";
+    let start = &bytes[..bytes.len().min(512)];
+    // A container that was cut: eight bytes of length, then its header.
+    if start.get(5..9) == Some(b"\0\0\0{") {
+        return None;
+    }
+    let text = start.trim_ascii_start();
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let tag = text[..text.len().min(9)].to_ascii_lowercase();
+    let (what, advice) = match start {
+        [b'P', b'K', 3, 4, ..] => (
+            "a zip archive, as PyTorch writes .pth and .pt checkpoints",
+            CONVERT,
+        ),
+        [0x80, 2..=5, ..] => (
+            "a pickle, as PyTorch wrote .pth and .pt checkpoints before version 1.6",
+            CONVERT,
+        ),
+        [0x89, b'H', b'D', b'F', ..] => ("an HDF5 file, as Keras writes", CONVERT),
+        [0x1f, 0x8b, ..] => ("a gzip archive", "unpack it"),
+        _ if start.starts_with(b"version https://git-lfs") => ("a pointer of git-lfs", FETCH),
+        _ if tag.starts_with(b"<!doctype") || tag.starts_with(b"<html") => ("an HTML page", RAW),
+        _ if tag.starts_with(b"<?xml") => ("an XML text, such as a server's error", RAW),
+        _ if tag.starts_with(b"{") => ("a JSON text", PART),
+        _ => return None,
+    };
+    Some(ArtifactError::OtherFile { what, advice })
+}
+
 /// Reads the content and verifies format, version and checksum.
 pub(crate) fn read(bytes: &[u8]) -> Result<Container<'_>> {
     let container = parse(bytes)?;
@@ -313,7 +364,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Container<'_>> {
             found: found("format").map_or("is not given".to_owned(), |f| format!("`{f}`")),
         });
     }
-    if found("version") != Some(VERSION) {
+    if !found("version").is_some_and(|version| VERSIONS.contains(&version)) {
         return Err(ArtifactError::Version {
             found: found("version").unwrap_or_default().to_owned(),
         });

@@ -34,6 +34,14 @@ pub enum ArtifactError {
         /// What is wrong and what was expected.
         problem: String,
     },
+    /// The bytes are known to be something else.
+    #[error("this is {what}, not a safetensors container: {advice}")]
+    OtherFile {
+        /// What it is.
+        what: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
     /// A safetensors file that this crate did not write.
     #[error(
         "format {found}, expected `opt`; a checkpoint of another program is to be imported into a network instead"
@@ -44,7 +52,8 @@ pub enum ArtifactError {
     },
     /// A file of another version.
     #[error(
-        "format version `{found}`, expected `1`; use the program version that wrote it, or write the file again"
+        "format version `{found}`, expected `1` or `2`; read it with the version of the program that wrote it, or write it again with \
+         this one"
     )]
     Version {
         /// What the file says.

@@ -55,7 +55,10 @@ struct GoldenJson {
 /// #         node("flat", QOp::Flatten, &[0], Some(1.0)),
 /// #         node("head", QOp::Logits { weight, bias: vec![0] }, &[1], None),
 /// #     ],
-/// #     input: InputSpec { shape: [1, 2, 2], mean: vec![0.0], std: vec![1.0], labels: vec!["a".into()] },
+/// #     input: InputSpec {
+/// #         shape: [1, 2, 2], mean: vec![0.0], std: vec![1.0], labels: vec!["a".into()],
+/// #         preparation: opt_core::Preparation::usual([1, 2, 2]),
+/// #     },
 /// # };
 /// use opt_artifact::{golden, read_qmodel_with_golden, write_qmodel_with_golden};
 ///

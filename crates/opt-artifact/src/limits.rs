@@ -2,7 +2,7 @@
 
 use opt_core::op::Window;
 use opt_core::shape::infer_shapes;
-use opt_core::{InputSpec, Model, Op};
+use opt_core::{InputSpec, Model, Op, Preparation};
 
 use crate::Result;
 use crate::error::tensor_error;
@@ -52,12 +52,25 @@ pub(crate) fn check_input(input: &InputSpec) -> Result<()> {
         mean,
         std,
         labels: _,
+        preparation: Preparation {
+            orientation: _,
+            cover,
+        },
     } = input;
     let elements = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d));
     if !elements.is_some_and(|n| (1..=LARGEST).contains(&n)) {
         return Err(tensor_error(
             "input",
             format!("shape {shape:?}, expected 1 to {LARGEST} elements"),
+        ));
+    }
+    if cover[0] < shape[1] || cover[1] < shape[2] || cover.iter().any(|side| *side > LARGEST) {
+        return Err(tensor_error(
+            "input",
+            format!(
+                "images are resized to cover {cover:?}, expected {:?} at least and {LARGEST} at most",
+                &shape[1..]
+            ),
         ));
     }
     let sound = mean.len() == shape[0]

@@ -1,7 +1,9 @@
 //! The input and the codings as JSON, minified.
 //!
 //! ```text
-//! input           {"layout":"CHW", "dtype":"u8", "shape":[3,32,32], "mean":[…], "std":[…], "labels":[…]}
+//! input           {"layout":"CHW", "dtype":"u8", "shape":[3,32,32], "mean":[…], "std":[…], "labels":[…],
+//!                  "preparation":PREPARATION}
+//! PREPARATION     {"orientation":"upright", "colours":"RGB", "filter":"triangle", "cover":[32,32], "cut":"centre"}
 //! codec (model)   {PARAMETER: {"codes":CODING, "decode":DECODE}, …}
 //! codec (qmodel)  {"NODE.weight": CODING, …}
 //! CODING          {"coding":"raw"}                                       one code per byte, in the tensor's shape
@@ -11,12 +13,17 @@
 //!
 //! A layout, type, coding or key that is not listed is refused. Without `layout` and `dtype` an image is `CHW` of `u8`,
 //! without an entry in `codec` a parameter is f32 and a quantized weight is raw.
+//!
+//! `preparation` is [`opt_core::Preparation`] with what it takes for granted; `colours` is `RGB` for three channels, `grey` for
+//! one, and absent for other numbers. Files of version 1 have no `preparation`: what was done then, [`Preparation::usual`] without
+//! a look at a file's orientation, is what they mean.
 
-use opt_core::InputSpec;
+use opt_core::{InputSpec, Orientation, Preparation};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Result;
+use crate::container::Container;
 use crate::error::{ArtifactError, tensor_error};
 use crate::graph_json::finite;
 
@@ -34,6 +41,56 @@ enum DtypeJson {
     U8,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+enum OrientationJson {
+    #[serde(rename = "upright")]
+    Upright,
+    #[serde(rename = "stored")]
+    Stored,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+enum ColoursJson {
+    #[serde(rename = "RGB")]
+    Rgb,
+    #[serde(rename = "grey")]
+    Grey,
+}
+
+impl ColoursJson {
+    fn of(channels: usize) -> Option<Self> {
+        match channels {
+            1 => Some(Self::Grey),
+            3 => Some(Self::Rgb),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum FilterJson {
+    #[serde(rename = "triangle")]
+    Triangle,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum CutJson {
+    #[serde(rename = "centre")]
+    Centre,
+}
+
+/// [`Preparation`] in JSON, with what it takes for granted.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PreparationJson {
+    orientation: OrientationJson,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    colours: Option<ColoursJson>,
+    filter: FilterJson,
+    cover: [usize; 2],
+    cut: CutJson,
+}
+
 /// [`InputSpec`] in JSON, with what it takes for granted.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +103,8 @@ pub(crate) struct InputJson {
     mean: Vec<f32>,
     std: Vec<f32>,
     labels: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    preparation: Option<PreparationJson>,
 }
 
 impl From<&InputSpec> for InputJson {
@@ -55,6 +114,7 @@ impl From<&InputSpec> for InputJson {
             mean,
             std,
             labels,
+            preparation: Preparation { orientation, cover },
         } = input.clone();
         Self {
             layout: LayoutJson::Chw,
@@ -63,27 +123,70 @@ impl From<&InputSpec> for InputJson {
             mean,
             std,
             labels,
+            preparation: Some(PreparationJson {
+                orientation: match orientation {
+                    Orientation::Upright => OrientationJson::Upright,
+                    Orientation::Stored => OrientationJson::Stored,
+                },
+                colours: ColoursJson::of(shape[0]),
+                filter: FilterJson::Triangle,
+                cover,
+                cut: CutJson::Centre,
+            }),
         }
     }
 }
 
-impl From<InputJson> for InputSpec {
-    fn from(json: InputJson) -> Self {
-        let InputJson {
-            layout: LayoutJson::Chw,
-            dtype: DtypeJson::U8,
-            shape,
-            mean,
-            std,
-            labels,
-        } = json;
-        Self {
-            shape,
-            mean,
-            std,
-            labels,
+/// The input of a file.
+pub(crate) fn input(content: &Container<'_>) -> Result<InputSpec> {
+    let InputJson {
+        layout: LayoutJson::Chw,
+        dtype: DtypeJson::U8,
+        shape,
+        mean,
+        std,
+        labels,
+        preparation,
+    } = content.json("input")?;
+    let wrong = |problem: &str| Err(tensor_error("input", problem));
+    let preparation = match (content.has_preparation()?, preparation) {
+        (true, Some(json)) => {
+            let PreparationJson {
+                orientation,
+                colours,
+                filter: FilterJson::Triangle,
+                cover,
+                cut: CutJson::Centre,
+            } = json;
+            if colours != ColoursJson::of(shape[0]) {
+                let expected = "expected `RGB` for 3, `grey` for 1 and none for others";
+                return wrong(&format!(
+                    "colours {colours:?} for {} channels, {expected}",
+                    shape[0]
+                ));
+            }
+            let orientation = match orientation {
+                OrientationJson::Upright => Orientation::Upright,
+                OrientationJson::Stored => Orientation::Stored,
+            };
+            Preparation { orientation, cover }
         }
-    }
+        (false, None) => Preparation {
+            orientation: Orientation::Stored,
+            ..Preparation::usual(shape)
+        },
+        (true, None) => return wrong("no `preparation`, which a file of version 2 has"),
+        (false, Some(_)) => {
+            return wrong("a `preparation`, which a file of version 1 does not have");
+        }
+    };
+    Ok(InputSpec {
+        shape,
+        mean,
+        std,
+        labels,
+        preparation,
+    })
 }
 
 /// How codes lie in their tensor.
@@ -135,23 +238,54 @@ pub(crate) struct CodecJson<C> {
 mod tests {
     use super::*;
 
+    fn content(version: &str, input: &str) -> Container<'static> {
+        let mut content = Container::new(crate::Kind::Model);
+        for (key, value) in [("version", version), ("input", input)] {
+            content.metadata.insert(key.to_owned(), value.to_owned());
+        }
+        content
+    }
+
     #[test]
-    fn the_input_says_how_its_bytes_lie() {
-        let input = InputSpec {
+    fn the_input_says_how_its_bytes_come_about() {
+        let spec = InputSpec {
             shape: [1, 2, 3],
             mean: vec![0.5],
             std: vec![0.25],
             labels: vec!["a \"b\"".to_owned()],
+            preparation: Preparation {
+                orientation: Orientation::Upright,
+                cover: [2, 4],
+            },
         };
-        let text = serde_json::to_string(&InputJson::from(&input)).unwrap();
-        let expect = r#"{"layout":"CHW","dtype":"u8","shape":[1,2,3],"mean":[0.5],"std":[0.25],"labels":["a \"b\""]}"#;
-        assert_eq!(text, expect);
-        for sound in [
-            text.as_str(),
-            &text.replace(r#""layout":"CHW","dtype":"u8","#, ""),
-        ] {
-            let back: InputJson = serde_json::from_str(sound).unwrap();
-            assert_eq!(InputSpec::from(back), input, "{sound}");
+        let text = serde_json::to_string(&InputJson::from(&spec)).unwrap();
+        let old = r#"{"layout":"CHW","dtype":"u8","shape":[1,2,3],"mean":[0.5],"std":[0.25],"labels":["a \"b\""]"#;
+        let new = r#","preparation":{"orientation":"upright","colours":"grey","filter":"triangle","cover":[2,4],"cut":"centre"}}"#;
+        assert_eq!(text, format!("{old}{new}"));
+        let read = |version: &str, text: &str| input(&content(version, text));
+        let short = text.replace(r#""layout":"CHW","dtype":"u8","#, "");
+        for sound in [&text, &short] {
+            assert_eq!(read("2", sound).unwrap(), spec, "{sound}");
+        }
+        // Version 1 says nothing, and means what was done then.
+        let then = read("1", &format!("{old}}}")).unwrap();
+        let stored = Preparation {
+            orientation: Orientation::Stored,
+            cover: [2, 3],
+        };
+        assert_eq!(then.preparation, stored);
+        let large = format!("{old}}}").replace("[1,2,3]", "[1,224,128]");
+        assert_eq!(read("1", &large).unwrap().preparation.cover, [256, 146]);
+        // Other colours.
+        for channels in [2, 3] {
+            let other = InputSpec {
+                shape: [channels, 2, 2],
+                preparation: stored,
+                ..spec.clone()
+            };
+            let text = serde_json::to_string(&InputJson::from(&other)).unwrap();
+            assert_eq!(text.contains("\"RGB\""), channels == 3, "{text}");
+            assert_eq!(read("2", &text).unwrap(), other);
         }
         struct Case {
             find: &'static str,
@@ -178,6 +312,32 @@ mod tests {
                 expect: "unknown field `crop`",
             },
             Case {
+                find: "\"cover\"",
+                replace: "\"gamma\":2.2,\"cover\"",
+                expect: "unknown field `gamma`",
+            },
+            // Steps that this program does otherwise.
+            Case {
+                find: "\"triangle\"",
+                replace: "\"bicubic\"",
+                expect: "unknown variant `bicubic`, expected `triangle`",
+            },
+            Case {
+                find: "\"centre\"",
+                replace: "\"five\"",
+                expect: "unknown variant `five`, expected `centre`",
+            },
+            Case {
+                find: "\"upright\"",
+                replace: "\"mirrored\"",
+                expect: "unknown variant `mirrored`",
+            },
+            Case {
+                find: "\"grey\"",
+                replace: "\"RGB\"",
+                expect: "colours Some(Rgb) for 1 channels",
+            },
+            Case {
                 find: "\"mean\":[0.5],",
                 replace: "",
                 expect: "missing field `mean`",
@@ -185,9 +345,13 @@ mod tests {
         ];
         for case in cases {
             let text = text.replace(case.find, case.replace);
-            let error = serde_json::from_str::<InputJson>(&text).unwrap_err();
-            assert!(error.to_string().contains(case.expect), "{text}: {error}");
+            let error = read("2", &text).unwrap_err().to_string();
+            assert!(error.contains(case.expect), "{text}: {error}");
         }
+        let error = read("2", &format!("{old}}}")).unwrap_err().to_string();
+        assert!(error.contains("no `preparation`"), "{error}");
+        let error = read("1", &text).unwrap_err().to_string();
+        assert!(error.contains("version 1 does not have"), "{error}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ndarray::{ArcArray, IxDyn};
-use opt_core::{CodedTensor, Graph, InputSpec, Model, Params, Tensor};
+use opt_core::{CodedTensor, Graph, Model, Params, Tensor};
 use safetensors::Dtype;
 use serde_json::Value;
 
@@ -12,7 +12,7 @@ use crate::container::{Container, Kind, read, write};
 use crate::error::tensor_error;
 use crate::graph_json::GraphJson;
 use crate::limits::check_model;
-use crate::metadata_json::{CodecJson, CodingJson, InputJson};
+use crate::metadata_json::{CodecJson, CodingJson, InputJson, input};
 use crate::{Provenance, Result};
 
 /// Writes a model with all parameters in f32.
@@ -75,7 +75,7 @@ pub fn read_model(bytes: &[u8]) -> Result<Model> {
     let mut content = read(bytes)?;
     content.expect_kind(Kind::Model)?;
     let graph: Graph = content.json::<GraphJson>("graph")?.into();
-    let input: InputSpec = content.json::<InputJson>("input")?.into();
+    let input = input(&content)?;
     let mut params = Params::new();
     if content.metadata.contains_key("codec") {
         for (name, codec) in content.json::<BTreeMap<String, CodecJson<Value>>>("codec")? {

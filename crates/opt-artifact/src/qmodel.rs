@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, IxDyn};
 use opt_core::op::Window;
-use opt_core::{InputSpec, QModel, QOp, QWeight};
+use opt_core::{QModel, QOp, QWeight};
 use safetensors::Dtype;
 use serde_json::Value;
 
@@ -24,7 +24,7 @@ use crate::error::tensor_error;
 use crate::golden::{self, Golden};
 use crate::graph_json::{QGraphJson, from_qgraph_json, to_qgraph_json};
 use crate::limits::{check_input, check_window};
-use crate::metadata_json::{CodingJson, InputJson, coding};
+use crate::metadata_json::{CodingJson, InputJson, coding, input};
 use crate::{Provenance, Result};
 
 /// Writes an integer model.
@@ -88,7 +88,7 @@ pub fn read_qmodel_with_golden(bytes: &[u8]) -> Result<(QModel, Option<Golden>)>
     let mut content = read(bytes)?;
     content.expect_kind(Kind::QModel)?;
     let graph: QGraphJson = content.json("graph")?;
-    let input: InputSpec = content.json::<InputJson>("input")?.into();
+    let input = input(&content)?;
     let mut codec: BTreeMap<String, Value> = match content.metadata.contains_key("codec") {
         true => content.json("codec")?,
         false => BTreeMap::new(),

@@ -141,10 +141,14 @@ fn what_does_not_fit_is_named() {
         content.metadata.insert(key.to_owned(), value.to_owned());
     };
     let cases = [
-        // A newer version.
+        // A newer version, and none.
         Case {
-            file: resealed(&model, |c| put(c, "version", "2")),
-            expect: "format version `2`, expected `1`",
+            file: resealed(&model, |c| put(c, "version", "3")),
+            expect: "format version `3`, expected `1` or `2`; read it with the version of the program that wrote it",
+        },
+        Case {
+            file: resealed(&model, |c| drop(c.metadata.remove("version"))),
+            expect: "format version ``, expected `1` or `2`",
         },
         // Somebody else's file.
         Case {
@@ -251,8 +255,31 @@ fn what_does_not_fit_is_named() {
             expect: "expected 1 to 268435456 elements",
         },
         Case {
-            file: change(&quantized, |c| set(c, "input", "[3,32,32]", "[0,32,32]")),
+            file: change(&quantized, |c| set(c, "input", "[3,32,32]", "[3,0,32]")),
             expect: "expected 1 to 268435456 elements",
+        },
+        // Images resized to less than the network reads, and to more than anything.
+        Case {
+            file: change(&model, |c| {
+                set(c, "input", "\"cover\":[32,32]", "\"cover\":[32,31]")
+            }),
+            expect: "cover [32, 31], expected [32, 32] at least",
+        },
+        Case {
+            file: change(&quantized, |c| {
+                set(
+                    c,
+                    "input",
+                    "\"cover\":[32,32]",
+                    "\"cover\":[32,18446744073709551615]",
+                )
+            }),
+            expect: "268435456 at most",
+        },
+        // A part of another version.
+        Case {
+            file: resealed(&model, |c| put(c, "version", "1")),
+            expect: "a `preparation`, which a file of version 1 does not have",
         },
         // Padding that would overflow.
         Case {
@@ -372,6 +399,71 @@ fn truncated_and_extended_files_are_refused() {
         }
         let longer = [file.as_slice(), b"\0"].concat();
         assert!(error(&longer).contains("bytes of tensors, expected"));
+    }
+}
+
+#[test]
+fn files_of_other_kinds_are_called_by_their_names() {
+    struct Case {
+        bytes: &'static [u8],
+        expect: [&'static str; 2],
+    }
+    let cases = [
+        // PyTorch's, of today and before 1.6.
+        Case {
+            bytes: b"PK\x03\x04\0\0\x08\x08\0\0archive/data.pkl",
+            expect: [
+                "a zip archive, as PyTorch writes .pth",
+                "safetensors.torch.save_file",
+            ],
+        },
+        Case {
+            bytes: b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.",
+            expect: [
+                "a pickle, as PyTorch wrote .pth",
+                "safetensors.torch.save_file",
+            ],
+        },
+        // Not fetched.
+        Case {
+            bytes: b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            expect: ["a pointer of git-lfs", "git lfs pull"],
+        },
+        Case {
+            bytes: b"\xef\xbb\xbf<!doctype html><title>Sign in</title>",
+            expect: ["an HTML page", "fetch the file itself"],
+        },
+        Case {
+            bytes: b"\n\n<HTML>",
+            expect: ["an HTML page", "`resolve` in place of `blob`"],
+        },
+        Case {
+            bytes: b"<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code></Error>",
+            expect: ["an XML text", "fetch the file itself"],
+        },
+        Case {
+            bytes: b"{\"metadata\":{},\"weight_map\":{}}",
+            expect: ["a JSON text", "in one part"],
+        },
+        Case {
+            bytes: b"\x1f\x8b\x08\0",
+            expect: ["a gzip archive", "unpack it"],
+        },
+        Case {
+            bytes: b"\x89HDF\r\n\x1a\n",
+            expect: ["an HDF5 file", "safetensors"],
+        },
+        // A container whose length looks like a pickle, cut.
+        Case {
+            bytes: b"\x80\x02\0\0\0\0\0\0{\"a\":",
+            expect: ["not a safetensors container: 13 bytes", "truncated"],
+        },
+    ];
+    for Case { bytes, expect } in cases {
+        let message = error(bytes);
+        for part in expect {
+            assert!(message.contains(part), "{message}");
+        }
     }
 }
 

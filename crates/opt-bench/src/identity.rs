@@ -150,10 +150,11 @@ mod tests {
                 mean: vec![0.5],
                 std: vec![0.25],
                 labels: vec!["a".to_owned(), "b".to_owned()],
+                preparation: opt_core::Preparation::usual([1, 1, 1]),
             },
             params: [("w".to_owned(), weights)].into(),
         };
-        assert_eq!(model(&network), "e241f67c8d48f5b9fb708de38c03742b");
+        assert_eq!(model(&network), "a1e2cd5dd393b9a5408345fad6fce64a");
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The nouns of model compression and their meaning: what a model, a mask, a quantized model and a cost *are*,
 //! with slow reference interpreters that define what each operator computes.
 //!
-//! In reading order: [`graph`] and [`op`] (what a network is), [`model`] (a graph with its parameters and its input),
+//! In reading order: [`graph`] and [`op`] (what a network is), [`model`] (a graph with its parameters and its input), [`preparation`] (how an image
+//! file becomes that input),
 //! [`shape`] and [`cost`] (what it needs), [`mask`] (which weights are kept) and [`gradients`] (what the
 //! data says about them), [`interpret`] (what it computes, in f32),
 //! [`codes`] (tensors as integer codes and as packed bytes), [`qparams`], [`qmodel`] and [`lower`] (the integer network and the only place where one is made from a
@@ -23,6 +24,7 @@ pub mod lower;
 pub mod mask;
 pub mod model;
 pub mod op;
+pub mod preparation;
 pub mod qmodel;
 pub mod qparams;
 pub mod shape;
@@ -36,6 +38,7 @@ pub use graph::{Graph, Node, NodeId};
 pub use mask::Mask;
 pub use model::{InputSpec, Model, Params, Tensor};
 pub use op::{Op, ParamRole};
+pub use preparation::{Orientation, Preparation};
 pub use qmodel::{QModel, QNode, QOp, QWeight};
 pub use qparams::QParams;
 

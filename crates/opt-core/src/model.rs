@@ -6,7 +6,7 @@ use ndarray::{ArcArray, IxDyn};
 
 use crate::op::{Op, ParamRole};
 use crate::shape::infer_shapes;
-use crate::{CoreError, Graph, Node, Result};
+use crate::{CoreError, Graph, Node, Preparation, Result};
 
 /// A shared f32 array: cloning it copies no numbers.
 pub type Tensor = ArcArray<f32, IxDyn>;
@@ -19,6 +19,9 @@ pub type Params = BTreeMap<String, Tensor>;
 /// ```text
 /// x[c] = (byte[c] / 255 - mean[c]) / std[c]
 /// ```
+///
+/// Everywhere in this workspace the bytes of an image are planes, C×H×W: all of the first channel, row by row, then all of
+/// the next.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputSpec {
     /// `[C, H, W]`.
@@ -29,6 +32,8 @@ pub struct InputSpec {
     pub std: Vec<f32>,
     /// Class names; their number is the size of the output.
     pub labels: Vec<String>,
+    /// How an image file becomes the bytes.
+    pub preparation: Preparation,
 }
 
 impl InputSpec {
@@ -52,6 +57,7 @@ impl InputSpec {
             mean: vec![0.485, 0.456, 0.406],
             std: vec![0.229, 0.224, 0.225],
             labels: labels.map(str::to_owned).to_vec(),
+            preparation: Preparation::usual([3, 32, 32]),
         }
     }
 

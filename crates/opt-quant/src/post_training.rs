@@ -300,6 +300,7 @@ mod tests {
                 mean: vec![0.0],
                 std: vec![1.0],
                 labels: vec!["one".to_owned()],
+                preparation: opt_core::Preparation::usual([1, 4, 4]),
             },
         }
     }

@@ -41,6 +41,7 @@ fn tiny() -> QModel {
             mean: vec![0.0],
             std: vec![1.0],
             labels: vec!["a".to_owned(), "b".to_owned()],
+            preparation: opt_core::Preparation::usual([1, 2, 2]),
         },
     }
 }

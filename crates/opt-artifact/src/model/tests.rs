@@ -2,7 +2,7 @@
 
 use super::*;
 use ndarray::Array1;
-use opt_core::{Decode, zoo};
+use opt_core::{Decode, InputSpec, zoo};
 use safetensors::SafeTensors;
 
 fn input() -> InputSpec {

@@ -114,3 +114,47 @@ fn unsound_models_are_not_written() {
     let error = write_qmodel(&model, &Provenance::new()).unwrap_err();
     assert!(error.to_string().contains("3 channels"), "{error}");
 }
+
+/// A file as the first version wrote it: 0.5·(a - d) and -(b + c) for an image a, b, c, d of 2×2.
+fn version_1() -> Vec<u8> {
+    let header = r#"{"__metadata__":{
+        "codec":"{\"head.weight\":{\"coding\":\"raw\"}}",
+        "format":"opt",
+        "graph":"{\"nodes\":[{\"n\":\"input\",\"op\":\"Input\",\"i\":[],\"e\":{\"s\":1.0,\"z\":[0]}},{\"n\":\"flat\",\"op\":\"Flatten\",\"e\":{\"s\":1.0,\"z\":[0]}},{\"n\":\"head\",\"op\":\"Logits\"}]}",
+        "input":"{\"layout\":\"CHW\",\"dtype\":\"u8\",\"shape\":[1,2,2],\"mean\":[0.0],\"std\":[1.0],\"labels\":[\"a\",\"b\"]}",
+        "kind":"qmodel",
+        "provenance":"{}",
+        "sha256":"551f2e86f569f59a8ecfd580236a7788f718d16d99bbededd7b46e436efca34d",
+        "version":"1"},
+        "head.bias":{"dtype":"I32","shape":[2],"data_offsets":[0,8]},
+        "head.weight_scale":{"dtype":"F32","shape":[2],"data_offsets":[8,16]},
+        "head.weight":{"dtype":"I8","shape":[2,4],"data_offsets":[16,24]}}"#;
+    let length = (header.len() as u64).to_le_bytes();
+    let biases = [0u8; 8];
+    let scales = [0.5f32.to_le_bytes(), 1f32.to_le_bytes()].concat();
+    let codes = [1u8, 0, 0, 255, 0, 255, 255, 0];
+    [&length, header.as_bytes(), &biases, &scales, &codes].concat()
+}
+
+#[test]
+fn files_of_version_1_are_read_as_they_were_meant() {
+    let model = read_qmodel(&version_1()).unwrap();
+    let trace = interpret_integer::run(&model, &[9, 1, 1, 3]).unwrap();
+    assert_eq!(trace.logits, [3.0, -2.0]);
+    // What was done to images then: the usual, and no look at how a file is to be turned.
+    let expected = opt_core::Preparation {
+        orientation: opt_core::Orientation::Stored,
+        cover: [2, 2],
+    };
+    assert_eq!(model.input.preparation, expected);
+    // Written again it is of this version, says so itself, and means the same.
+    let again = write_qmodel(&model, &Provenance::new()).unwrap();
+    let text = String::from_utf8_lossy(&again);
+    assert!(text.contains(r#""version":"2""#) && text.contains(r#"\"orientation\":\"stored\""#));
+    assert_eq!(read_qmodel(&again).unwrap(), model);
+    // The checksum is that of then.
+    let mut damaged = version_1();
+    *damaged.last_mut().unwrap() ^= 1;
+    let message = read_qmodel(&damaged).unwrap_err().to_string();
+    assert!(message.contains("the checksum does not match"), "{message}");
+}

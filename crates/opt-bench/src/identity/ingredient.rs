@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 use opt_core::graph::{Graph, Node};
 use opt_core::lower::Adds;
 use opt_core::op::{Op, Window};
-use opt_core::{InputSpec, QParams};
+use opt_core::{InputSpec, Orientation, Preparation, QParams};
 use opt_data::augment::{AugmentConfig, Border, Crop, Flip};
 use opt_distill::Kd;
 use opt_nn::Precision;
@@ -270,12 +270,28 @@ impl Ingredient for InputSpec {
             mean,
             std,
             labels,
+            preparation,
         } = self;
         fields("input")
             .with("shape", shape)
             .with("mean", mean)
             .with("std", std)
             .with("labels", labels)
+            .with("preparation", preparation)
+            .write(text);
+    }
+}
+
+impl Ingredient for Preparation {
+    fn write(&self, text: &mut String) {
+        let Self { orientation, cover } = self;
+        let orientation = match orientation {
+            Orientation::Upright => "upright",
+            Orientation::Stored => "stored",
+        };
+        fields("preparation")
+            .with("orientation", orientation)
+            .with("cover", cover)
             .write(text);
     }
 }

@@ -20,6 +20,7 @@ fn run_one(op: Op, shape: [usize; 3], params: &[(&str, &[usize], &[f32])], x: &[
         mean: vec![0.0; shape[0]],
         std: vec![1.0; shape[0]],
         labels: Vec::new(),
+        preparation: crate::Preparation::usual(shape),
     };
     let model = Model {
         graph,
@@ -98,6 +99,7 @@ fn gemm_is_row_times_vector() {
             mean: vec![0.0],
             std: vec![1.0],
             labels: Vec::new(),
+            preparation: crate::Preparation::usual([1, 1, 2]),
         },
     };
     assert_eq!(run(&model, &[10.0, 1.0]).unwrap()[2], vec![12.5, 33.5]);

@@ -61,6 +61,7 @@ fn model(shape: [usize; 3], ops: Vec<(QOp, Vec<usize>, Option<QEdge>)>, len: usi
             mean: vec![0.0; shape[0]],
             std: vec![1.0; shape[0]],
             labels: vec!["only".to_owned()],
+            preparation: crate::Preparation::usual(shape),
         },
     }
 }

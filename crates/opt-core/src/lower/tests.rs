@@ -224,6 +224,7 @@ fn small_net(mean: [f32; 2], pads: [usize; 4]) -> Model {
             mean: mean.to_vec(),
             std: vec![0.5, 0.25],
             labels: vec!["a".to_owned(), "b".to_owned()],
+            preparation: crate::Preparation::usual([2, 3, 3]),
         },
     }
 }

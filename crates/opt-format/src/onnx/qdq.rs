@@ -72,6 +72,7 @@ pub struct QdqOptions {
 /// #     ],
 /// #     input: opt_core::InputSpec {
 /// #         shape: [1, 2, 2], mean: vec![0.0], std: vec![1.0], labels: vec!["cat".into(), "dog".into()],
+/// #         preparation: opt_core::Preparation::usual([1, 2, 2]),
 /// #     },
 /// # };
 /// let bytes = write_qdq(&model, &QdqOptions::default())?;

@@ -226,6 +226,7 @@ impl Builder {
                     mean: vec![0.5; shape[0]],
                     std: vec![0.25; shape[0]],
                     labels: (0..classes).map(|c| format!("class \"{c}\"")).collect(),
+                    preparation: opt_core::Preparation::usual(shape),
                 },
             },
             random: Random(1),

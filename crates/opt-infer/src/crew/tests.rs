@@ -75,6 +75,7 @@ fn model() -> QModel {
             mean: vec![0.5; 3],
             std: vec![0.5; 3],
             labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
+            preparation: opt_core::Preparation::usual([3, 8, 8]),
         },
     }
 }

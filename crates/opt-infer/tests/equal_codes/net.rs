@@ -61,6 +61,7 @@ impl Net {
                     mean: vec![0.5; shape[0]],
                     std: vec![0.25; shape[0]],
                     labels: (0..5).map(|i| format!("class {i}")).collect(),
+                    preparation: opt_core::Preparation::usual(shape),
                 },
             },
             shapes: Vec::new(),

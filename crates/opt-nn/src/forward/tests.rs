@@ -45,6 +45,7 @@ fn normalised() -> Model {
             mean: vec![0.0],
             std: vec![1.0],
             labels: vec!["one".to_owned()],
+            preparation: opt_core::Preparation::usual([1, 2, 2]),
         },
     }
 }

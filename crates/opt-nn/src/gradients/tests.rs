@@ -67,6 +67,7 @@ fn model() -> Model {
         mean: vec![0.5],
         std: vec![0.25],
         labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
+        preparation: opt_core::Preparation::usual([1, 4, 4]),
     };
     let model = Model {
         graph,

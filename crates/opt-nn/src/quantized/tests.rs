@@ -83,6 +83,7 @@ fn pointwise(weights: &[f32], bias: f32, mean: f32, std: f32) -> Model {
             mean: vec![mean],
             std: vec![std],
             labels: vec!["one".to_owned()],
+            preparation: opt_core::Preparation::usual([1, 4, 4]),
         },
     }
 }

@@ -50,6 +50,7 @@ fn model() -> Model {
         mean: vec![0.5],
         std: vec![0.25],
         labels: vec!["top".to_owned(), "bottom".to_owned()],
+        preparation: opt_core::Preparation::usual([1, 28, 28]),
     };
     zoo::build("airbench_4_4_4", &input, 3).unwrap()
 }

@@ -60,6 +60,7 @@ fn net(zero_points: &[u8], [zero, lo, hi]: [u8; 3]) -> QModel {
             mean: vec![0.0; 2],
             std: vec![1.0; 2],
             labels: vec!["a \"cat\"".to_owned(), "chien\n".to_owned()],
+            preparation: opt_core::Preparation::usual([2, 2, 3]),
         },
     }
 }

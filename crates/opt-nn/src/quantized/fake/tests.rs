@@ -83,6 +83,7 @@ fn two_filters(weight: f32, bias: f32) -> Model {
             mean: vec![0.0],
             std: vec![1.0],
             labels: vec!["one".to_owned()],
+            preparation: opt_core::Preparation::usual([1, 4, 4]),
         },
     }
 }
