@@ -34,18 +34,25 @@ const NO_LIBTORCH: bool = false;
 
 const ARROWS: &[Arrow] = &[
     arrow("opt-core", &[], NO_LIBTORCH),
-    arrow("opt-data", &[], NO_LIBTORCH),
+    arrow("opt-image", &["opt-core"], NO_LIBTORCH),
+    arrow("opt-data", &["opt-core", "opt-image"], NO_LIBTORCH),
     arrow("opt-prune", &["opt-core"], NO_LIBTORCH),
     arrow("opt-quant", &["opt-core"], NO_LIBTORCH),
     arrow("opt-distill", &[], WITH_LIBTORCH),
     arrow("opt-nn", &["opt-core"], WITH_LIBTORCH),
     arrow("opt-artifact", &["opt-core"], NO_LIBTORCH),
     arrow("opt-format", &["opt-core", "opt-artifact"], NO_LIBTORCH),
-    arrow("opt-infer", &["opt-core", "opt-artifact"], NO_LIBTORCH),
+    arrow(
+        "opt-infer",
+        // The last one in tests and the example only: the engine itself reads no image files.
+        &["opt-core", "opt-artifact", "opt-image"],
+        NO_LIBTORCH,
+    ),
     arrow(
         "opt-bench",
         &[
             "opt-core",
+            "opt-image",
             "opt-data",
             "opt-prune",
             "opt-quant",
@@ -180,7 +187,7 @@ fn metadata() -> Metadata {
         .unwrap()
 }
 
-/// A program that only infers, and the example that reads a PNG.
+/// A program that only infers, and what prepares its pictures.
 #[test]
 fn the_engine_is_rust_alone() {
     let metadata = metadata();
@@ -188,7 +195,7 @@ fn the_engine_is_rust_alone() {
         let named = |package: &&Package| package.name.as_str() == name;
         &metadata.packages.iter().find(named).unwrap().id
     };
-    for name in ["opt-infer", "image"] {
+    for name in ["opt-infer", "opt-image"] {
         let way = way_to(&metadata, id(name), false, is_foreign);
         assert!(
             way.is_none(),

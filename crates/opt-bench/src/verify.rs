@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use opt_core::{QModel, interpret_integer};
+use opt_core::{Preparation, QModel, interpret_integer};
 use opt_data::Dataset;
 use opt_format::onnx::{QdqOptions, write_qdq};
 use opt_infer::{ImageOrder, Kernels, Options as Engine, Session, self_test};
@@ -135,6 +135,7 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
     let limits = Limits {
         test: Some(options.images as usize),
         image_size: options.image_size,
+        prepared: Some(common_preparation(&options.files)?),
         ..Limits::default()
     };
     let data = Data::load(&options.data, root, limits)?;
@@ -172,6 +173,25 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
         bail!("{}", broken.join("; "));
     }
     Ok(())
+}
+
+/// Rows, columns and preparation of the images that the files' networks read: one for all, as they are looked at together.
+fn common_preparation(files: &[PathBuf]) -> Result<([usize; 2], Preparation)> {
+    let mut first = None;
+    for file in files {
+        let input = opt_artifact::load_qmodel(file)?.input;
+        let read = ([input.shape[1], input.shape[2]], input.preparation);
+        let (seen, of) = first.get_or_insert_with(|| (read, file));
+        ensure!(
+            read == *seen,
+            "{} and {} prepare images otherwise ({seen:?} and {read:?}): verify them one by one",
+            of.display(),
+            file.display()
+        );
+    }
+    first
+        .map(|(read, _)| read)
+        .context("there is no file to verify")
 }
 
 fn check(file: &Path, images: &Dataset, peer: Option<&mut Peer>) -> Result<FileFindings> {

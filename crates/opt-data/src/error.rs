@@ -55,20 +55,43 @@ pub enum DataError {
         /// What should be there.
         expected: String,
     },
-    /// An image file cannot be decoded.
+    /// An image file cannot be decoded, or not prepared as asked.
+    #[error(transparent)]
+    Image(#[from] opt_image::ImageError),
+    /// Several image files cannot be decoded.
     #[error(
-        "{} is not a readable image: {reason}; expected a whole PNG or JPEG file, replace or delete it",
+        "{}: {count} of {images} images cannot be used: {}{}",
+        path.display(),
+        named.join("; "),
+        if named.len() < *count { format!("; and {} more", count - named.len()) } else { String::new() }
+    )]
+    BadImages {
+        /// The folder of all images.
+        path: PathBuf,
+        /// How many are broken.
+        count: usize,
+        /// How many images there are.
+        images: usize,
+        /// What is wrong with the first of them, training images first, in the order of their names.
+        named: Vec<String>,
+    },
+    /// Another version of a set that is known.
+    #[error(
+        "{} is the {found}, expected the binary version; fetch it with `cargo xtask data {set}` (outside this workspace: \
+         `opt-data {set}`) and point to that",
         path.display()
     )]
-    BadImage {
-        /// The offending file.
+    OtherVersion {
+        /// The folder.
         path: PathBuf,
-        /// What the decoder met.
-        reason: String,
+        /// What it is, such as "Python version of CIFAR-10".
+        found: &'static str,
+        /// The set's name on a command line, such as `cifar10`.
+        set: &'static str,
     },
     /// The decoded images would not fit.
     #[error(
-        "{}: {images} images of 3×{size}×{size} take {bytes} bytes in memory, expected at most {limit}; \
+        "{}: {images} images of 3×{height}×{width} take {bytes} bytes in memory, expected at most {limit}; \
          choose a smaller image size or fewer images",
         path.display()
     )]
@@ -77,8 +100,10 @@ pub enum DataError {
         path: PathBuf,
         /// The number of images.
         images: usize,
-        /// Their side after resizing.
-        size: usize,
+        /// Their rows after resizing.
+        height: usize,
+        /// Their columns after resizing.
+        width: usize,
         /// What they take.
         bytes: u128,
         /// The limit.

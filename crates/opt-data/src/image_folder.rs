@@ -2,43 +2,51 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use image::{ImageFormat, ImageReader};
+use opt_core::Preparation;
+use opt_image::ImageError;
 use rayon::prelude::*;
 
 use crate::random::{Domain, shuffle, stream};
-use crate::resize::resize_crop;
 use crate::{DataError, Dataset, Splits};
 
 /// The largest side that images can be given.
 pub const MAX_SIZE: usize = 4096;
 
-/// The longest image file.
-const MAX_FILE: u64 = 256 << 20;
+/// The most broken images that an error names.
+const MAX_NAMED: usize = 10;
 
 /// Says how a folder is read.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The side of the square that every image becomes, in pixels.
-    pub size: usize,
+    /// The rows and columns that every image becomes, in pixels.
+    pub size: [usize; 2],
+    /// How it becomes them.
+    pub preparation: Preparation,
     /// The seed of the split where the folder has no test images.
     pub split_seed: u64,
     /// The most bytes that the decoded images may take.
     pub max_bytes: u64,
 }
 
-impl Default for Options {
-    /// 32 pixels, seed 0, 8 GiB.
-    fn default() -> Self {
+impl Options {
+    /// Squares of this side, prepared as is usual for it.
+    pub fn of_side(side: usize) -> Self {
         Self {
-            size: 32,
+            size: [side; 2],
+            preparation: Preparation::usual([3, side, side]),
             split_seed: 0,
             max_bytes: 8 << 30,
         }
+    }
+}
+
+impl Default for Options {
+    /// 32 pixels, the usual preparation, seed 0, 8 GiB.
+    fn default() -> Self {
+        Self::of_side(32)
     }
 }
 
@@ -53,53 +61,36 @@ pub struct LoadedImages {
     pub notes: Vec<String>,
 }
 
-/// Returns the length that the shorter side is resized to before the centre is cropped.
-///
-/// ```text
-/// size < 128:  size          size ≥ 128:  size · 256 / 224, rounded
-/// ```
-///
-/// Large images lose their border, as is customary for `ImageNet`; small ones keep all they have.
-///
-/// ```
-/// use opt_data::image_folder::resized_side;
-///
-/// assert_eq!([32, 127, 128, 224].map(resized_side), [32, 127, 146, 256]);
-/// ```
-pub fn resized_side(size: usize) -> usize {
-    if size < 128 {
-        size
-    } else {
-        (size * 256 + 112) / 224
-    }
-}
-
 /// Says whether a folder holds other folders, which classes could be.
 pub fn has_folders(dir: &Path) -> bool {
     entries(dir).is_ok_and(|entries| entries.iter().any(|entry| entry.path.is_dir()))
 }
 
-/// Reads `dir/train/CLASS/*` and `dir/test/CLASS/*`, with `val` in place of an absent `test`.
+/// Says whether a folder holds image files itself.
+pub(crate) fn holds_images(dir: &Path) -> bool {
+    entries(dir).is_ok_and(|entries| entries.iter().any(|entry| is_image(&entry.path)))
+}
+
+/// Reads `dir/train/CLASS/*` and `dir/test/CLASS/*`, with `val` or `valid` in place of an absent `test`.
 ///
-/// Where there is no test folder, `split_seed` puts a tenth of each class, rounded and at least one image, aside for
-/// testing; where there is no training folder either, the classes are the folders in `dir` itself. A folder `train`,
-/// `test` or `val` that holds no folders is a class like any other.
+/// Where there is none of these, `split_seed` puts a tenth of each class, rounded and at least one image, aside for
+/// testing; where there is no training folder either, the classes are the folders in `dir` itself. A single folder `train`,
+/// `test` or `val` that holds images and no folders is a class like any other, if there are others.
 ///
 /// Classes are numbered in the order of their names, and images lie in the order of classes and file names. PNG and JPEG
-/// files are known by `.png`, `.jpg` and `.jpeg` in any case and decoded by their content. Colours are converted to 8-bit
-/// RGB without colour management; transparency and a stored rotation are ignored. The shorter side is resized to
-/// [`resized_side`] pixels with an antialiased triangle filter, and the centre is cropped. The bytes do not depend on the
-/// number of threads.
+/// files are known by `.png`, `.jpg` and `.jpeg` in any case and decoded by their content, as [`opt_image::load`] does by
+/// the options' [`Preparation`]. The bytes do not depend on the number of threads.
 ///
 /// Hidden files are ignored; other files and deeper folders are counted in the notes.
 ///
 /// # Errors
 ///
-/// If a file cannot be decoded, a class has no images, fewer than two classes exist, training and test images have
-/// different classes, or the images would take more than `max_bytes`, N·3·size² for N images of both parts.
+/// If files cannot be decoded (up to ten are named), a class has no images, fewer than two classes exist, training and test
+/// images have different classes, folders are named or nested otherwise than expected, or the images would take more than
+/// `max_bytes`, N·3·H·W for N images of both parts.
 pub fn load(dir: &Path, options: &Options) -> Result<LoadedImages, DataError> {
-    let size = options.size;
-    if !(1..=MAX_SIZE).contains(&size) {
+    let [height, width] = options.size;
+    if let Some(&size) = (options.size.iter()).find(|side| !(1..=MAX_SIZE).contains(*side)) {
         return Err(DataError::BadImageSize {
             size,
             expected: format!("1 to {MAX_SIZE}"),
@@ -113,32 +104,32 @@ pub fn load(dir: &Path, options: &Options) -> Result<LoadedImages, DataError> {
         notes,
     } = find(dir, options.split_seed)?;
     let images = train.files.len() + test.files.len();
-    let bytes = images as u128 * 3 * (size as u128).pow(2);
+    let bytes = images as u128 * 3 * height as u128 * width as u128;
     if bytes > u128::from(options.max_bytes) {
         return Err(DataError::TooLarge {
             path: dir.to_path_buf(),
             images,
-            size,
+            height,
+            width,
             bytes,
             limit: options.max_bytes,
         });
     }
-    let name = set_name(dir, size);
-    let set = |part: Part| {
-        Ok(Dataset {
-            name: name.clone(),
-            images: decode_all(&part.files, size)?,
-            labels: part.labels.into(),
-            channels: 3,
-            height: size,
-            width: size,
-            classes: classes.clone(),
-        })
+    let name = set_name(dir, options.size);
+    let [train_images, test_images] = decode_all(dir, [&train.files, &test.files], options)?;
+    let set = |images, part: Part| Dataset {
+        name: name.clone(),
+        images,
+        labels: part.labels.into(),
+        channels: 3,
+        height,
+        width,
+        classes: classes.clone(),
     };
     Ok(LoadedImages {
         splits: Splits {
-            train: set(train)?,
-            test: set(test)?,
+            train: set(train_images, train),
+            test: set(test_images, test),
         },
         split,
         notes,
@@ -146,10 +137,15 @@ pub fn load(dir: &Path, options: &Options) -> Result<LoadedImages, DataError> {
 }
 
 /// The folder's name and the images' side: images of another size are another set.
-fn set_name(dir: &Path, size: usize) -> String {
+fn set_name(dir: &Path, [height, width]: [usize; 2]) -> String {
     let full = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_path_buf());
     let name = full.file_name().unwrap_or(OsStr::new("images"));
-    format!("{}-{size}", name.to_string_lossy())
+    let name = name.to_string_lossy();
+    if height == width {
+        format!("{name}-{width}")
+    } else {
+        format!("{name}-{height}x{width}")
+    }
 }
 
 /// The files of one part with their classes.
@@ -168,20 +164,103 @@ struct Found {
     notes: Vec<String>,
 }
 
+/// The names of folders that hold parts, in the order in which they are taken for test images.
+const PARTS: [(&str, &[&str]); 4] = [
+    ("train", &["train", "training"]),
+    ("test", &["test", "testing"]),
+    ("val", &["val", "validation"]),
+    ("valid", &["valid"]),
+];
+
+/// The name that a part's folder should have.
+fn part_of(name: &str) -> Option<&'static str> {
+    let lower = name.to_lowercase();
+    let mut parts = PARTS.iter();
+    let (part, _) = parts.find(|(_, names)| names.contains(&lower.as_str()))?;
+    Some(part)
+}
+
+const EXPECTED: &str =
+    "train/CLASS/*.png or .jpg and test/CLASS/*, or CLASS/* without parts: a folder for each class";
+
+/// Says which folder holds the training images and which the test images, both by name; none where `dir` holds the classes.
+fn find_parts(dir: &Path) -> Result<Option<(&'static str, Option<&'static str>)>, DataError> {
+    let bad = |path: PathBuf, found: String, expected: String| {
+        Err(DataError::BadFolder {
+            path,
+            found,
+            expected,
+        })
+    };
+    let folders: Vec<String> = entries(dir)?
+        .into_iter()
+        .filter(|entry| entry.path.is_dir())
+        .map(|entry| entry.name)
+        .collect();
+    let holds_classes = |name: &str| has_folders(&dir.join(name));
+    let mut for_test = PARTS[1..].iter().map(|(part, _)| *part);
+    let test = for_test.find(|part| holds_classes(part));
+    // A part under a name that is not quite its own, with nothing under the right one.
+    for name in folders.iter().filter(|name| holds_classes(name)) {
+        let Some(part) = part_of(name).filter(|part| part != name) else {
+            continue;
+        };
+        let is_there = match part {
+            "train" | "test" => holds_classes(part),
+            _ => test.is_some(),
+        };
+        if !is_there {
+            return bad(
+                dir.join(name),
+                format!("the folder {name}"),
+                format!("the name {part}, in small letters: rename it"),
+            );
+        }
+    }
+    if holds_classes("train") {
+        return Ok(Some(("train", test)));
+    }
+    if let Some(test) = test {
+        return bad(
+            dir.join("train"),
+            format!("no folders of training images, but there is {test}"),
+            "a folder of images for each class".into(),
+        );
+    }
+    let flat: Vec<&str> = (folders.iter().map(String::as_str))
+        .filter(|name| part_of(name).is_some())
+        .collect();
+    let classes = folders.len() - flat.len();
+    if flat.len() > 1 || (flat.len() == 1 && classes == 0) {
+        return bad(
+            dir.to_path_buf(),
+            format!(
+                "images directly in {}, which are no classes",
+                flat.join(" and ")
+            ),
+            format!("{EXPECTED}; sort them into class folders"),
+        );
+    }
+    if let [only] = folders.as_slice()
+        && holds_classes(only)
+    {
+        return bad(
+            dir.to_path_buf(),
+            format!("one folder, {only}, with folders in it"),
+            format!(
+                "{EXPECTED}; name the inner folder: {}",
+                dir.join(only).display()
+            ),
+        );
+    }
+    Ok(None)
+}
+
 /// Lists what is to be decoded.
 fn find(dir: &Path, seed: u64) -> Result<Found, DataError> {
-    let holds_classes = |name: &str| has_folders(&dir.join(name));
-    let test_name = ["test", "val"].into_iter().find(|name| holds_classes(name));
-    let (root, train_name) = if holds_classes("train") {
-        (dir.join("train"), "train")
-    } else if let Some(test_name) = test_name {
-        return Err(DataError::BadFolder {
-            path: dir.join("train"),
-            found: format!("no folders of training images, but there is {test_name}"),
-            expected: "a folder of images for each class".into(),
-        });
-    } else {
-        (dir.to_path_buf(), "the folder")
+    let (root, train_name, test_name) = match find_parts(dir)? {
+        Some((train, test)) => (dir.join(train), train, test),
+        None => (dir.to_path_buf(), "the folder", None),
     };
     let mut passed_over = Vec::new();
     let train = read_classes(&root, &mut passed_over)?;
@@ -195,6 +274,11 @@ fn find(dir: &Path, seed: u64) -> Result<Found, DataError> {
             .collect();
         if !unused.is_empty() {
             notes.push(format!("not used, beside train: {}", unused.join(", ")));
+        }
+        if let Some(name @ ("val" | "valid")) = test_name {
+            notes.push(format!(
+                "the test images are those of {name}: there is no folder test with a folder of images for each class"
+            ));
         }
     }
     let mut parts = [Part::default(), Part::default()];
@@ -219,7 +303,7 @@ fn find(dir: &Path, seed: u64) -> Result<Found, DataError> {
             }
         }
         format!(
-            "a tenth of each class in {train_name}, chosen by seed {seed}, is for testing: there is no folder test or val that holds a folder of images for each class"
+            "a tenth of each class in {train_name}, chosen by seed {seed}, is for testing: there is no folder test, val or valid that holds a folder of images for each class"
         )
     };
     if let Some(first) = passed_over.first() {
@@ -306,13 +390,10 @@ fn read_classes(root: &Path, passed_over: &mut Vec<PathBuf>) -> Result<Vec<Class
             .into_iter()
             .map(|entry| entry.path)
             .partition(|path| is_image(path) && !path.is_dir());
+        let before = passed_over.len();
         passed_over.extend(others);
         if files.is_empty() {
-            return Err(DataError::BadFolder {
-                path,
-                found: "no PNG or JPEG file".into(),
-                expected: "the images of the class; delete the folder if there are none".into(),
-            });
+            return Err(no_images(&name, path, &passed_over[before..]));
         }
         classes.push(Class { name, path, files });
     }
@@ -324,6 +405,51 @@ fn read_classes(root: &Path, passed_over: &mut Vec<PathBuf>) -> Result<Vec<Class
         });
     }
     Ok(classes)
+}
+
+/// Says what a class folder without images holds in their place.
+fn no_images(name: &str, path: PathBuf, others: &[PathBuf]) -> DataError {
+    let folders: Vec<String> = (others.iter().filter(|other| other.is_dir()))
+        .filter_map(|other| Some(other.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    let holds_parts = folders.iter().any(|folder| part_of(folder).is_some());
+    let files = others.iter().find(|other| !other.is_dir());
+    let (found, expected) = match (folders.as_slice(), files) {
+        ([], None) => (
+            "an empty folder".into(),
+            "the images of a class; delete the folder if it is none".into(),
+        ),
+        ([], Some(file)) => (
+            format!(
+                "no PNG or JPEG file, but {}{}",
+                file.file_name().unwrap_or_default().to_string_lossy(),
+                if others.len() > 1 { " and others" } else { "" }
+            ),
+            "the images of a class as .png, .jpg or .jpeg; convert them, or move the folder away if it is no class".into(),
+        ),
+        (folders, _) if holds_parts => (
+            format!("no images, but {}", folders.join(", ")),
+            format!("{EXPECTED}; name this inner folder: {}", path.display()),
+        ),
+        (folders, _) => (
+            format!("no images, but the folders {}", first_few(folders)),
+            format!("the images of the class {name} directly in it: the folders lie one level too deep, move them up"),
+        ),
+    };
+    DataError::BadFolder {
+        path,
+        found,
+        expected,
+    }
+}
+
+/// The first names of a list, with how many follow.
+fn first_few(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match names.len().saturating_sub(SHOWN) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..SHOWN].join(", ")),
+    }
 }
 
 /// A file or folder with its name in Unicode.
@@ -356,81 +482,48 @@ fn is_image(path: &Path) -> bool {
         .any(|known| extension.eq_ignore_ascii_case(known))
 }
 
-/// Decodes the files in parallel.
-fn decode_all(files: &[PathBuf], size: usize) -> Result<Arc<[u8]>, DataError> {
-    let mut images: Arc<[u8]> = std::iter::repeat_n(0, files.len() * 3 * size * size).collect();
-    // Files after a broken one need not be decoded, those before it must: the first one is reported.
-    let first_broken = AtomicUsize::new(usize::MAX);
-    let mut broken: Vec<(usize, DataError)> = Arc::get_mut(&mut images)
-        .expect("nothing else has this buffer yet")
-        .par_chunks_exact_mut(3 * size * size)
-        .zip(files)
-        .enumerate()
-        .filter(|(index, _)| *index < first_broken.load(Relaxed))
-        .filter_map(|(index, (image, file))| {
-            let error = decode(file, size, image).err()?;
-            first_broken.fetch_min(index, Relaxed);
-            Some((index, error))
-        })
-        .collect();
-    broken.sort_by_key(|(index, _)| *index);
-    match broken.into_iter().next() {
-        Some((_, error)) => Err(error),
-        None => Ok(images),
+/// Decodes the files of both parts in parallel; all are tried, so that what is wrong is known at once.
+fn decode_all(
+    dir: &Path,
+    parts: [&[PathBuf]; 2],
+    options: &Options,
+) -> Result<[Arc<[u8]>; 2], DataError> {
+    let shape = [3, options.size[0], options.size[1]];
+    let bytes: usize = shape.iter().product();
+    let mut broken = Vec::new();
+    let decoded = parts.map(|files| {
+        let mut images: Arc<[u8]> = std::iter::repeat_n(0, files.len() * bytes).collect();
+        let errors: Vec<ImageError> = Arc::get_mut(&mut images)
+            .expect("nothing else has this buffer yet")
+            .par_chunks_exact_mut(bytes)
+            .zip(files)
+            .filter_map(
+                |(image, file)| match opt_image::load(file, shape, &options.preparation) {
+                    Ok(planes) => {
+                        image.copy_from_slice(&planes);
+                        None
+                    }
+                    Err(error) => Some(error),
+                },
+            )
+            .collect();
+        broken.extend(errors);
+        images
+    });
+    if broken.len() < 2 {
+        return match broken.pop() {
+            Some(error) => Err(error.into()),
+            None => Ok(decoded),
+        };
     }
-}
-
-/// Decodes one file into 3×size×size bytes.
-fn decode(path: &Path, size: usize, output: &mut [u8]) -> Result<(), DataError> {
-    let bad = |reason: String| DataError::BadImage {
-        path: path.to_path_buf(),
-        reason,
-    };
-    let metadata = fs::metadata(path).map_err(DataError::io("read", path))?;
-    if !metadata.is_file() || metadata.len() > MAX_FILE {
-        return Err(bad(format!("no file of at most {MAX_FILE} bytes")));
-    }
-    let bytes = fs::read(path).map_err(DataError::io("read", path))?;
-    let reader = ImageReader::new(Cursor::new(&bytes))
-        .with_guessed_format()
-        .map_err(DataError::io("read", path))?;
-    if reader.format() == Some(ImageFormat::Jpeg) && !jpeg_is_whole(&bytes) {
-        return Err(bad("the JPEG data break off".into()));
-    }
-    let decoded = reader
-        .decode()
-        .map_err(|error| bad(error.to_string()))?
-        .into_rgb8();
-    let shape = [decoded.height() as usize, decoded.width() as usize];
-    if shape.contains(&0) {
-        return Err(bad("it has no pixels".into()));
-    }
-    resize_crop(&decoded, shape, resized_side(size), size, output);
-    Ok(())
-}
-
-/// Says whether the markers lead to the end of the image: the decoder makes up what is absent and does not say so.
-fn jpeg_is_whole(bytes: &[u8]) -> bool {
-    const STUFFED: u8 = 0x00;
-    const FILL: u8 = 0xff;
-    let mut at = 2;
-    while let Some(&[first, marker]) = bytes.get(at..at + 2) {
-        match (first, marker) {
-            (0xff, 0xd9) => return true,
-            // Markers without content, and what only looks like one.
-            (0xff, STUFFED | 0x01 | 0xd0..=0xd8) => at += 2,
-            (0xff, FILL) => at += 1,
-            (0xff, _) => {
-                let Some(&[high, low]) = bytes.get(at + 2..at + 4) else {
-                    return false;
-                };
-                at += 2 + usize::from(u16::from_be_bytes([high, low]));
-            }
-            // Compressed data.
-            _ => at += 1,
-        }
-    }
-    false
+    Err(DataError::BadImages {
+        path: dir.to_path_buf(),
+        count: broken.len(),
+        images: parts.iter().map(|files| files.len()).sum(),
+        named: (broken.iter().take(MAX_NAMED))
+            .map(ToString::to_string)
+            .collect(),
+    })
 }
 
 #[cfg(test)]

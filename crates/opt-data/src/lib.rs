@@ -7,13 +7,14 @@
 //! - [`source`] decides where the data comes from; most callers need only [`source::resolve`].
 //! - [`dataset`] holds the images: [`Dataset`], splits, content hash, channel statistics.
 //! - [`cifar10`] reads and writes the official binary layout, [`cifar100`] reads its larger sibling; [`image_folder`]
-//!   decodes, resizes and crops PNG and JPEG files, a folder per class; [`synthetic`] makes a set from a seed.
+//!   reads PNG and JPEG files, a folder per class, prepared by `opt-image`; [`synthetic`] makes a set from a seed.
 //! - [`augment`] and [`batches`] turn a set into training and evaluation batches.
 //! - [`download`] fetches an archive with resume and checksum and unpacks it.
 //!
 //! # What this crate does not do
 //!
 //! - It knows no tensors, models or training loops and never links libtorch.
+//! - It decodes and resizes nothing itself: `opt-image` does, by the description that travels with the network.
 //! - It does not normalise: mean and standard deviation belong to the model's input specification.
 //! - It does not stream sets that are larger than memory.
 //! - It never replaces broken data by other data: only a missing network leads to the synthetic set, and with a notice.
@@ -28,7 +29,6 @@ mod error;
 pub mod image_folder;
 mod random;
 mod records;
-mod resize;
 pub mod source;
 pub mod synthetic;
 

@@ -112,6 +112,51 @@ pub struct Loaded {
     pub sha256: Vec<String>,
 }
 
+/// Recognises the versions of CIFAR that this crate does not read, in `dir` or as a folder in it.
+pub(crate) fn other_version(dir: &Path) -> Option<DataError> {
+    // The folder that the official archive unpacks to, and files that only it has.
+    let versions: [(_, &[_], _, _); 4] = [
+        (
+            "cifar-10-batches-py",
+            &["data_batch_1", "batches.meta"],
+            "Python version of CIFAR-10",
+            "cifar10",
+        ),
+        (
+            "cifar-10-batches-mat",
+            &["data_batch_1.mat"],
+            "MATLAB version of CIFAR-10",
+            "cifar10",
+        ),
+        (
+            "cifar-100-python",
+            &["train", "meta"],
+            "Python version of CIFAR-100",
+            "cifar100",
+        ),
+        (
+            "cifar-100-matlab",
+            &["train.mat", "meta.mat"],
+            "MATLAB version of CIFAR-100",
+            "cifar100",
+        ),
+    ];
+    versions
+        .into_iter()
+        .find_map(|(folder, files, found, set)| {
+            let inner = dir.join(folder);
+            let named = dir.file_name().is_some_and(|name| name == folder);
+            let path = if inner.is_dir() {
+                inner
+            } else if named || files.iter().all(|file| dir.join(file).is_file()) {
+                dir.to_path_buf()
+            } else {
+                return None;
+            };
+            Some(DataError::OtherVersion { path, found, set })
+        })
+}
+
 /// Reads the files of `dir`, or of the layout's folder in it: `records` images in the test file.
 pub(crate) fn load(layout: &Layout, dir: &Path, records: usize) -> Result<Loaded, DataError> {
     let nested = dir.join(layout.folder);
@@ -186,12 +231,16 @@ fn read_file(
         record_bytes,
     };
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => DataError::MissingFile {
-            path: path.to_path_buf(),
-            expected: layout.files_in_words,
-            layout: layout.title,
-            set: layout.set,
-        },
+        ErrorKind::NotFound => {
+            path.parent()
+                .and_then(other_version)
+                .unwrap_or_else(|| DataError::MissingFile {
+                    path: path.to_path_buf(),
+                    expected: layout.files_in_words,
+                    layout: layout.title,
+                    set: layout.set,
+                })
+        }
         _ => DataError::io("read", path)(error),
     })?;
     // Before reading: a wrong file may be larger than the memory.

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use crate::cifar10::{self, FOLDER};
 use crate::download::{Archive, DownloadOptions, Progress, fetch_records};
 use crate::image_folder::{self, LoadedImages, has_folders};
-use crate::records::{self, Layout};
+use crate::records::{self, Layout, other_version};
 use crate::synthetic::{TEST_IMAGES, TRAIN_IMAGES, synthetic};
 use crate::{DataError, Loaded, Origin, Splits, cifar100};
 
@@ -146,8 +146,12 @@ pub fn recognise(dir: &Path) -> Result<Kind, DataError> {
         Ok(Kind::Cifar10)
     } else if holds(&cifar100::LAYOUT) {
         Ok(Kind::Cifar100)
+    } else if let Some(other) = other_version(dir) {
+        Err(other)
     } else if has_folders(dir) {
         Ok(Kind::ImageFolder)
+    } else if image_folder::holds_images(dir) {
+        Err(unknown("images, but no folders of them"))
     } else {
         Err(unknown("no images that are known"))
     }

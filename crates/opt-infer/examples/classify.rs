@@ -1,14 +1,13 @@
 //! Classifies an image file with a network from a `.opt` file:
 //! `cargo run --release -p opt-infer --example classify -- NET.opt IMAGE.png`
 //!
-//! The image is cut to the network's proportions around its middle and resized.
+//! The image is prepared as those were with which the network's accuracy was measured: the file says how, `opt-image` does it.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use image::imageops::FilterType;
 use opt_infer::{Options, Session};
 
 fn main() -> ExitCode {
@@ -26,20 +25,18 @@ fn main() -> ExitCode {
     }
 }
 
+/// The image as the network reads it.
+pub(crate) fn prepared(session: &Session, image: &Path) -> opt_image::Result<Vec<u8>> {
+    let input = session.input();
+    opt_image::load(image, input.shape, &input.preparation)
+}
+
 #[expect(clippy::print_stdout, reason = "the result of the program")]
 fn classify(net: &Path, image: &Path) -> Result<(), Box<dyn Error>> {
     let mut session = Session::load(net, &Options::default())?;
-    let [height, width, channels] = session.image_shape();
-    let file = image::open(image).map_err(|e| format!("cannot read {}: {e}", image.display()))?;
-    let (wide, high) = (u32::try_from(width)?, u32::try_from(height)?);
-    let fitting = file.resize_to_fill(wide, high, FilterType::Triangle);
-    let bytes = match channels {
-        1 => fitting.into_luma8().into_raw(),
-        3 => fitting.into_rgb8().into_raw(),
-        _ => return Err(format!("the network reads {channels} channels, not an image").into()),
-    };
+    let planes = prepared(&session, image)?;
     let started = Instant::now();
-    let logits = session.run(&bytes)?.to_vec();
+    let logits = session.run(&planes)?.to_vec();
     let time = started.elapsed();
 
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

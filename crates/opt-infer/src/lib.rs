@@ -5,7 +5,7 @@
 //! use opt_infer::{Options, Session};
 //!
 //! let mut session = Session::load("net.opt".as_ref(), &Options::default())?;
-//! let image = vec![128; session.image_bytes()]; // height × width × channels
+//! let image = vec![128; session.image_bytes()]; // planes, C×H×W, as `opt-image` makes them of a file
 //! let logits = session.run(&image)?;
 //! let (class, _) = logits.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
 //! println!("{}", session.labels()[class]);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use opt_core::QModel;
+use opt_core::{InputSpec, QModel};
 
 use crate::crew::Crew;
 use crate::kernels::portable::ImageOrder;
@@ -19,7 +19,7 @@ pub struct Options {
     pub threads: usize,
     /// The kernels; `None` takes the fastest that this CPU can run.
     pub kernels: Option<Kernels>,
-    /// The order of an image's bytes.
+    /// The order of an image's bytes: planes, as everywhere in this workspace, unless asked otherwise.
     pub order: ImageOrder,
     /// Whether every value keeps its place, so that [`Session::codes`] can give it: for tests, at the price of memory.
     pub keep_codes: bool,
@@ -60,12 +60,12 @@ impl Default for Limits {
 }
 
 impl Default for Options {
-    /// One thread, the fastest kernels, images as files are decoded, the default limits.
+    /// One thread, the fastest kernels, planes, the default limits.
     fn default() -> Self {
         Self {
             threads: 1,
             kernels: None,
-            order: ImageOrder::Hwc,
+            order: ImageOrder::Chw,
             keep_codes: false,
             sharing: Sharing::default(),
             limits: Limits::default(),
@@ -78,7 +78,7 @@ impl Default for Options {
 pub struct Session {
     crew: Crew,
     steps: Vec<StepInfo>,
-    labels: Vec<String>,
+    input: InputSpec,
     logits: Vec<f32>,
     keeps_codes: bool,
 }
@@ -138,7 +138,7 @@ impl Session {
         Ok(Self {
             steps: plan.steps.iter().map(|s| step(&s.work, s.node)).collect(),
             crew: Crew::new(plan, options)?,
-            labels: model.input.labels.clone(),
+            input: model.input.clone(),
             logits: Vec::new(),
             keeps_codes: options.keep_codes,
         })
@@ -153,11 +153,16 @@ impl Session {
         Self::new(&opt_artifact::load_qmodel(path)?, options)
     }
 
-    /// Height, width and channels of an image.
+    /// Channels, height and width of an image.
     #[must_use]
     pub fn image_shape(&self) -> [usize; 3] {
-        let [channels, height, width] = self.crew.plan().image;
-        [height, width, channels]
+        self.crew.plan().image
+    }
+
+    /// What the network is fed, with the description of how an image file becomes that: the crate `opt-image` follows it.
+    #[must_use]
+    pub fn input(&self) -> &InputSpec {
+        &self.input
     }
 
     /// Bytes of an image.
@@ -169,7 +174,7 @@ impl Session {
     /// The classes, in the order of the logits.
     #[must_use]
     pub fn labels(&self) -> &[String] {
-        &self.labels
+        &self.input.labels
     }
 
     /// The kernels in use.
@@ -195,7 +200,7 @@ impl Session {
     ///
     /// # Shapes
     ///
-    /// `[H, W, C]` bytes, or `[C, H, W]`, see [`Options::order`]; one logit for each label.
+    /// `[C, H, W]` bytes, or `[H, W, C]` with [`ImageOrder::Hwc`]; one logit for each label.
     ///
     /// # Errors
     ///
@@ -206,23 +211,31 @@ impl Session {
 
     /// The logits of `count` images, one after another.
     ///
+    /// # Shapes
+    ///
+    /// `[N, C, H, W]` bytes, or `[N, H, W, C]` with [`ImageOrder::Hwc`]; `[N, labels]` logits.
+    ///
     /// # Errors
     ///
     /// [`InferError::Length`] for bytes that are not so many images.
     pub fn run_batch(&mut self, images: &[u8], count: usize) -> Result<&[f32]> {
         self.check_images(images, count)?;
-        self.logits.resize(count * self.labels.len(), 0.0);
+        self.logits.resize(count * self.input.labels.len(), 0.0);
         self.crew.run(images, &mut self.logits);
         Ok(&self.logits)
     }
 
     /// Writes the logits of as many images as there is room for into `logits`; allocates nothing.
     ///
+    /// # Shapes
+    ///
+    /// As [`Self::run_batch`].
+    ///
     /// # Errors
     ///
     /// [`InferError::Length`] for room that is not for whole images, or bytes that are not so many.
     pub fn run_into(&mut self, images: &[u8], logits: &mut [f32]) -> Result<()> {
-        let classes = self.labels.len();
+        let classes = self.input.labels.len();
         if !logits.len().is_multiple_of(classes) {
             return Err(InferError::Length {
                 what: "room for logits",
@@ -236,7 +249,7 @@ impl Session {
     }
 
     fn check_images(&self, images: &[u8], count: usize) -> Result<()> {
-        let [height, width, channels] = self.image_shape();
+        let [channels, height, width] = self.image_shape();
         let bytes = self.image_bytes();
         if Some(images.len()) == bytes.checked_mul(count) {
             return Ok(());
@@ -261,7 +274,7 @@ impl Session {
     pub fn run_step(&mut self, step: usize, image: &[u8], logits: &mut [f32]) -> Result<()> {
         let checks = [
             ("an image", image.len(), self.image_bytes()),
-            ("room for logits", logits.len(), self.labels.len()),
+            ("room for logits", logits.len(), self.input.labels.len()),
         ];
         for (what, found, expected) in checks {
             if found != expected {

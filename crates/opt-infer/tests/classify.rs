@@ -5,7 +5,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use image::{Rgb, RgbImage};
+use image::codecs::jpeg::JpegEncoder;
+use image::{ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage};
 use ndarray::ArrayD;
 use opt_core::InputSpec;
 use opt_core::qmodel::{QEdge, QModel, QNode, QOp, QWeight};
@@ -85,6 +86,7 @@ fn net() -> QModel {
             mean: vec![0.0; 3],
             std: vec![1.0; 3],
             labels: ["red", "green", "blue"].map(str::to_owned).to_vec(),
+            preparation: opt_core::Preparation::usual([3, 2, 2]),
         },
     }
 }
@@ -116,8 +118,8 @@ fn a_png_is_classified() {
     for (net, image, expected) in [
         ("text", "image.png", "text: not a safetensors container"),
         ("nowhere", "image.png", "cannot read"),
-        ("net.opt", "nowhere.png", "cannot read"),
-        ("net.opt", "text", "cannot read"),
+        ("net.opt", "nowhere.png", "could not read"),
+        ("net.opt", "text", "text: not a readable image"),
     ] {
         let output = run(&example, &path(net), &path(image));
         let text = String::from_utf8(output.stderr).unwrap();
@@ -132,4 +134,103 @@ fn a_png_is_classified() {
             .unwrap()
             .starts_with("usage")
     );
+}
+
+/// Which corner of a grey image is the brightest, of `side`×`side` pixels.
+fn corners(side: usize) -> QModel {
+    let edge = || {
+        Some(QEdge {
+            scale: 1.0,
+            zero_points: vec![0],
+        })
+    };
+    let places = [0, side - 1, (side - 1) * side, side * side - 1];
+    let mut codes = ArrayD::zeros(vec![4, side * side]);
+    for (class, place) in places.into_iter().enumerate() {
+        codes[[class, place]] = 1;
+    }
+    let weight = QWeight {
+        codes,
+        scales: vec![1.0; 4],
+        bits: 8,
+    };
+    let node = |name: &str, op, inputs: &[usize], edge| QNode {
+        name: name.to_owned(),
+        op,
+        inputs: inputs.to_vec(),
+        edge,
+    };
+    let bias = vec![0; 4];
+    let shape = [1, side, side];
+    QModel {
+        nodes: vec![
+            node("image", QOp::Input, &[], edge()),
+            node("vector", QOp::Flatten, &[0], edge()),
+            node("logits", QOp::Logits { weight, bias }, &[1], None),
+        ],
+        input: InputSpec {
+            shape,
+            mean: vec![0.0],
+            std: vec![1.0],
+            labels: ["top left", "top right", "bottom left", "bottom right"]
+                .map(str::to_owned)
+                .to_vec(),
+            preparation: opt_core::Preparation::usual(shape),
+        },
+    }
+}
+
+#[test]
+fn the_network_says_how_an_image_is_prepared() {
+    let example = example();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let save = |name: &str, net: &QModel| {
+        let bytes = opt_artifact::write_qmodel(net, &Default::default()).unwrap();
+        opt_artifact::save(&path(name), &bytes).unwrap();
+    };
+    let answer = |net: &str, image: &str| {
+        let output = run(&example, &path(net), &path(image));
+        let text = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        text.lines().next().unwrap().trim().to_owned()
+    };
+    // A telephone held upright: the bright corner is stored top left and seen top right.
+    let mut net = corners(2);
+    save("upright.opt", &net);
+    net.input.preparation.orientation = opt_core::Orientation::Stored;
+    save("stored.opt", &net);
+    let mut jpeg = Vec::new();
+    let mut encoder = JpegEncoder::new_with_quality(&mut jpeg, 100);
+    // Little endian, one entry: tag 0x0112, a short, one of them, 6: turn a quarter to the right.
+    let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    encoder.set_exif_metadata(exif.to_vec()).unwrap();
+    let pixels: Vec<u8> = (0..256)
+        .map(|i| if i % 16 < 8 && i < 128 { 250 } else { 5 })
+        .collect();
+    encoder
+        .write_image(&pixels, 16, 16, ExtendedColorType::L8)
+        .unwrap();
+    // By content, whatever it is called.
+    std::fs::write(path("turned.png"), &jpeg).unwrap();
+    assert!(answer("upright.opt", "turned.png").ends_with("top right"));
+    assert!(answer("stored.opt", "turned.png").ends_with("top left"));
+    // Half of it is nothing.
+    std::fs::write(path("half.jpg"), &jpeg[..jpeg.len() / 2]).unwrap();
+    assert!(answer("upright.opt", "half.jpg").contains("break off"));
+    // A large network loses the border, 9 of 146 pixels on each side: of this image the white frame, and what is left is
+    // brightest at the bottom right.
+    save("large.opt", &corners(128));
+    let image = image::GrayImage::from_fn(146, 146, |x, y| {
+        let frame = x.min(y) < 5;
+        [if frame {
+            255
+        } else {
+            u8::try_from((x + y) / 3).unwrap()
+        }]
+        .into()
+    });
+    image
+        .save_with_format(path("frame"), ImageFormat::Png)
+        .unwrap();
+    assert!(answer("large.opt", "frame").ends_with("bottom right"));
 }

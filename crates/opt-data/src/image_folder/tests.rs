@@ -1,6 +1,6 @@
 //! Folders that the tests write themselves, whole and broken.
 
-use image::{DynamicImage, GrayImage, ImageBuffer, Rgb, RgbImage, Rgba, RgbaImage};
+use image::{DynamicImage, GrayImage, ImageBuffer, ImageFormat, Rgb, RgbImage, Rgba, RgbaImage};
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -31,11 +31,8 @@ fn small() -> TempDir {
     root
 }
 
-fn options(size: usize) -> Options {
-    Options {
-        size,
-        ..Options::default()
-    }
+fn options(side: usize) -> Options {
+    Options::of_side(side)
 }
 
 fn read(dir: &Path) -> Result<LoadedImages, DataError> {
@@ -163,10 +160,10 @@ fn images_beside_train_that_are_not_used_are_named() {
     fs::remove_dir_all(root.path().join("test")).unwrap();
     // As competitions hand them out: without classes.
     png(&root.path().join("test/1.png"), 1, 1, [0; 3]);
-    png(&root.path().join("valid/cat/x.png"), 1, 1, [0; 3]);
+    png(&root.path().join("more/cat/x.png"), 1, 1, [0; 3]);
     let loaded = read(root.path()).unwrap();
     assert_eq!(loaded.splits.test.len(), 2);
-    assert_eq!(loaded.notes, ["not used, beside train: test, valid"]);
+    assert_eq!(loaded.notes, ["not used, beside train: more, test"]);
     assert!(
         loaded
             .split
@@ -175,12 +172,137 @@ fn images_beside_train_that_are_not_used_are_named() {
 }
 
 #[test]
-fn val_stands_in_for_test() {
+fn val_or_valid_stands_in_for_test_and_is_named() {
+    for name in ["val", "valid"] {
+        let root = small();
+        fs::rename(root.path().join("test"), root.path().join(name)).unwrap();
+        let loaded = read(root.path()).unwrap();
+        assert_eq!(loaded.splits.test.len(), 2);
+        assert_eq!(loaded.split, format!("folders train and {name}"));
+        let expected = format!("the test images are those of {name}: there is no folder test");
+        assert!(loaded.notes[0].starts_with(&expected), "{:?}", loaded.notes);
+    }
+    // Beside test they are not used, and said not to be.
     let root = small();
-    fs::rename(root.path().join("test"), root.path().join("val")).unwrap();
+    for name in ["valid", "validation"] {
+        png(&root.path().join(name).join("cat/x.png"), 1, 1, [0; 3]);
+    }
     let loaded = read(root.path()).unwrap();
-    assert_eq!(loaded.splits.test.len(), 2);
-    assert_eq!(loaded.split, "folders train and val");
+    assert_eq!(loaded.split, "folders train and test");
+    assert_eq!(loaded.notes, ["not used, beside train: valid, validation"]);
+}
+
+#[test]
+fn folders_of_another_shape_are_recognised() {
+    fn image(dir: &Path, path: &str) {
+        png(&dir.join(path), 1, 1, [0; 3]);
+    }
+    struct Case {
+        files: &'static [&'static str],
+        message: &'static [&'static str],
+    }
+    let cases = [
+        // Parts without classes: never two classes called train and test.
+        Case {
+            files: &["train/0.png", "train/1.png", "test/0.png", "test/1.png"],
+            message: &[
+                "images directly in test and train",
+                "no classes",
+                "train/CLASS/*.png",
+            ],
+        },
+        Case {
+            files: &["train/0.png", "val/0.png", "more/0.png"],
+            message: &["images directly in train and val", "train/CLASS/*.png"],
+        },
+        Case {
+            files: &["Training/0.png", "Testing/0.png"],
+            message: &["images directly in Testing and Training"],
+        },
+        Case {
+            files: &["train/0.png", "train/1.png"],
+            message: &["images directly in train,", "train/CLASS/*.png"],
+        },
+        // Another spelling.
+        Case {
+            files: &[
+                "Train/a/0.png",
+                "Train/b/0.png",
+                "test/a/0.png",
+                "test/b/0.png",
+            ],
+            message: &["the folder Train,", "the name train, in small letters"],
+        },
+        Case {
+            files: &[
+                "train/a/0.png",
+                "train/b/0.png",
+                "TEST/a/0.png",
+                "TEST/b/0.png",
+            ],
+            message: &["the folder TEST,", "the name test"],
+        },
+        Case {
+            files: &[
+                "train/a/0.png",
+                "train/b/0.png",
+                "validation/a/0.png",
+                "validation/b/0.png",
+            ],
+            message: &["the folder validation,", "the name val"],
+        },
+        // One folder too many: around everything, around the classes, around the images.
+        Case {
+            files: &["set/train/a/0.png", "set/train/b/0.png", "set/test/a/0.png"],
+            message: &[
+                "one folder, set, with folders in it",
+                "name the inner folder: ",
+                "/set",
+            ],
+        },
+        Case {
+            files: &["train/train/a/0.png", "train/train/b/0.png", "test/a/0.png"],
+            message: &[
+                "train/train: no images, but the folders a, b",
+                "one level too deep",
+            ],
+        },
+        Case {
+            files: &["a/deep/0.png", "b/deep/0.png"],
+            message: &["a: no images, but the folders deep", "one level too deep"],
+        },
+        Case {
+            files: &["data/train/a/0.png", "docs/0.png"],
+            message: &["data: no images, but train", "name this inner folder: "],
+        },
+    ];
+    for Case { files, message } in cases {
+        let root = TempDir::new().unwrap();
+        for file in files {
+            image(root.path(), file);
+        }
+        let found = read(root.path()).unwrap_err().to_string();
+        assert!(
+            message.iter().all(|part| found.contains(part)),
+            "{found:?} lacks one of {message:?}"
+        );
+    }
+}
+
+#[test]
+fn many_broken_images_are_counted_and_ten_are_named() {
+    let root = small();
+    for i in 0..12 {
+        touch(&root.path().join(format!("train/dog/x{i:02}.png")));
+    }
+    touch(&root.path().join("test/cat/y.jpg"));
+    let found = read(root.path()).unwrap_err().to_string();
+    assert!(found.contains("13 of 19 images cannot be used"), "{found}");
+    for i in 0..12 {
+        let named = found.contains(&format!("train/dog/x{i:02}.png"));
+        assert_eq!(named, i < 10, "{found}");
+    }
+    assert!(found.ends_with("; and 3 more"), "{found}");
 }
 
 #[test]
@@ -290,17 +412,17 @@ fn errors_name_the_place_and_what_is_expected() {
         // No image at all.
         Case {
             breakage: |d| touch(&d.join("train/cat/a.png")),
-            message: &["train/cat/a.png is not a readable image", "PNG or JPEG"],
+            message: &["train/cat/a.png: not a readable image", "PNG or JPEG"],
         },
         // An empty file.
         Case {
             breakage: |d| fs::write(d.join("test/dog/c.png"), []).unwrap(),
-            message: &["test/dog/c.png is not a readable image"],
+            message: &["test/dog/c.png: not a readable image"],
         },
         // A PNG that ends early.
         Case {
             breakage: |d| cut(&d.join("train/dog/b.png"), |len| len / 2),
-            message: &["train/dog/b.png is not a readable image"],
+            message: &["train/dog/b.png: not a readable image"],
         },
         // A JPEG that ends early, within the compressed data.
         Case {
@@ -308,7 +430,7 @@ fn errors_name_the_place_and_what_is_expected() {
                 jpeg(&d.join("train/dog/b.jpg"));
                 cut(&d.join("train/dog/b.jpg"), |len| len * 3 / 4);
             },
-            message: &["train/dog/b.jpg is not a readable image", "break off"],
+            message: &["train/dog/b.jpg: not a readable image", "break off"],
         },
         // A JPEG that lacks its last byte.
         Case {
@@ -323,16 +445,21 @@ fn errors_name_the_place_and_what_is_expected() {
             breakage: |d| {
                 fs::write(d.join("train/dog/b.png"), b"GIF89a\x01\0\x01\0\0\0\0;").unwrap()
             },
-            message: &["train/dog/b.png is not a readable image"],
+            message: &["train/dog/b.png: not a readable image"],
         },
-        // The first broken file of several is the one reported.
+        // Several broken files, in the order of their names.
         Case {
             breakage: |d| {
-                for name in ["train/dog/b.png", "train/cat/b.png", "train/dog/a.png"] {
+                for name in ["train/dog/b.png", "test/cat/c.png", "train/cat/b.png"] {
                     touch(&d.join(name));
                 }
             },
-            message: &["train/cat/b.png"],
+            message: &[
+                "3 of 6 images cannot be used: ",
+                "train/cat/b.png: not",
+                "; ",
+                "test/cat/c.png: not",
+            ],
         },
         // A link that leads nowhere.
         Case {
@@ -344,11 +471,11 @@ fn errors_name_the_place_and_what_is_expected() {
         // A class without images, and with other files only.
         Case {
             breakage: |d| fs::create_dir(d.join("train/eel")).unwrap(),
-            message: &["train/eel: no PNG or JPEG file", "delete the folder"],
+            message: &["train/eel: an empty folder", "delete the folder"],
         },
         Case {
             breakage: |d| touch(&d.join("train/eel/a.webp")),
-            message: &["train/eel: no PNG or JPEG file"],
+            message: &["train/eel: no PNG or JPEG file, but a.webp", "convert them"],
         },
         // A class in one part only.
         Case {
@@ -397,9 +524,8 @@ fn sizes_are_checked_before_anything_is_decoded() {
     let root = small();
     touch(&root.path().join("train/cat/a.png"));
     let too_large = Options {
-        size: 100,
         max_bytes: 179_999,
-        ..Options::default()
+        ..options(100)
     };
     let found = load(root.path(), &too_large).unwrap_err().to_string();
     for part in ["6 images of 3×100×100", "180000 bytes", "at most 179999"] {
@@ -412,53 +538,10 @@ fn sizes_are_checked_before_anything_is_decoded() {
     };
     assert!(matches!(
         load(root.path(), &enough),
-        Err(DataError::BadImage { .. })
+        Err(DataError::Image(_))
     ));
     for size in [0, MAX_SIZE + 1, usize::MAX] {
         let found = load(root.path(), &options(size)).unwrap_err().to_string();
         assert!(found.contains("expected 1 to 4096"), "{found}");
-    }
-}
-
-#[test]
-fn markers_lead_to_the_end_of_a_jpeg() {
-    struct Case {
-        bytes: &'static [u8],
-        whole: bool,
-    }
-    let cases = [
-        // Start and end.
-        Case {
-            bytes: &[0xff, 0xd8, 0xff, 0xd9],
-            whole: true,
-        },
-        // An end within a segment, such as a preview's, is not the image's.
-        Case {
-            bytes: &[0xff, 0xd8, 0xff, 0xe1, 0, 4, 0xff, 0xd9, 1, 2],
-            whole: false,
-        },
-        // Data with a stuffed byte, a restart, fill bytes and the end; more may follow.
-        Case {
-            bytes: &[
-                0xff, 0xd8, 0xff, 0xda, 0, 2, 7, 0xff, 0, 0xff, 0xd0, 9, 0xff, 0xff, 0xd9, 1, 2, 3,
-            ],
-            whole: true,
-        },
-        // A segment that is longer than the file; a length that is cut; nothing.
-        Case {
-            bytes: &[0xff, 0xd8, 0xff, 0xe0, 0xff, 0xff],
-            whole: false,
-        },
-        Case {
-            bytes: &[0xff, 0xd8, 0xff, 0xe0, 0],
-            whole: false,
-        },
-        Case {
-            bytes: &[],
-            whole: false,
-        },
-    ];
-    for Case { bytes, whole } in cases {
-        assert_eq!(jpeg_is_whole(bytes), whole, "{bytes:x?}");
     }
 }

@@ -91,11 +91,11 @@ pub(crate) fn dense(
 /// The order of an image's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ImageOrder {
-    /// Height, width, channels: as image files are decoded.
+    /// Channels, height, width: planes, as data sets, files and the interpreter have them and `opt-image` makes them.
     #[default]
-    Hwc,
-    /// Channels, height, width: as CIFAR's files and the interpreter have them.
     Chw,
+    /// Height, width, channels: as other programs decode image files.
+    Hwc,
 }
 
 /// Rows of the image.

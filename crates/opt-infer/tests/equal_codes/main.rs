@@ -383,7 +383,7 @@ fn wrong_arguments_are_told() {
         step.to_string(),
         "there is no step 99; there are 4, counted from 0"
     );
-    assert_eq!((session.image_shape(), session.codes(0)), ([4, 4, 3], None));
+    assert_eq!((session.image_shape(), session.codes(0)), ([3, 4, 4], None));
     for threads in [0, 257] {
         let options = Options {
             threads,

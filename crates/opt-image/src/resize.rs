@@ -39,10 +39,11 @@ fn taps(source: usize, target: usize, start: usize, count: usize) -> Vec<Taps> {
         .collect()
 }
 
-/// Resizes so that the shorter side has `short` pixels, and writes the `size`×`size` pixels in the centre.
+/// Resizes until both sides of `cover` are reached and one is met, and returns the `crop` pixels in the centre.
 ///
 /// ```text
-/// longer' = ⌊longer · short / shorter⌋,   first row and column of the crop = ⌊(side' − size) / 2⌋
+/// h, w → cover_h, ⌊w · cover_h / h⌋   or   ⌊h · cover_w / w⌋, cover_w   whichever covers
+/// first row and column of the crop = ⌊(side' − crop) / 2⌋
 /// ```
 ///
 /// Only the pixels of the crop are computed, so an image of extreme proportions takes no more memory than another.
@@ -50,45 +51,49 @@ fn taps(source: usize, target: usize, start: usize, count: usize) -> Vec<Taps> {
 ///
 /// # Shapes
 ///
-/// `pixels` is H×W×3, `output` 3×size×size.
+/// `pixels` is H×W×C, the result C×crop.
 ///
 /// # Panics
 ///
-/// If a side is 0, `short` is below `size`, or a slice has another length.
+/// If a side is 0, `cover` is below `crop`, or `pixels` has another length.
 #[track_caller]
-pub(crate) fn resize_crop(
+pub(crate) fn resize_crop<const C: usize>(
     pixels: &[u8],
     [height, width]: [usize; 2],
-    short: usize,
-    size: usize,
-    output: &mut [u8],
-) {
+    cover: [usize; 2],
+    crop: [usize; 2],
+) -> Vec<u8> {
+    let sides = [height, width, crop[0], crop[1]];
     assert!(
-        height > 0 && width > 0 && size > 0 && short >= size,
+        !sides.contains(&0) && cover[0] >= crop[0] && cover[1] >= crop[1],
         "sides"
     );
-    assert_eq!(pixels.len(), height * width * 3, "H×W×3");
-    assert_eq!(output.len(), 3 * size * size, "3×size×size");
-    let shorter = height.min(width);
-    let axis = |side: usize| {
-        let target = side * short / shorter;
-        taps(side, target, (target - size) / 2, size)
+    assert_eq!(pixels.len(), height * width * C, "H×W×C");
+    let target = if cover[0] * width >= cover[1] * height {
+        [cover[0], width * cover[0] / height]
+    } else {
+        [height * cover[1] / width, cover[1]]
     };
-    let (rows, columns) = (axis(height), axis(width));
+    let axis = |i: usize| {
+        let source = [height, width][i];
+        taps(source, target[i], (target[i] - crop[i]) / 2, crop[i])
+    };
+    let (rows, columns) = (axis(0), axis(1));
+    let size = crop[1];
 
     // The source rows that any row of the crop reads.
     let top = rows.first().map_or(0, |taps| taps.first);
     let bottom = rows
         .last()
         .map_or(0, |taps| taps.first + taps.weights.len());
-    let mut narrow = vec![0f32; (bottom - top) * 3 * size];
-    for (line, narrow) in pixels[top * width * 3..bottom * width * 3]
-        .chunks_exact(width * 3)
-        .zip(narrow.chunks_exact_mut(3 * size))
+    let mut narrow = vec![0f32; (bottom - top) * C * size];
+    for (line, narrow) in pixels[top * width * C..bottom * width * C]
+        .chunks_exact(width * C)
+        .zip(narrow.chunks_exact_mut(C * size))
     {
         for (column, taps) in columns.iter().enumerate() {
-            let mut sums = [0f32; 3];
-            for (pixel, weight) in line[taps.first * 3..].chunks_exact(3).zip(&taps.weights) {
+            let mut sums = [0f32; C];
+            for (pixel, weight) in line[taps.first * C..].chunks_exact(C).zip(&taps.weights) {
                 for (sum, &byte) in sums.iter_mut().zip(pixel) {
                     *sum += weight * f32::from(byte);
                 }
@@ -98,17 +103,18 @@ pub(crate) fn resize_crop(
             }
         }
     }
-    let mut sums = vec![0f32; 3 * size];
+    let mut output = vec![0; C * crop[0] * size];
+    let mut sums = vec![0f32; C * size];
     for (row, taps) in rows.iter().enumerate() {
         sums.fill(0.0);
-        let lines = narrow[(taps.first - top) * 3 * size..].chunks_exact(3 * size);
+        let lines = narrow[(taps.first - top) * C * size..].chunks_exact(C * size);
         for (line, weight) in lines.zip(&taps.weights) {
             for (sum, value) in sums.iter_mut().zip(line) {
                 *sum += weight * value;
             }
         }
         for (channel, sums) in sums.chunks_exact(size).enumerate() {
-            let start = (channel * size + row) * size;
+            let start = (channel * crop[0] + row) * size;
             for (byte, sum) in output[start..start + size].iter_mut().zip(sums) {
                 #[expect(
                     clippy::cast_possible_truncation,
@@ -120,6 +126,7 @@ pub(crate) fn resize_crop(
             }
         }
     }
+    output
 }
 
 #[cfg(test)]
@@ -131,8 +138,8 @@ mod tests {
     /// Resizes a grey image and returns the red plane, after checking that the others are equal.
     fn grey(pixels: &[u8], shape: [usize; 2], short: usize, size: usize) -> Vec<u8> {
         let rgb: Vec<u8> = pixels.iter().flat_map(|&byte| [byte; 3]).collect();
-        let mut output = vec![0; 3 * size * size];
-        resize_crop(&rgb, shape, short, size, &mut output);
+        let mut output = resize_crop::<3>(&rgb, shape, [short; 2], [size; 2]);
+        assert_eq!(output.len(), 3 * size * size);
         let plane = size * size;
         assert_eq!(output[..plane], output[plane..2 * plane]);
         assert_eq!(output[..plane], output[2 * plane..]);
@@ -247,10 +254,56 @@ mod tests {
     #[test]
     fn channels_stay_apart() {
         // Two pixels, red and blue.
-        let mut output = [0; 3];
-        resize_crop(&[200, 0, 0, 0, 0, 100], [1, 2], 1, 1, &mut output);
+        let output = resize_crop::<3>(&[200, 0, 0, 0, 0, 100], [1, 2], [1, 1], [1, 1]);
         // Column 0 of 2: ⌊(2 − 1) / 2⌋ = 0.
         assert_eq!(output, [200, 0, 0]);
+    }
+
+    #[test]
+    fn both_sides_are_covered() {
+        struct Case {
+            shape: [usize; 2],
+            cover: [usize; 2],
+            crop: [usize; 2],
+            expected: &'static [u8],
+        }
+        // The pixel in row r and column c is 10·r + c.
+        let cases = [
+            // A square for something wide: its columns are met, rows 0 and 3 of 4 are cut.
+            Case {
+                shape: [4, 4],
+                cover: [2, 4],
+                crop: [2, 4],
+                expected: &[10, 11, 12, 13, 20, 21, 22, 23],
+            },
+            // The same, tall.
+            Case {
+                shape: [4, 4],
+                cover: [4, 2],
+                crop: [4, 2],
+                expected: &[1, 2, 11, 12, 21, 22, 31, 32],
+            },
+            // The proportions that are asked for, with a border that goes.
+            Case {
+                shape: [2, 4],
+                cover: [2, 4],
+                crop: [1, 2],
+                expected: &[1, 2],
+            },
+        ];
+        for Case {
+            shape: [h, w],
+            cover,
+            crop,
+            expected,
+        } in cases
+        {
+            let pixels: Vec<u8> = (0..h * w)
+                .map(|i| u8::try_from(10 * (i / w) + i % w).unwrap())
+                .collect();
+            let found = resize_crop::<1>(&pixels, [h, w], cover, crop);
+            assert_eq!(found, expected, "{h}×{w} to {cover:?}, {crop:?}");
+        }
     }
 
     #[test]
