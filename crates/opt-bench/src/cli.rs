@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::HumanDuration;
 use opt_core::InputSpec;
@@ -20,7 +20,7 @@ use crate::data::{Data, Limits, to_download};
 use crate::experiment::{quantize_recipe, run_all, train_recipe};
 use crate::plan::{Counts, Plan, plan};
 use crate::profile::{EXPERIMENTS, PROFILES, Profile};
-use crate::recipe::{Recipe, Train};
+use crate::recipe::{Recipe, Train, check_normalisation};
 use crate::report::{rewrite_report, terminal_table};
 use crate::results::{self, NotRun, RecipeText, summarize};
 use crate::run::{Request, Run, slug, threads};
@@ -68,6 +68,13 @@ struct Common {
     /// The side in pixels of the square that images of your own become [default: 32].
     #[arg(long, value_name = "N")]
     image_size: Option<usize>,
+    /// The means per channel, on the scale 0 to 1, that images are normalised with, in place of those of the data and of
+    /// recipes: what a checkpoint was trained with. With --std.
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "std")]
+    mean: Option<Vec<f32>>,
+    /// The standard deviations per channel. With --mean.
+    #[arg(long, value_name = "R,G,B", value_delimiter = ',', requires = "mean")]
+    std: Option<Vec<f32>>,
     /// Where to train: `auto`, `cpu`, `cuda` or `cuda:N`.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -216,7 +223,10 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
             vec![one.to_owned()]
         }
     };
-    let (profile, mut not_run) = chosen_profile(&args, &experiments)?;
+    let (mut profile, mut not_run) = chosen_profile(&args, &experiments)?;
+    for recipe in &mut profile.baseline {
+        normalise(recipe, &args.common)?;
+    }
     let seeds = args.seeds.unwrap_or(profile.seeds);
     ensure!(
         (1..=1000).contains(&seeds),
@@ -228,6 +238,7 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
         test: profile.test_images,
         holdout: args.common.holdout,
         image_size: args.common.image_size,
+        prepared: None,
     };
     let chosen = |counts, input: &InputSpec| -> Result<Fitted> {
         let speed = speed(device, &args)?;
@@ -290,8 +301,10 @@ fn experiment(args: ExperimentArgs) -> Result<()> {
         root: root(),
     };
     watch_for_stops()?;
+    let notes = data.normalisation_notes(&profile.baseline);
     let mut run = Run::start(request, data, device)?;
     run.info.notes.extend(fitted.notes);
+    note(&mut run, notes);
     not_run.extend(fitted.dropped.into_iter().map(|name| NotRun {
         what: format!("{name} and everything that starts from it"),
         why: "not enough time in the budget".to_owned(),
@@ -339,6 +352,7 @@ fn train(args: TrainArgs) -> Result<()> {
     if args.weights.is_some() {
         recipe.weights = args.weights;
     }
+    normalise(&mut recipe, &args.common)?;
     let device = device::parse(&args.common.device)?;
     let limits = Limits {
         holdout: args.common.holdout,
@@ -369,7 +383,10 @@ fn train(args: TrainArgs) -> Result<()> {
         root: root(),
     };
     watch_for_stops()?;
+    let notes = data.normalisation_notes(std::slice::from_ref(&recipe));
     let mut run = Run::start(request, data, device)?;
+    note(&mut run, notes);
+    run.write_info()?;
     for seed in seeds {
         let label = Label {
             experiment: "train".to_owned(),
@@ -496,6 +513,25 @@ fn notice(data: &Data) -> Option<String> {
     let text = results::notice(&data.info)?;
     let rule = "!".repeat(78);
     Some(format!("{rule}\n!! NOTICE: {text}\n{rule}"))
+}
+
+/// Sets the normalisation that the command line names, if it does.
+fn normalise(recipe: &mut Recipe, common: &Common) -> Result<()> {
+    check_normalisation(common.mean.as_deref(), common.std.as_deref())
+        .context("in --mean and --std")?;
+    if common.mean.is_some() {
+        recipe.mean.clone_from(&common.mean);
+        recipe.std.clone_from(&common.std);
+    }
+    Ok(())
+}
+
+/// Prints notes and keeps them for `run.json` and the report.
+fn note(run: &mut Run, notes: Vec<String>) {
+    for note in notes {
+        eprintln!("{note}");
+        run.info.notes.push(note);
+    }
 }
 
 /// The arithmetic of all phases of training.

@@ -3,17 +3,17 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use opt_core::InputSpec;
+use opt_core::{InputSpec, Preparation};
 use opt_data::augment::Flip;
 use opt_data::batches::{
     TrainOptions, epoch_order, eval_batches, prefetch, train_batches, train_len,
 };
 use opt_data::source::{Kind, Options, Request, resolve};
-use opt_data::{Dataset, Origin, cifar10, cifar100};
+use opt_data::{Dataset, Origin, cifar10, cifar100, image_folder};
 use opt_nn::{Batch, BatchSource};
 
 use crate::identity::{Ingredient, fields};
-use crate::recipe::Train;
+use crate::recipe::{Recipe, Train};
 use crate::results::{DataSource, DatasetInfo};
 
 /// The images that networks are evaluated on at a time.
@@ -42,6 +42,8 @@ pub struct Data {
     pub info: DatasetInfo,
     /// Mean and standard deviation of each channel that a network for these images normalises with.
     pub normalisation: Normalisation,
+    /// How the images came from their files; for the CIFAR sets, how an image file becomes one like theirs.
+    pub preparation: Preparation,
 }
 
 /// Mean and standard deviation per channel, on the scale 0 to 1.
@@ -89,6 +91,9 @@ pub struct Limits {
     pub holdout: bool,
     /// The side of the square that images of a folder become; 32 if absent.
     pub image_size: Option<usize>,
+    /// Rows, columns and preparation of images of a folder, as a network that is there already has them; in place of what
+    /// is usual for a size.
+    pub prepared: Option<([usize; 2], Preparation)>,
 }
 
 /// What [`Data::load`] would have to download, in words, with the input of a network for it; `None` if nothing.
@@ -109,6 +114,7 @@ pub fn to_download(request: &str, root: &Path) -> Option<(&'static str, InputSpe
                 mean,
                 std,
                 labels,
+                preparation: Preparation::usual(shape),
             };
             Some(("CIFAR-100 (169 MB)", input))
         }
@@ -133,7 +139,18 @@ impl Data {
             options.synthetic_test = limits.test.unwrap_or(options.synthetic_test);
         }
         if let Some(size) = limits.image_size {
+            options.image_folder = image_folder::Options::of_side(size);
+        }
+        if let Some((size, preparation)) = limits.prepared {
+            ensure!(
+                limits.image_size.is_none_or(|side| size == [side; 2]),
+                "--image-size is {}, but the network reads {}×{}: leave it out",
+                limits.image_size.unwrap_or_default(),
+                size[0],
+                size[1]
+            );
             options.image_folder.size = size;
+            options.image_folder.preparation = preparation;
         }
         let bar = crate::training::download_bar(match request {
             Request::Cifar100 => "CIFAR-100",
@@ -154,6 +171,10 @@ impl Data {
             Kind::Cifar10 => Normalisation::cifar10(),
             Kind::Cifar100 => Normalisation::cifar100(),
             Kind::ImageFolder => Normalisation::of(&resolved.splits.train),
+        };
+        let preparation = match resolved.kind {
+            Kind::Cifar10 | Kind::Cifar100 => Preparation::usual([3, 32, 32]),
+            Kind::ImageFolder => options.image_folder.preparation,
         };
         let mut train = resolved.splits.train;
         let mut test = resolved.splits.test;
@@ -222,6 +243,7 @@ impl Data {
             test,
             info,
             normalisation,
+            preparation,
         })
     }
 
@@ -233,7 +255,71 @@ impl Data {
             mean: self.normalisation.mean.clone(),
             std: self.normalisation.std.clone(),
             labels: self.train.classes.clone(),
+            preparation: self.preparation,
         }
+    }
+
+    /// [`Self::input`], normalised as the recipe says.
+    ///
+    /// # Errors
+    ///
+    /// Means and deviations for another number of channels than the images have.
+    pub fn input_for(&self, recipe: &Recipe) -> Result<InputSpec> {
+        let mut input = self.input();
+        for (what, wish, value) in [
+            ("mean", &recipe.mean, &mut input.mean),
+            ("std", &recipe.std, &mut input.std),
+        ] {
+            if let Some(wish) = wish {
+                ensure!(
+                    wish.len() == value.len(),
+                    "{what} of the recipe `{}` has {} numbers, expected {}: one for each channel of the images",
+                    recipe.name,
+                    wish.len(),
+                    value.len()
+                );
+                value.clone_from(wish);
+            }
+        }
+        Ok(input)
+    }
+
+    /// Says with what the images are normalised, where that is not what published networks for the data use.
+    #[must_use]
+    pub fn normalisation_notes(&self, recipes: &[Recipe]) -> Vec<String> {
+        let numbers = |numbers: &[f32]| -> String {
+            let texts: Vec<String> = numbers.iter().map(|n| format!("{n:.4}")).collect();
+            texts.join(", ")
+        };
+        let mut notes: Vec<String> = (recipes.iter())
+            .filter_map(|recipe| {
+                let (mean, std) = (recipe.mean.as_ref()?, recipe.std.as_ref()?);
+                Some(format!(
+                    "{}: images are normalised with mean {} and deviation {}, as the recipe says",
+                    recipe.name,
+                    numbers(mean),
+                    numbers(std)
+                ))
+            })
+            .collect();
+        if self.info.source == DataSource::Own && notes.len() < recipes.len() {
+            let Normalisation { mean, std } = &self.normalisation;
+            let mut note = format!(
+                "images are normalised with mean {} and deviation {}: those of the training images",
+                numbers(mean),
+                numbers(std)
+            );
+            if let Some(recipe) = (recipes.iter()).find(|r| r.weights.is_some() && r.mean.is_none())
+            {
+                note += &format!(
+                    "; if the checkpoint of {} was trained with others, give those (--mean and --std, or `mean` and `std` in the \
+                     recipe)",
+                    recipe.name
+                );
+            }
+            notes.push(note);
+        }
+        notes
     }
 
     /// The batches of a phase of training.
@@ -353,12 +439,60 @@ mod tests {
         let data = Data::load(root.path().to_str().unwrap(), root.path(), limits).unwrap();
         let input = data.input();
         assert_eq!((input.shape, data.train.len()), ([3, 4, 4], 1));
+        assert_eq!(input.preparation, Preparation::usual([3, 4, 4]));
         assert_eq!(input.labels, ["a", "b"]);
         assert_eq!(input.mean, [0.5, 0.2, 0.25]);
         // √(¼), none, √(3/16).
         assert_eq!(input.std, [0.5, 1.0, 0.1875f32.sqrt()]);
         assert_eq!(data.info.source, DataSource::Own);
         assert!(data.info.split.ends_with("; folders train and test"));
+    }
+
+    #[test]
+    fn a_recipe_says_what_its_checkpoint_was_normalised_with() {
+        let limits = Limits {
+            train: Some(10),
+            test: Some(10),
+            ..Limits::default()
+        };
+        let mut data = Data::load("synthetic", Path::new("."), limits).unwrap();
+        let recipe = |more: &str| -> Recipe {
+            let text = format!(
+                "name = \"r\"\nmodel = \"resnet20\"\n{more}\n[train]\nepochs = 1\nlr = 0.1"
+            );
+            toml::from_str(&text).unwrap()
+        };
+        let plain = recipe("weights = \"a.safetensors\"");
+        let own = recipe("mean = [0.5, 0.25, 0.125]\nstd = [0.5, 0.5, 1]");
+        assert_eq!(data.input_for(&plain).unwrap(), data.input());
+        let input = data.input_for(&own).unwrap();
+        assert_eq!(input.mean, [0.5, 0.25, 0.125]);
+        assert_eq!(input.std, [0.5, 0.5, 1.0]);
+        let error = data
+            .input_for(&recipe("mean = [0.5]\nstd = [0.5]"))
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("1 numbers, expected 3"),
+            "{error}"
+        );
+        // A published set with its published normalisation needs no words.
+        assert!(data.normalisation_notes(&[plain.clone()]).is_empty());
+        let notes = data.normalisation_notes(&[plain.clone(), own.clone()]);
+        assert_eq!(notes.len(), 1);
+        assert!(
+            notes[0].contains("r: images are normalised with mean 0.5000, 0.2500, 0.1250 and deviation 0.5000, 0.5000, 1.0000"),
+            "{notes:?}"
+        );
+        // Images of one's own always say it, and what a checkpoint may need.
+        data.info.source = DataSource::Own;
+        let notes = data.normalisation_notes(&[plain]);
+        assert!(
+            notes[0].contains(
+                "those of the training images; if the checkpoint of r was trained with others"
+            ),
+            "{notes:?}"
+        );
+        assert_eq!(data.normalisation_notes(&[own]).len(), 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod quantize;
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use opt_core::lower::{Adds, fold_batch_norms};
 use opt_core::{Model, zoo};
 use opt_nn::quantized::FakeQuant;
@@ -20,7 +20,7 @@ pub use quantize::quantize_recipe;
 use crate::distillation::{Distill, Scaled};
 use crate::profile::{Control, Profile};
 use crate::quantization::Calibrated;
-use crate::recipe::{Init, Recipe, Train};
+use crate::recipe::{Head, Init, Recipe, Train};
 use crate::run::{Phase, Recorded, Run, Variant};
 use crate::training::Label;
 
@@ -282,13 +282,36 @@ fn started(run: &Run, recipe: &Recipe, mut model: Model) -> Result<Model> {
 const WHITENING_IMAGES: usize = 5000;
 
 fn initial_model(run: &Run, recipe: &Recipe, seed: u64) -> Result<Model> {
-    let model = zoo::build(&recipe.model, &run.data.input(), seed)?;
+    let model = zoo::build(&recipe.model, &run.data.input_for(recipe)?, seed)?;
     let Some(path) = &recipe.weights else {
+        ensure!(
+            recipe.head == Head::Imported,
+            "the recipe `{}` has a new head and no weights: all of it is new; leave `head` out or name `weights`",
+            recipe.name
+        );
         return started(run, recipe, model);
+    };
+    let head = match recipe.head {
+        Head::Imported => opt_format::Head::Imported,
+        Head::New => opt_format::Head::New,
     };
     let read = || -> Result<Model> {
         let bytes = std::fs::read(path)?;
-        Ok(opt_format::import_safetensors(&bytes, &model)?.0)
+        let (imported, report) = opt_format::import_safetensors(&bytes, &model, head)?;
+        if !report.stripped.is_empty() {
+            eprintln!(
+                "  {}: the prefix `{}` of all names in the checkpoint is left out",
+                recipe.name, report.stripped
+            );
+        }
+        if !report.kept.is_empty() {
+            eprintln!(
+                "  {}: a new head, at random weights: {}",
+                recipe.name,
+                report.kept.join(", ")
+            );
+        }
+        Ok(imported)
     };
     read().with_context(|| {
         format!(

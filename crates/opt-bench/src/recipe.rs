@@ -24,6 +24,16 @@ pub struct Recipe {
     /// A safetensors checkpoint to start from; relative to the recipe's file. Without it, seeded random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
+    /// What becomes of the classifier of `weights`; `new` where these images have other classes.
+    #[serde(default, skip_serializing_if = "Head::is_imported")]
+    pub head: Head,
+    /// The means per channel, on the scale 0 to 1, that images are normalised with: those that `weights` was trained with.
+    /// Without it, those of the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean: Option<Vec<f32>>,
+    /// The standard deviations, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub std: Option<Vec<f32>>,
     /// What is done to the random weights before training, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub init: Vec<Init>,
@@ -32,6 +42,24 @@ pub struct Recipe {
     /// How the result is quantized; without it, not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quantize: Option<Quantize>,
+}
+
+/// What becomes of the classifier of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Head {
+    /// It is imported like every other layer.
+    #[default]
+    Imported,
+    /// It starts from random weights.
+    New,
+}
+
+impl Head {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    fn is_imported(&self) -> bool {
+        *self == Self::Imported
+    }
 }
 
 /// Another start than random weights.
@@ -421,6 +449,7 @@ impl Recipe {
             self.name
         );
         self.train.check().context("in [train]")?;
+        check_normalisation(self.mean.as_deref(), self.std.as_deref())?;
         let model = opt_core::zoo::build(&self.model, &opt_core::InputSpec::cifar10(), 0)
             .context("in key `model`")?;
         if let Some(name) = self
@@ -436,6 +465,34 @@ impl Recipe {
         }
         Ok(())
     }
+}
+
+/// Checks what images are to be normalised with.
+///
+/// # Errors
+///
+/// One without the other, different numbers of channels, or values that no images on the scale 0 to 1 have.
+pub fn check_normalisation(mean: Option<&[f32]>, std: Option<&[f32]>) -> Result<()> {
+    let (mean, std) = match (mean, std) {
+        (None, None) => return Ok(()),
+        (Some(mean), Some(std)) => (mean, std),
+        _ => bail!("of mean and std there is one, expected both or none"),
+    };
+    ensure!(
+        mean.len() == std.len() && !mean.is_empty(),
+        "mean has {} channels and std {}, expected one number for each channel of the images",
+        mean.len(),
+        std.len()
+    );
+    ensure!(
+        mean.iter().all(|m| (0.0..=1.0).contains(m)),
+        "mean is {mean:?}, expected numbers from 0 to 1; divide by 255 what is on the scale of bytes"
+    );
+    ensure!(
+        std.iter().all(|s| *s > 0.0 && *s <= 1.0),
+        "std is {std:?}, expected numbers above 0 and up to 1; divide by 255 what is on the scale of bytes"
+    );
+    Ok(())
 }
 
 #[cfg(test)]
@@ -500,6 +557,32 @@ schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }
                 "epochs = 2",
                 "epochs = 1000000000000",
                 "epochs is 1000000000000",
+            ),
+            // Normalisation that no images have.
+            (
+                "[train]",
+                "mean = [0.5]\n[train]",
+                "there is one, expected both",
+            ),
+            (
+                "[train]",
+                "mean = [0.5, 0.5]\nstd = [0.2]\n[train]",
+                "mean has 2 channels and std 1",
+            ),
+            (
+                "[train]",
+                "mean = [125.3]\nstd = [63.0]\n[train]",
+                "mean is [125.3], expected numbers from 0 to 1; divide by 255",
+            ),
+            (
+                "[train]",
+                "mean = [0.5]\nstd = [0.0]\n[train]",
+                "std is [0.0], expected numbers above 0",
+            ),
+            (
+                "[train]",
+                "head = \"old\"\n[train]",
+                "unknown variant `old`",
             ),
             // A name that would lead out of the folder.
             ("\"test\"", "\"../test\"", "name is `../test`"),

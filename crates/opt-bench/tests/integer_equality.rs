@@ -90,7 +90,8 @@ fn pretrained_resnet20_codes_are_equal_at_every_edge() {
         .splits;
     let zoo = zoo::build("resnet20", &InputSpec::cifar10(), 0).unwrap();
     let bytes = std::fs::read(path("OPT_RESNET20")).unwrap();
-    let (model, _) = opt_format::import_safetensors(&bytes, &zoo).unwrap();
+    let (model, _) =
+        opt_format::import_safetensors(&bytes, &zoo, opt_format::Head::Imported).unwrap();
     check(&model, &data.train, &data.test, 100);
 }
 

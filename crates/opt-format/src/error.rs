@@ -11,8 +11,14 @@ pub enum FormatError {
     Container(#[from] opt_artifact::ArtifactError),
     /// The checkpoint is of another network.
     #[error(
-        "the checkpoint does not fit the network{}",
-        list(missing, unexpected, wrong)
+        "the checkpoint does not fit the network{}{}",
+        list(missing, unexpected, wrong),
+        if *new_head {
+            "; only the classifier is another: for other classes `head = \"new\"` in the recipe leaves it at its random \
+             start and imports the rest"
+        } else {
+            ""
+        }
     )]
     Mismatch {
         /// Parameters of the network that the checkpoint lacks.
@@ -21,6 +27,8 @@ pub enum FormatError {
         unexpected: Vec<String>,
         /// Tensors of another shape or type, or with a NaN or infinity: what was found and what was expected.
         wrong: Vec<String>,
+        /// Whether everything but the classifier fits, so that [`crate::Head::New`] would import it.
+        new_head: bool,
     },
     /// The network, or what is asked for it, has no form in ONNX.
     #[error("cannot write `{node}` as ONNX: {problem}")]

@@ -6,7 +6,7 @@
 //! # What this crate does not do
 //!
 //! A checkpoint has no graph, so it is imported into a network that is already there; nothing is guessed, renamed or left
-//! out to make it fit. The files that this project ships, with graph and codes, are another crate's. It reads no pickles and no
+//! out to make it fit, but for the prefixes of known wrappers and, if asked, the classifier. The files that this project ships, with graph and codes, are another crate's. It reads no pickles and no
 //! ONNX.
 
 pub mod error;
@@ -14,7 +14,7 @@ pub mod onnx;
 pub mod safetensors;
 
 pub use error::FormatError;
-pub use safetensors::{Converted, ImportReport, export_safetensors, import_safetensors};
+pub use safetensors::{Converted, Head, ImportReport, export_safetensors, import_safetensors};
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, FormatError>;

@@ -9,6 +9,10 @@ fn net(seed: u64) -> Model {
     zoo::build("resnet20", &InputSpec::cifar10(), seed).unwrap()
 }
 
+fn import(bytes: &[u8], into: &Model) -> Result<(Model, ImportReport)> {
+    import_safetensors(bytes, into, Head::Imported)
+}
+
 /// Name, type, shape and bytes of each tensor of a file.
 type File = Vec<(String, Dtype, Vec<usize>, Vec<u8>)>;
 
@@ -38,7 +42,7 @@ fn convert(file: &mut File, to: Dtype, number: fn(f32) -> Vec<u8>) {
 #[test]
 fn f32_comes_in_exactly() {
     let trained = net(1);
-    let (imported, report) = import_safetensors(&to_bytes(&file(&trained)), &net(2)).unwrap();
+    let (imported, report) = import(&to_bytes(&file(&trained)), &net(2)).unwrap();
     assert_eq!(imported, trained);
     assert_eq!(report, ImportReport::default());
 }
@@ -51,14 +55,14 @@ fn other_types_are_converted() {
     convert(&mut wide, Dtype::F64, |v| {
         f64::from(v).to_le_bytes().to_vec()
     });
-    let (imported, report) = import_safetensors(&to_bytes(&wide), &net(2)).unwrap();
+    let (imported, report) = import(&to_bytes(&wide), &net(2)).unwrap();
     assert_eq!(imported, trained);
     assert_eq!(report.converted.len(), trained.params.len());
     assert_eq!(report.converted[0].from, "F64");
     // bfloat16 by cutting: the imported numbers are the cut ones.
     let mut narrow = file(&trained);
     convert(&mut narrow, Dtype::BF16, |v| v.to_le_bytes()[2..].to_vec());
-    let (imported, _) = import_safetensors(&to_bytes(&narrow), &net(2)).unwrap();
+    let (imported, _) = import(&to_bytes(&narrow), &net(2)).unwrap();
     for (name, tensor) in &trained.params {
         let cut = tensor.mapv(|v| f32::from_bits(v.to_bits() & 0xffff_0000));
         assert_eq!(imported.params[name], cut, "{name}");
@@ -68,7 +72,7 @@ fn other_types_are_converted() {
         *dtype = Dtype::F16;
         *bytes = [0x00, 0x3e].repeat(shape.iter().product());
     }
-    let (imported, _) = import_safetensors(&to_bytes(&narrow), &net(2)).unwrap();
+    let (imported, _) = import(&to_bytes(&narrow), &net(2)).unwrap();
     assert!(imported.params.values().flatten().all(|v| *v == 1.5));
 }
 
@@ -135,28 +139,121 @@ fn half_precision_is_exact() {
 }
 
 #[test]
-fn the_module_prefix_goes_only_where_every_name_has_it() {
+fn the_prefixes_of_wrappers_go_where_every_name_has_them() {
     let trained = net(1);
-    let mut parallel = file(&trained);
-    parallel
-        .iter_mut()
-        .for_each(|t| t.0.insert_str(0, "module."));
-    parallel.push((
-        "module.bn1.num_batches_tracked".to_owned(),
-        Dtype::I64,
-        vec![],
-        vec![0; 8],
-    ));
-    let (imported, report) = import_safetensors(&to_bytes(&parallel), &net(2)).unwrap();
-    assert_eq!(imported, trained);
-    assert!(report.stripped_module);
-    assert_eq!(report.ignored, ["bn1.num_batches_tracked"]);
-    parallel[0].0.drain(.."module.".len());
-    let error = import_safetensors(&to_bytes(&parallel), &net(2)).unwrap_err();
-    assert!(
-        error.to_string().contains("unexpected: module.bn1."),
-        "{error}"
-    );
+    for prefix in [
+        // DataParallel; torch.compile; both, either way around.
+        "module.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        // As an attribute of a larger module, and in a dictionary.
+        "model.",
+        "state_dict.",
+        "state_dict.model.module._orig_mod.",
+        "model.model.",
+    ] {
+        let mut wrapped = file(&trained);
+        wrapped.iter_mut().for_each(|t| t.0.insert_str(0, prefix));
+        let counter = format!("{prefix}bn1.num_batches_tracked");
+        wrapped.push((counter, Dtype::I64, vec![], vec![0; 8]));
+        let (imported, report) = import(&to_bytes(&wrapped), &net(2)).unwrap();
+        assert_eq!(imported, trained);
+        assert_eq!(report.stripped, prefix);
+        assert_eq!(report.ignored, ["bn1.num_batches_tracked"]);
+        // Not where one name lacks it.
+        wrapped[0].0.drain(..prefix.len());
+        let error = import(&to_bytes(&wrapped), &net(2)).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains(&format!("unexpected: {prefix}bn1.")),
+            "{error}"
+        );
+    }
+    // What no wrapper writes stays.
+    let mut other = file(&trained);
+    other.iter_mut().for_each(|t| t.0.insert_str(0, "ema."));
+    assert!(import(&to_bytes(&other), &net(2)).is_err());
+}
+
+#[test]
+fn a_network_whose_own_names_begin_so_keeps_them() {
+    let mut own = net(1);
+    let params = std::mem::take(&mut own.params);
+    own.params = params
+        .into_iter()
+        .map(|(n, t)| (format!("model.{n}"), t))
+        .collect();
+    let tensors = |prefix: &str| -> BTreeMap<String, Stored<'static>> {
+        let stored = Stored {
+            dtype: Dtype::U8,
+            shape: vec![0],
+            bytes: Vec::new().into(),
+        };
+        own.params
+            .keys()
+            .map(|n| (format!("{prefix}{n}"), stored.clone()))
+            .collect()
+    };
+    assert_eq!(common_prefix(&tensors(""), &own), "");
+    assert_eq!(common_prefix(&tensors("module."), &own), "module.");
+    assert_eq!(common_prefix(&BTreeMap::new(), &own), "");
+}
+
+#[test]
+fn a_new_head_stays_as_it_is_and_everything_else_comes_in() {
+    let trained = net(1);
+    let mut input = InputSpec::cifar10();
+    input.labels.truncate(8);
+    let eight = zoo::build("resnet20", &input, 2).unwrap();
+    let bytes = to_bytes(&file(&trained));
+    let message = import(&bytes, &eight).unwrap_err().to_string();
+    for part in [
+        "linear.weight (shape [10, 64], expected [8, 64])",
+        "`head = \"new\"` in the recipe",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    let (imported, report) = import_safetensors(&bytes, &eight, Head::New).unwrap();
+    assert_eq!(report.kept, ["linear.bias", "linear.weight"]);
+    for (name, tensor) in &imported.params {
+        let from = if name.starts_with("linear.") {
+            &eight
+        } else {
+            &trained
+        };
+        assert_eq!(tensor, &from.params[name], "{name}");
+    }
+    // A head of the same shape is left too, and a checkpoint may have none.
+    let mut headless = file(&trained);
+    headless.retain(|t| !t.0.starts_with("linear."));
+    for bytes in [bytes, to_bytes(&headless)] {
+        let (imported, _) = import_safetensors(&bytes, &net(2), Head::New).unwrap();
+        assert_eq!(imported.params["linear.bias"], net(2).params["linear.bias"]);
+        assert_eq!(
+            imported.params["conv1.weight"],
+            trained.params["conv1.weight"]
+        );
+    }
+    // What else does not fit is no matter of the head.
+    let mut broken = file(&trained);
+    broken.retain(|t| t.0 != "conv1.weight");
+    for head in [Head::Imported, Head::New] {
+        let message = import_safetensors(&to_bytes(&broken), &eight, head)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("missing: conv1.weight") && !message.contains("head"),
+            "{message}"
+        );
+    }
+    // Nor is a NaN in it.
+    let mut broken = file(&trained);
+    let bias = broken.iter_mut().find(|t| t.0 == "linear.bias").unwrap();
+    bias.3[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    let message = import(&to_bytes(&broken), &net(2)).unwrap_err().to_string();
+    assert!(!message.contains("head"), "{message}");
 }
 
 #[test]
@@ -208,9 +305,7 @@ fn what_does_not_fit_is_listed() {
     for case in cases {
         let mut broken = file(&net(1));
         (case.break_it)(&mut broken);
-        let message = import_safetensors(&to_bytes(&broken), &net(2))
-            .unwrap_err()
-            .to_string();
+        let message = import(&to_bytes(&broken), &net(2)).unwrap_err().to_string();
         for expect in case.expect {
             assert!(message.contains(expect), "{message}");
         }
@@ -218,12 +313,30 @@ fn what_does_not_fit_is_listed() {
 }
 
 #[test]
+fn files_of_other_kinds_are_called_by_their_names() {
+    for (bytes, expect) in [
+        (
+            &b"PK\x03\x04\x14\0\0\0archive/data.pkl"[..],
+            "a zip archive, as PyTorch writes .pth",
+        ),
+        (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j", "a pickle"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "a pointer of git-lfs",
+        ),
+        (b"\n <!DOCTYPE html>\n<html>", "an HTML page"),
+        (b"<HTML lang=en>", "an HTML page"),
+    ] {
+        let message = import(bytes, &net(2)).unwrap_err().to_string();
+        assert!(message.contains(expect), "{message}");
+    }
+}
+
+#[test]
 fn other_bytes_are_refused() {
     let whole = to_bytes(&file(&net(1)));
     for cut in [0, 7, 8, 100, whole.len() - 1] {
-        let message = import_safetensors(&whole[..cut], &net(2))
-            .unwrap_err()
-            .to_string();
+        let message = import(&whole[..cut], &net(2)).unwrap_err().to_string();
         assert!(
             message.contains("not a safetensors container"),
             "{cut}: {message}"
@@ -239,7 +352,7 @@ fn other_bytes_are_refused() {
     entries.push(entry(8, 8 * step, u64::MAX));
     let header = format!("{{{}}}", entries.join(","));
     let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
-    let message = import_safetensors(&bytes, &net(2)).unwrap_err().to_string();
+    let message = import(&bytes, &net(2)).unwrap_err().to_string();
     assert!(
         message.contains("0 bytes of tensors, expected 18446744073709551615"),
         "{message}"
@@ -266,14 +379,14 @@ fn exports_are_plain_deterministic_and_carry_metadata() {
             .collect::<BTreeMap<_, _>>(),
         metadata
     );
-    assert_eq!(import_safetensors(&bytes, &net(2)).unwrap().0, trained);
+    assert_eq!(import(&bytes, &net(2)).unwrap().0, trained);
 }
 
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
         let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
-        prop_assert!(import_safetensors(&bytes, &model).is_err());
+        prop_assert!(import(&bytes, &model).is_err());
     }
 
     #[test]
@@ -282,7 +395,7 @@ proptest! {
         let mut bytes = export_safetensors(&model, &BTreeMap::new()).unwrap();
         let at = at.index(bytes.len());
         bytes[at] = byte;
-        if let Ok((imported, _)) = import_safetensors(&bytes, &model) {
+        if let Ok((imported, _)) = import(&bytes, &model) {
             prop_assert!(imported.validate().is_ok());
         }
     }
