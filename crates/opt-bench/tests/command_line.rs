@@ -736,6 +736,42 @@ fn a_budget_chooses_the_same_seeds_each_time_and_says_so() {
     assert!(!text.contains("measuring how fast"), "{text}");
 }
 
+#[test]
+fn a_training_that_diverges_is_an_error_and_leaves_no_accuracy() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = dir.path().join("recipe.toml");
+    let text = r#"
+        name = "diverges"
+        model = "airbench_8_8_8"
+        [train]
+        epochs = 1
+        batch = 128
+        lr = 1e6
+        schedule = "constant"
+    "#;
+    std::fs::write(&recipe, text).unwrap();
+    let out = dir.path().join("run");
+    let args = [
+        "train",
+        recipe.to_str().unwrap(),
+        "--data",
+        "synthetic",
+        "--device",
+        "cpu",
+        "--out",
+        out.to_str().unwrap(),
+    ];
+    let output = command(&dir.path().join("cache"), &args).output().unwrap();
+    let text = stderr(&output);
+    assert!(!output.status.success(), "{text}");
+    assert!(
+        text.contains("in epoch 1, batch ") && text.contains("lower the learning rate"),
+        "{text}"
+    );
+    let lines = std::fs::read_to_string(out.join("results.jsonl")).unwrap_or_default();
+    assert_eq!(lines, "");
+}
+
 /// With as many threads as processors the program starts itself again, with each thread bound to one.
 #[test]
 fn all_processors_are_a_number_of_threads_like_others() {

@@ -5,7 +5,7 @@ use tch::{Kind, Tensor};
 use crate::batch::Batch;
 use crate::forward::{Mode, Precision, forward};
 use crate::net::to_vec;
-use crate::{Net, NnError, Result};
+use crate::{Net, NnError, Result, device};
 
 /// What a network answers on a set of images.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +24,7 @@ pub struct Evaluation {
 ///
 /// A batch that does not fit the network; [`NnError::NoAnswer`] at the first logit that is not finite.
 pub fn evaluate(net: &Net, batches: impl Iterator<Item = Batch>) -> Result<Evaluation> {
+    let _in_place = device::in_place();
     evaluate_with(batches, |batch| {
         let bytes = batch.bytes(net.input(), net.device())?;
         Ok(forward(net, &bytes, Mode::Evaluate, Precision::F32, &[]).logits)

@@ -5,7 +5,7 @@ use opt_core::NodeId;
 use crate::batch::Batch;
 use crate::forward::{Mode, Precision, forward};
 use crate::net::to_vec;
-use crate::{Net, NnError, Result};
+use crate::{Net, NnError, Result, device};
 
 /// Runs every batch in f32 and shows `see` the values of each node of `nodes`, `[N, …]` in row-major order. Nothing is
 /// stored.
@@ -19,6 +19,7 @@ pub fn observe(
     nodes: &[NodeId],
     mut see: impl FnMut(NodeId, &[f32]) -> Result<()>,
 ) -> Result<()> {
+    let _in_place = device::in_place();
     let _no_grad = tch::no_grad_guard();
     for batch in batches {
         let bytes = batch.bytes(net.input(), net.device())?;
