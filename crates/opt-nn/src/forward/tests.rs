@@ -96,3 +96,15 @@ fn normalisation_follows_its_formulas_and_remembers_a_tenth_of_the_batch() {
         );
     }
 }
+
+#[test]
+fn taps_are_found_by_name() {
+    let net = Net::new(&normalised(), Device::Cpu).unwrap();
+    let names = ["fc", "norm"].map(str::to_owned);
+    assert_eq!(resolve_taps(&net, &names).unwrap(), [3, 1]);
+    let error = resolve_taps(&net, &["relu".to_owned()]).unwrap_err();
+    assert!(
+        matches!(error, NnError::UnknownTap { ref node } if node == "relu"),
+        "{error}"
+    );
+}

@@ -43,6 +43,22 @@ fn gradients_pass_inside_the_clamp_and_on_its_boundary_only() {
     assert_eq!(to_vec(&x.grad()).unwrap(), expected);
 }
 
+#[test]
+fn what_rounding_was_made_of_can_be_asked() {
+    let model = pointwise(&[0.5], 3.0, 0.5, 0.25);
+    let edges: BTreeMap<String, QParams> = ["relu", "mean"]
+        .map(|name| (name.to_owned(), QParams::new(0.05, 0, 0, 255).unwrap()))
+        .into();
+    let widths = BTreeMap::from([("conv.weight".to_owned(), 4), ("fc.weight".to_owned(), 8)]);
+    for adds in [Adds::Fused, Adds::Rounded] {
+        let fake = FakeQuant::new(&model, adds, &edges, widths.clone()).unwrap();
+        assert_eq!(
+            (fake.adds(), fake.edges(), fake.weight_bits()),
+            (adds, &edges, &widths)
+        );
+    }
+}
+
 /// 1×4×4 image with the given mean and deviation, Conv 1→N 1×1, ReLU, mean, Gemm of ones.
 fn pointwise(weights: &[f32], bias: f32, mean: f32, std: f32) -> Model {
     let n = weights.len();

@@ -397,6 +397,183 @@ fn cross_entropy_follows_its_formula() {
     }
 }
 
+/// Batches of 16 and of 8 images.
+struct Uneven;
+impl BatchSource for Uneven {
+    fn epoch(&self, epoch: usize) -> Box<dyn Iterator<Item = Batch> + '_> {
+        let mut second = Bars::batch(epoch, 1);
+        second.images.truncate(8 * 28 * 28);
+        second.labels.truncate(8);
+        second.indices.truncate(8);
+        Box::new([Bars::batch(epoch, 0), second].into_iter())
+    }
+    fn batches_per_epoch(&self) -> usize {
+        2
+    }
+}
+
+/// Cross-entropy and, if asked, half of it as a part of its own; remembers images, loss and right answers of every batch.
+#[derive(Default)]
+struct Parts {
+    with_half: bool,
+    seen: Vec<(f64, f64, f64)>,
+}
+impl Objective for Parts {
+    fn loss(
+        &mut self,
+        batch: &BatchInfo<'_>,
+        student: &Outputs,
+        _teacher: Option<&Outputs>,
+    ) -> std::result::Result<Vec<Term>, Box<dyn std::error::Error + Send + Sync>> {
+        let value = student.logits.cross_entropy_for_logits(batch.labels);
+        let right = student.logits.argmax(1, false).eq_tensor(batch.labels);
+        let right = right.sum(Kind::Int64).int64_value(&[]) as f64;
+        let images = batch.labels.numel() as f64;
+        self.seen.push((images, value.double_value(&[]), right));
+        let half = Term {
+            name: "half",
+            value: &value * 0.5,
+        };
+        let mut terms = vec![Term { name: "ce", value }];
+        if self.with_half {
+            terms.push(half);
+        }
+        Ok(terms)
+    }
+}
+
+/// Remembers the first gradient of the linear layer, and all progress.
+#[derive(Default)]
+struct Remembers {
+    gradient: Vec<f32>,
+    progress: Vec<Progress>,
+}
+impl Hooks for Remembers {
+    fn after_backward(&mut self, _net: &Net, names: &[String], gradients: &mut [Tensor]) {
+        if self.gradient.is_empty() {
+            let at = names.iter().position(|n| n == "head.weight").unwrap();
+            self.gradient = crate::net::to_vec(&gradients[at]).unwrap();
+        }
+    }
+    fn after_step(&mut self, _net: &Net, _optimizer: &mut Optimizer, progress: Progress) {
+        self.progress.push(progress);
+    }
+}
+
+#[test]
+fn reports_and_progress_are_means_over_images_and_the_loss_is_the_sum_of_its_parts() {
+    let options = options(Precision::F32);
+    let mut gradients = Vec::new();
+    for with_half in [false, true] {
+        let mut net = Net::new(&model(), Device::Cpu).unwrap();
+        let mut objective = Parts {
+            with_half,
+            ..Parts::default()
+        };
+        let mut hooks = Remembers::default();
+        let none = Constraints::default();
+        let reports = train(
+            &mut net,
+            &Uneven,
+            &mut objective,
+            &options,
+            none,
+            &mut hooks,
+        )
+        .unwrap();
+        gradients.push(hooks.gradient);
+        assert_eq!((reports.len(), objective.seen.len()), (3, 6));
+        for (epoch, report) in reports.iter().enumerate() {
+            let seen = &objective.seen[2 * epoch..][..2];
+            let loss = seen.iter().map(|(n, loss, _)| n * loss).sum::<f64>() / 24.0;
+            let top1 = 100.0 * seen.iter().map(|(_, _, right)| right).sum::<f64>() / 24.0;
+            let names: Vec<&str> = report.terms.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(
+                names,
+                if with_half {
+                    vec!["ce", "half"]
+                } else {
+                    vec!["ce"]
+                }
+            );
+            for ((_, found), factor) in report.terms.iter().zip([1.0, 0.5]) {
+                // f32 halves of f32 numbers.
+                assert!(
+                    (found - factor * loss).abs() < 1e-6,
+                    "{report:?} for {loss}"
+                );
+            }
+            assert!(
+                (report.train_top1 - top1).abs() < 1e-9,
+                "{report:?} for {top1}"
+            );
+            assert!(
+                (report.images_per_second * report.seconds - 24.0).abs() < 1e-6,
+                "{report:?}"
+            );
+            // The last of six steps is at 5/6: linearly down from the peak at 0.3.
+            let at = (2.0 * epoch as f64 + 1.0) / 6.0;
+            let factor = if at < 0.3 {
+                0.2 + 0.8 * at / 0.3
+            } else {
+                1.0 - (at - 0.3) / 0.7
+            };
+            assert!((report.lr - 0.05 * factor).abs() < 1e-12, "{report:?}");
+            let mut done = (0.0, 0.0);
+            for (batch, (images, _, right)) in seen.iter().enumerate() {
+                let progress = hooks.progress[2 * epoch + batch];
+                assert_eq!(
+                    (progress.epoch, progress.batch, progress.batches),
+                    (epoch, batch + 1, 2)
+                );
+                done = (done.0 + images, done.1 + right);
+                assert!(
+                    (progress.train_top1 - 100.0 * done.1 / done.0).abs() < 1e-9,
+                    "{progress:?}"
+                );
+                // So far cannot have taken longer than all.
+                assert!(
+                    progress.images_per_second * report.seconds >= done.0,
+                    "{progress:?}"
+                );
+            }
+        }
+    }
+    for (one, both) in gradients[0].iter().zip(&gradients[1]) {
+        assert!(
+            (1.5 * one - both).abs() <= 1e-6 * one.abs().max(1e-3),
+            "{one} {both}"
+        );
+    }
+}
+
+/// Lookahead whose one step is the last of all, at the share 1 of the training: with a decay of 1 it ends where it began.
+#[test]
+fn the_last_step_is_the_whole_of_the_training() {
+    let mut options = options(Precision::F32);
+    options.optimizer.averaging = Averaging::Lookahead {
+        every: 12,
+        decay: 1.0,
+    };
+    let mut net = Net::new(&model(), Device::Cpu).unwrap();
+    let mut objective = Parts::default();
+    let none = Constraints::default();
+    train(
+        &mut net,
+        &Bars,
+        &mut objective,
+        &options,
+        none,
+        &mut NoHooks,
+    )
+    .unwrap();
+    assert_ne!(objective.seen[0].1, objective.seen[11].1);
+    assert_eq!(
+        net.to_model().unwrap().params["head.weight"],
+        model().params["head.weight"]
+    );
+}
+
 /// Fills a parameter with `value` after the last step of all, or its gradient before it.
 struct Spoils {
     value: f64,
