@@ -336,7 +336,8 @@ mod tests {
 
     #[test]
     fn several_seeds_are_judged_by_both_intervals() {
-        let cases: [(&[(u64, u64)], Interval, Verdict); 3] = [
+        type Counts = &'static [(u64, u64)];
+        let cases: [(Counts, Interval, Verdict); 3] = [
             // Equal differences of −1 point: the images remain, and do not shrink with the seeds.
             (
                 &[(100, 200), (100, 200), (100, 200)],
