@@ -104,12 +104,30 @@ pub enum CoreError {
         why: String,
     },
     /// A zoo function was asked for a network that it does not have.
-    #[error("no network `{name}` in the zoo; there are {known}")]
+    #[error(
+        "no network `{name}` in the zoo{guess}; choose one of {known}. A checkpoint needs the network that it was trained as; \
+         one that is not here can be put together as an `opt_core::Model`"
+    )]
     UnknownZoo {
         /// The name that was asked for.
         name: String,
+        /// `, did you mean …?`, or nothing.
+        guess: String,
         /// The names that exist.
         known: String,
+    },
+    /// A network of the zoo that cannot take images of this size.
+    #[error(
+        "the network `{name}` cannot take images of {shape:?} (channels, height, width): {error}; give it larger images, or \
+         choose a network that halves them less often, such as resnet20 or source_net"
+    )]
+    ZooInput {
+        /// The network.
+        name: String,
+        /// The images.
+        shape: [usize; 3],
+        /// The first node that does not fit.
+        error: Box<Self>,
     },
     /// Input data of the wrong size.
     #[error("{what}: {found} elements, expected {expected}")]

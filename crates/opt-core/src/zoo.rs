@@ -75,11 +75,12 @@ pub const NAMES: &[(&str, &str)] = &[
 ///
 /// # Errors
 ///
-/// [`CoreError::UnknownZoo`] lists the names; [`CoreError::Shape`] names the first layer that is too large for the
+/// [`CoreError::UnknownZoo`] lists the names; [`CoreError::ZooInput`] names the first layer that is too large for the
 /// input.
 pub fn build(name: &str, input: &InputSpec, seed: u64) -> Result<Model> {
     let unknown = || CoreError::UnknownZoo {
         name: name.to_owned(),
+        guess: guess(name).map_or_else(String::new, |n| format!(", did you mean `{n}`?")),
         known: NAMES
             .iter()
             .map(|(n, _)| *n)
@@ -113,8 +114,40 @@ pub fn build(name: &str, input: &InputSpec, seed: u64) -> Result<Model> {
             airbench(input, widths.try_into().map_err(|_| unknown())?, seed)
         }
     };
-    model.validate()?;
+    model.validate().map_err(|error| CoreError::ZooInput {
+        name: name.to_owned(),
+        shape: input.shape,
+        error: Box::new(error),
+    })?;
     Ok(model)
+}
+
+/// The name that was meant: letters and digits are the same (`ResNet-20`), or all but two of them.
+fn guess(name: &str) -> Option<&'static str> {
+    let plain = |name: &str| -> Vec<char> {
+        let kept = name.chars().filter(char::is_ascii_alphanumeric);
+        kept.map(|c| c.to_ascii_lowercase()).collect()
+    };
+    let wanted = plain(name);
+    let near = NAMES
+        .iter()
+        .map(|(known, _)| (edits(&wanted, &plain(known)), *known));
+    let (edits, known) = near.min_by_key(|(edits, _)| *edits)?;
+    (edits <= 2 && wanted.len() > 2).then_some(known)
+}
+
+/// How many characters must be inserted, removed or replaced (Levenshtein).
+fn edits(a: &[char], b: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
 }
 
 #[cfg(test)]

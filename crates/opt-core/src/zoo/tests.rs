@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::cost::cost;
+use crate::interpret;
+use crate::shape::infer_shapes;
 
 /// 224×224 with a thousand classes.
 fn imagenet() -> InputSpec {
@@ -159,8 +161,30 @@ fn unknown_names_are_refused_with_the_list() {
         let message = build(name, &InputSpec::cifar10(), 0)
             .unwrap_err()
             .to_string();
-        assert!(message.contains("resnet56_b"), "{message}");
+        assert!(
+            message.contains("choose one of") && message.contains("resnet56_b"),
+            "{message}"
+        );
     }
+    // What was meant is offered where it is near.
+    for (name, meant) in [
+        ("ResNet-20", "resnet20"),
+        ("resnet_56b", "resnet56_b"),
+        ("vgg16bn", "vgg16_bn"),
+        ("mobilnet_v2", "mobilenet_v2"),
+    ] {
+        let message = build(name, &InputSpec::cifar10(), 0)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains(&format!("did you mean `{meant}`?")),
+            "{message}"
+        );
+    }
+    let message = build("inception", &InputSpec::cifar10(), 0)
+        .unwrap_err()
+        .to_string();
+    assert!(!message.contains("did you mean"), "{message}");
 }
 
 #[test]
@@ -176,10 +200,26 @@ fn other_inputs_are_followed() {
         "airbench_8_8_8",
         "mobilenet_v2_32",
     ] {
-        build(name, &input, 0).unwrap();
+        let model = build(name, &input, 0).unwrap();
+        assert_eq!(model.input, input, "{name}");
+        // The first layer reads one channel, the last gives four classes, and both compute.
+        let names = model.weight_names();
+        let shape = |name: &str| model.params[name].shape().to_vec();
+        assert_eq!(shape(names[0])[1], 1, "{name}");
+        assert_eq!(shape(names[names.len() - 1])[0], 4, "{name}");
+        let values = interpret::run(&model, &vec![0.5; 28 * 28]).unwrap();
+        let logits = &values[model.graph.output];
+        assert!(
+            logits.len() == 4 && logits.iter().any(|v| *v != 0.0),
+            "{name}: {logits:?}"
+        );
     }
+    // Five halvings of 64 and 70 leave 2 by 2 positions.
     input.shape = [1, 64, 70];
-    build("vgg16_bn", &input, 0).unwrap();
+    let model = build("vgg16_bn", &input, 0).unwrap();
+    let shapes = infer_shapes(&model).unwrap();
+    let before_flatten = shapes.iter().rfind(|s| s.len() == 3).unwrap();
+    assert_eq!(before_flatten[1..], [2, 2]);
 }
 
 #[test]
@@ -218,7 +258,15 @@ fn inputs_that_are_too_small_are_errors_with_a_reason() {
         let mut input = InputSpec::cifar10();
         input.shape = [3, case.size[0], case.size[1]];
         let message = build(case.net, &input, 0).unwrap_err().to_string();
-        assert!(message.starts_with(case.expect), "{message}");
+        let opening = format!(
+            "the network `{}` cannot take images of {:?}",
+            case.net, input.shape
+        );
+        assert!(
+            message.starts_with(&opening) && message.contains(case.expect),
+            "{message}"
+        );
+        assert!(message.contains("give it larger images"), "{message}");
     }
 }
 

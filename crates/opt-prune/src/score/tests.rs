@@ -704,6 +704,7 @@ fn ablation_refuses_what_is_not_there() {
     // The closure's own error comes through, and a NaN loss is one.
     let own = PruneError::Core(CoreError::UnknownZoo {
         name: "x".to_owned(),
+        guess: String::new(),
         known: String::new(),
     });
     let fail = |_: &Model| -> Result<f64> { Err(own.clone()) };
