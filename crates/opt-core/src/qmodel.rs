@@ -240,7 +240,7 @@ impl QModel {
                 })?;
             shapes.push(shape);
         }
-        self.check_readers()?;
+        self.check_logits()?;
         let classes = self.input.labels.len();
         match self.nodes.last().zip(shapes.last()) {
             Some((node, shape)) if matches!(node.op, QOp::Logits { .. }) && *shape == [classes] => {
@@ -253,22 +253,16 @@ impl QModel {
         }
     }
 
-    /// Every node but the last must be read: one that is not would be computed for nothing, and logits before the end would
-    /// be taken for the result or for a value.
-    fn check_readers(&self) -> Result<()> {
-        let mut read = vec![false; self.nodes.len()];
-        for input in self.nodes.iter().flat_map(|node| &node.inputs) {
-            read[*input] = true;
-        }
-        let before_the_end = self.nodes.len().saturating_sub(1);
-        match (0..before_the_end).find(|id| !read[*id]) {
+    /// Logits before the end would be taken for the result, or for a value with codes.
+    fn check_logits(&self) -> Result<()> {
+        let before_the_end = self.nodes.split_last().map_or(&[][..], |(_, nodes)| nodes);
+        let logits = |node: &&QNode| matches!(node.op, QOp::Logits { .. });
+        match before_the_end.iter().find(logits) {
             None => Ok(()),
-            Some(id) => Err(CoreError::Graph {
-                node: self.nodes[id].name.clone(),
-                problem: format!(
-                    "{}: nothing reads it, and only the last node gives the result",
-                    self.nodes[id].op.name()
-                ),
+            Some(node) => Err(CoreError::Graph {
+                node: node.name.clone(),
+                problem: "Logits: expected once, as the last node, which gives the result"
+                    .to_owned(),
             }),
         }
     }

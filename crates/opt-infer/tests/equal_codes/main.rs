@@ -265,18 +265,25 @@ fn values_of_one_shape_take_the_place_of_dead_ones_alone() {
 }
 
 #[test]
-fn multipliers_that_leave_f32_take_the_portable_path() {
+fn the_largest_multipliers_are_computed_alike() {
     let mut net = Net::new([4, 3, 3], Values::Random, 5);
     let image = net.image();
     let a = net.conv(0, 16, Window::square(3, 1, 1), 1, None, false);
     let b = net.conv(a, 16, Window::square(3, 1, 1), 1, Some(a), false);
     let mut net = net.close(b);
-    // Sums times these are infinite, and infinity minus infinity is not a number.
-    for (node, scale) in [(a, 1e30), (b, 1e-7)] {
-        net.model.nodes[node].edge.as_mut().unwrap().scale = scale;
-    }
+    // Sums times these would be infinite, and infinity minus infinity is not a number.
+    let scales = |model: &mut QModel, of_a, of_b| {
+        for (node, scale) in [(a, of_a), (b, of_b)] {
+            model.nodes[node].edge.as_mut().unwrap().scale = scale;
+        }
+    };
+    scales(&mut net.model, 1e30, 1e-7);
+    let error = net.model.validate().unwrap_err().to_string();
+    assert!(error.contains("times smaller than its input's"), "{error}");
+    // Near the largest that are accepted: far beyond every code.
+    scales(&mut net.model, 1e20, 1e-6);
     net.model.validate().unwrap();
-    let trace = compare("infinite", &net.model, &image);
+    let trace = compare("large", &net.model, &image);
     assert!(trace.codes[b].iter().any(|q| *q != trace.codes[b][0]));
 }
 
