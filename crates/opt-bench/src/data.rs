@@ -99,7 +99,10 @@ pub struct Limits {
 /// What [`Data::load`] would have to download, in words, with the input of a network for it; `None` if nothing.
 #[must_use]
 pub fn to_download(request: &str, root: &Path) -> Option<(&'static str, InputSpec)> {
-    let options = Options::new(root);
+    to_download_with(request, &Options::new(root))
+}
+
+fn to_download_with(request: &str, options: &Options) -> Option<(&'static str, InputSpec)> {
     let absent = |folder| !options.data_dir.join(folder).exists();
     match request {
         "auto" if absent(cifar10::FOLDER) && options.env_dir.is_none() => {
@@ -506,13 +509,16 @@ mod tests {
         let mut expected = InputSpec::cifar10();
         expected.labels = synthetic(1, 0, 0).train.classes;
         assert_eq!(data.input(), expected);
-        // Nothing is below this folder, so CIFAR-100 would be fetched, unless the environment names a folder that holds it.
-        if let Some((what, input)) = to_download("cifar100", Path::new("/nonexistent")) {
-            assert!(what.starts_with("CIFAR-100"));
-            assert_eq!(input.mean, [0.5071, 0.4865, 0.4409]);
-            assert_eq!(input.std, [0.2673, 0.2564, 0.2762]);
-            assert_eq!(input.labels.len(), 100);
-        }
-        assert!(to_download("synthetic", Path::new("/nonexistent")).is_none());
+        // Nothing is below this folder and no folder is named, so CIFAR-100 would be fetched.
+        let options = Options {
+            env_dir: None,
+            ..Options::new(Path::new("/nonexistent"))
+        };
+        let (what, input) = to_download_with("cifar100", &options).unwrap();
+        assert!(what.starts_with("CIFAR-100"));
+        assert_eq!(input.mean, [0.5071, 0.4865, 0.4409]);
+        assert_eq!(input.std, [0.2673, 0.2564, 0.2762]);
+        assert_eq!(input.labels.len(), 100);
+        assert!(to_download_with("synthetic", &options).is_none());
     }
 }

@@ -27,14 +27,18 @@ pub fn parse(text: &str) -> Result<Device> {
             None => return fail("expected auto, cpu, cuda or cuda:N".to_owned()),
         },
     };
-    if let Some(missing) = cuda_missing() {
-        return fail(missing);
-    }
+    let missing = cuda_missing();
     let count = usize::try_from(Cuda::device_count()).unwrap_or(0);
-    if index >= count {
-        return fail(format!("there are {count} GPUs, numbered from 0"));
+    gpu(index, missing, count).or_else(fail)
+}
+
+/// GPU `index` of `count`, unless CUDA is `missing`.
+fn gpu(index: usize, missing: Option<String>, count: usize) -> std::result::Result<Device, String> {
+    match missing {
+        Some(missing) => Err(missing),
+        None if index >= count => Err(format!("there are {count} GPUs, numbered from 0")),
+        None => Ok(Device::Cuda(index)),
     }
-    Ok(Device::Cuda(index))
 }
 
 /// The name that [`parse`] understands.
@@ -284,8 +288,14 @@ mod tests {
                 "{message}"
             );
         }
-        if cuda_missing().is_some() {
-            assert!(parse("cuda").is_err());
-        }
+    }
+
+    #[test]
+    fn only_gpus_that_are_there_are_chosen() {
+        assert_eq!(gpu(1, None, 2), Ok(Device::Cuda(1)));
+        let message = gpu(2, None, 2).unwrap_err();
+        assert_eq!(message, "there are 2 GPUs, numbered from 0");
+        let missing = "no driver".to_owned();
+        assert_eq!(gpu(0, Some(missing.clone()), 2), Err(missing));
     }
 }

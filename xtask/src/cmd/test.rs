@@ -1,8 +1,8 @@
-//! `cargo xtask test`: set-up, then every test of the workspace, and the report in a browser where there is one.
+//! `cargo xtask test`: set-up, then every test of the workspace, and those that need Python or a browser where there is one.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
@@ -27,33 +27,50 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     if !status.success() {
         return Ok(ExitCode::FAILURE);
     }
-    let Some(chromium) = chromium() else {
+    let mut passed = true;
+    if python3() {
+        println!("\npeers in Python: python3");
+        let protocol = ["--lib", "bench::peer", "--", "--ignored"];
+        passed &= ignored(&protocol, None)?;
+    } else {
+        println!("\n{NO_PYTHON}");
+    }
+    if let Some(chromium) = chromium() {
+        println!("\nthe report in a browser: {}", chromium.display());
+        passed &= ignored(&["--test", "browser", "--", "--ignored"], Some(&chromium))?;
+    } else {
         println!("\n{NO_CHROMIUM}");
-        return Ok(ExitCode::SUCCESS);
-    };
-    println!("\nthe report in a browser: {}", chromium.display());
-    let status = workspace::cargo()
-        .current_dir(workspace::root())
-        .args([
-            "test",
-            "--package",
-            "opt-bench",
-            "--test",
-            "browser",
-            "--",
-            "--ignored",
-        ])
-        .env("CHROMIUM", &chromium)
-        .status()
-        .context("starting cargo")?;
-    Ok(match status.success() {
+    }
+    Ok(match passed {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
 }
 
+/// Tests of opt-bench that need a program, which is there.
+fn ignored(tests: &[&str], chromium: Option<&Path>) -> Result<bool> {
+    let mut cargo = workspace::cargo();
+    cargo
+        .current_dir(workspace::root())
+        .args(["test", "--package", "opt-bench"])
+        .args(tests);
+    if let Some(chromium) = chromium {
+        cargo.env("CHROMIUM", chromium);
+    }
+    let status = cargo.status().context("starting cargo")?;
+    Ok(status.success())
+}
+
+fn python3() -> bool {
+    let version = Command::new("python3").arg("--version").output();
+    version.is_ok_and(|output| output.status.success())
+}
+
+const NO_PYTHON: &str = "\
+!! NOT RUN: the test of the protocol that peers in Python speak, because there is no python3. Install one to run it.";
+
 const NO_CHROMIUM: &str = "\
-!! NOT RUN: the test of the report in a browser, because no Chromium was found. All other tests passed.
+!! NOT RUN: the test of the report in a browser, because no Chromium was found.
 !! Install one (on Debian: apt-get install chromium) or name it: CHROMIUM=/path/to/chromium cargo xtask test";
 
 /// The browser that tests use: the one named in `CHROMIUM`, else the first on the `PATH`.

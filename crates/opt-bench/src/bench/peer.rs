@@ -294,11 +294,8 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs python3; `cargo xtask test` runs it where there is one"]
     fn the_protocol_in_python() {
-        if Command::new("python3").arg("--version").output().is_err() {
-            eprintln!("there is no python3: not tested");
-            return;
-        }
         let script = "def double(n):\n    print('no answer')\n    os.system('echo nor this')\n    return 2 * n\n\n\
             serve({'double': double, 'memory': memory})\n";
         let mut peer = Peer::start(&mut python(Path::new("python3"), script, 1)).unwrap();

@@ -14,10 +14,11 @@ mod generators;
 use generators::{ties, values, weight};
 use ndarray::{Array1, ArrayD, Axis};
 use opt_core::codes::{pack, unpack};
+use opt_core::lower::bias_code;
 use opt_core::{Decode, QParams};
 use opt_quant::quantizer::affine::{affine, unsigned_codes};
 use opt_quant::quantizer::codebook::k_means;
-use opt_quant::quantizer::symmetric::{Granularity, symmetric};
+use opt_quant::quantizer::symmetric::{Granularity, symmetric, symmetric_with_bias};
 use opt_quant::quantizer::uniform_levels::{level, uniform_levels, uniform_levels_keeping_zero};
 use opt_quant::{MinMax, QuantError, WeightMethod, affine_params, metrics, quantize_weight};
 use proptest::prelude::*;
@@ -478,6 +479,54 @@ fn the_literal_formula_is_affine_with_a_real_zero_point() {
             affine_code,
             "{w}"
         );
+    }
+}
+
+proptest! {
+    /// A layer with a bias: the bias is off by half of its step at most, and the sum by what its roundings add up to.
+    #[test]
+    fn biases_and_dot_products_stay_within_their_bounds(
+        (weights, inputs) in (1usize..40).prop_flat_map(|n| (
+            proptest::collection::vec(prop_oneof![3 => -1f32..1.0, 1 => Just(0.0)], n),
+            proptest::collection::vec(-3f32..5.0, n),
+        )),
+        weight_size in prop_oneof![Just(0.0f32), Just(1e-40), Just(1e-6), Just(1.0), Just(40.0)],
+        bias in prop_oneof![Just(0.0f32), -1e-3f32..1e-3, -2f32..2.0, -1e6f32..1e6],
+        bits in 2..=8u8,
+    ) {
+        let weights: Vec<f32> = weights.iter().map(|w| w * weight_size).collect();
+        let range = MinMax::of(&tensor(&inputs).view()).unwrap();
+        let x = affine_params(range.min, range.max, 0..=255).unwrap();
+        let quantized = symmetric_with_bias(&tensor(&weights).view(), bits, &[bias], x.scale).unwrap();
+        let s_w = f64::from(quantized.scales[0]);
+        let unit = f64::from(x.scale * quantized.scales[0]);
+        let bias_code = bias_code(bias, x.scale, quantized.scales[0]).expect("a code");
+        let decoded_bias = f64::from(bias_code) * unit;
+        let (s_x, bias) = (f64::from(x.scale), f64::from(bias));
+        prop_assert!((decoded_bias - bias).abs() <= unit / 2.0, "{decoded_bias} for {bias}");
+
+        let acc: i64 = inputs.iter().zip(&quantized.codes)
+            .map(|(v, q)| i64::from(x.quantize(*v) - x.zero_point) * i64::from(*q))
+            .sum::<i64>() + i64::from(bias_code);
+        let real: f64 = inputs.iter().zip(&weights).map(|(v, w)| f64::from(*v) * f64::from(*w)).sum();
+        // x̂·ŵ - x·w = (x̂ - x)·w + x̂·(ŵ - w), with each factor off by half a step and f32's rounding of its quotient.
+        let step = 0.5 * (1.0 + 1e-4);
+        let bound: f64 = inputs.iter().zip(&weights)
+            .map(|(v, w)| {
+                let (v, w) = (f64::from(v.abs()), f64::from(w.abs()));
+                step * s_x * w + (v + step * s_x) * step * s_w
+            })
+            .sum();
+        let size: f64 = real.abs() + bound + bias.abs();
+        let found = acc as f64 * unit;
+        prop_assert!(
+            (found - (real + bias)).abs() <= bound + unit / 2.0 + 1e-6 * size + 1e-44,
+            "{found} for {}, bound {bound}", real + bias
+        );
+        // What is zero stays zero.
+        for (w, q) in weights.iter().zip(&quantized.codes) {
+            prop_assert!(*w != 0.0 || *q == 0);
+        }
     }
 }
 
