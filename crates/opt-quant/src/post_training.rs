@@ -475,6 +475,32 @@ mod tests {
     }
 
     #[test]
+    fn errors_of_the_quantizers_name_the_value_or_the_weight() {
+        let folded = fold(&zoo::build("source_net", &input(), 3).unwrap()).unwrap();
+        let sound = ranges(&folded, &[image(0)]);
+        let message = |ranges: &BTreeMap<String, MinMax>, bits| {
+            let error = min_max_spec(&folded, Adds::Fused, ranges, WeightBits::inner(bits));
+            error.unwrap_err().to_string()
+        };
+        let mut empty = sound.clone();
+        empty.insert("relu2".to_owned(), MinMax::default());
+        let found = message(&empty, 8);
+        assert!(
+            found.starts_with("value `relu2`: no values were observed"),
+            "{found}"
+        );
+        let mut wide = sound.clone();
+        wide.get_mut("pool").unwrap().max = f32::MAX;
+        let found = message(&wide, 8);
+        assert!(found.starts_with("value `pool`: the range 0 to"), "{found}");
+        let found = message(&sound, 9);
+        assert!(
+            found.starts_with("weight `conv2.weight`: symmetric: 9 bits"),
+            "{found}"
+        );
+    }
+
+    #[test]
     fn a_value_that_was_not_observed_is_named() {
         let folded = fold(&zoo::build("source_net", &input(), 3).unwrap()).unwrap();
         let mut ranges = ranges(&folded, &[image(0)]);
