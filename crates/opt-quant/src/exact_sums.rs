@@ -256,6 +256,9 @@ mod tests {
             prop_assert!(sum.scale >= y && sum.scale <= y * MOST_GROWTH, "{sum:?} {found:?}");
             for (found, scale) in found.iter().zip(scales) {
                 prop_assert!(*found >= scale && *found <= scale * MOST_GROWTH, "{found} for {scale}");
+                // Integers over 2^k, and so over 2^15.
+                let ratio = f64::from(found / sum.scale) * f64::from(1u16 << MOST_FRACTION_BITS);
+                prop_assert!(ratio.fract() == 0.0, "{found} over {sum:?}");
             }
             all_agree(found[0], found[1], sum, zeros);
         }
