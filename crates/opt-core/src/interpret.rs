@@ -4,7 +4,7 @@ use crate::op::{Op, Window};
 use crate::shape::infer_shapes;
 use crate::{CoreError, Model, Result};
 
-/// Runs one normalised image through `model` and returns the value of every node, flat, in graph order.
+/// Runs one normalised image (`[C, H, W]`) through `model` and returns the value of every node, flat, in graph order.
 ///
 /// Sums are accumulated in f64 and rounded once, so that the result is the closest f32 to what the formula says. A NaN stays
 /// one through every operator that reads it, ReLU, Clip and MaxPool too.

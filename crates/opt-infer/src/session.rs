@@ -265,7 +265,7 @@ impl Session {
         })
     }
 
-    /// Takes one step on one image, on the caller's thread: to measure what each takes. The steps before it must have been
+    /// Takes one step on one image (its bytes as for [`Self::run`]), on the caller's thread: to measure what each takes. The steps before it must have been
     /// taken on the same image.
     ///
     /// # Errors
