@@ -479,7 +479,10 @@ mod tests {
             "{error}"
         );
         // A published set with its published normalisation needs no words.
-        assert!(data.normalisation_notes(&[plain.clone()]).is_empty());
+        assert!(
+            data.normalisation_notes(std::slice::from_ref(&plain))
+                .is_empty()
+        );
         let notes = data.normalisation_notes(&[plain.clone(), own.clone()]);
         assert_eq!(notes.len(), 1);
         assert!(

@@ -181,7 +181,7 @@ fn common_preparation(files: &[PathBuf]) -> Result<([usize; 2], Preparation)> {
     for file in files {
         let input = opt_artifact::load_qmodel(file)?.input;
         let read = ([input.shape[1], input.shape[2]], input.preparation);
-        let (seen, of) = first.get_or_insert_with(|| (read, file));
+        let (seen, of) = first.get_or_insert((read, file));
         ensure!(
             read == *seen,
             "{} and {} prepare images otherwise ({seen:?} and {read:?}): verify them one by one",

@@ -336,29 +336,28 @@ mod tests {
 
     #[test]
     fn several_seeds_are_judged_by_both_intervals() {
-        type Counts = &'static [(u64, u64)];
-        let cases: [(Counts, Interval, Verdict); 3] = [
+        let cases = [
             // Equal differences of −1 point: the images remain, and do not shrink with the seeds.
             (
-                &[(100, 200), (100, 200), (100, 200)],
+                vec![(100, 200), (100, 200), (100, 200)],
                 Interval::around(-1.0, 0.0),
                 Verdict::Worse,
             ),
             // −1, −2, −3 points: s/√3 = 0.57735, times 4.30265. Two errors would have called it resolved.
             (
-                &[(100, 200), (100, 300), (100, 400)],
+                vec![(100, 200), (100, 300), (100, 400)],
                 Interval::around(-2.0, 2.484_138),
                 Verdict::Unresolved,
             ),
             // −2 and −2.2 points: s/√2 = 0.1, times 12.70620.
             (
-                &[(100, 300), (100, 320)],
+                vec![(100, 300), (100, 320)],
                 Interval::around(-2.1, 1.270_620),
                 Verdict::Worse,
             ),
         ];
         for (counts, seeds, verdict) in cases {
-            let judgement = judged(counts, 10_000);
+            let judgement = judged(&counts, 10_000);
             assert_eq!(judgement.verdict, verdict, "{judgement:?}");
             assert_eq!(judgement.holds_for, HoldsFor::Method);
             let found = judgement.seeds.unwrap();
