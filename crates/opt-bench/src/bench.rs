@@ -7,6 +7,7 @@ mod clock;
 mod data;
 mod infer;
 mod memory;
+mod neighbour;
 mod paired;
 mod peer;
 mod process;
@@ -36,7 +37,8 @@ pub enum Bench {
     Train(train::Options),
     /// Random crop and flip on one core, images per second, beside PyTorch.
     Data(data::Options),
-    /// Inference of ResNet-20 in integers, milliseconds, beside ONNX Runtime and OpenVINO; MAC per cycle of every layer.
+    /// Inference of ResNet-20 in integers, milliseconds, beside ONNX Runtime and OpenVINO; two threads beside one, also on a
+    /// busy machine; MAC per cycle of every layer.
     Infer(infer::Options),
     /// Trains a few steps and prints the memory that took: a process of its own for `train`.
     #[command(hide = true)]

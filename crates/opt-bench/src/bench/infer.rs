@@ -18,6 +18,7 @@ use opt_quant::{MinMax, WeightBits, min_max_spec};
 use serde_json::json;
 
 use super::clock::clock;
+use super::neighbour::Neighbours;
 use super::peer::{Peer, find_python, python};
 use super::rounds::{Idle, in_turn};
 use super::{Better, Common, Findings, Row, chosen, paired, steps_in};
@@ -45,6 +46,10 @@ const fn case(name: &'static str, batch: usize, threads: usize) -> Case {
         threads,
     }
 }
+
+/// Two threads of ours beside one, on one image: nothing else runs, or a neighbour on every core but one.
+const ALONE: &str = "resnet20, 2 threads beside 1, idle machine";
+const BUSY: &str = "resnet20, 2 threads beside 1, busy neighbour";
 
 /// The layers of the first case, on one thread.
 const LAYERS: &str = "layers of resnet20";
@@ -106,25 +111,65 @@ impl Network {
 /// Runs the benchmark.
 pub(super) fn run(options: &Options) -> Result<Findings> {
     let common = &options.common;
-    let names: Vec<&str> = CASES.iter().map(|c| c.name).chain([LAYERS]).collect();
+    let cases = CASES.iter().map(|c| c.name);
+    let names: Vec<&str> = cases.chain([ALONE, BUSY, LAYERS]).collect();
     let names = chosen(&names, common.case.as_deref())?;
+    let cases: Vec<&Case> = CASES.iter().filter(|c| names.contains(&c.name)).collect();
+    let network = Network::new("resnet20")?;
+    let kernels = options.kernels.unwrap_or_else(Kernels::best);
+    let mut findings = if cases.is_empty() {
+        Findings {
+            threads: 2,
+            ..Findings::default()
+        }
+    } else {
+        beside_peers(&cases, &network, kernels, common)?
+    };
+    findings.facts.push(format!("kernels {kernels}"));
+    if names.contains(&ALONE) {
+        threads(
+            ALONE,
+            &network,
+            kernels,
+            common.rounds.into(),
+            &mut findings,
+        )?;
+    }
+    if names.contains(&BUSY) {
+        match Neighbours::start() {
+            Ok(neighbours) => {
+                threads(BUSY, &network, kernels, common.rounds.into(), &mut findings)?;
+                drop(neighbours);
+            }
+            Err(error) => findings.notes.push(format!("{BUSY}: left out: {error}")),
+        }
+    }
+    if names.contains(&LAYERS) {
+        layers(&network, kernels, common.rounds.into(), &mut findings)?;
+    }
+    Ok(findings)
+}
+
+/// The rows of the cases with peers.
+fn beside_peers(
+    cases: &[&Case],
+    network: &Network,
+    kernels: Kernels,
+    common: &Common,
+) -> Result<Findings> {
     let path = find_python(
         common.python.as_deref(),
         std::env::var_os("OPT_PEERS_PYTHON"),
     )?;
-    let cases: Vec<&Case> = CASES.iter().filter(|c| names.contains(&c.name)).collect();
     let threads = cases.iter().map(|c| c.threads).max().unwrap_or(1);
     let mut peer = Peer::start(&mut python(&path, SCRIPT, threads))?;
     let engines: BTreeMap<String, String> = peer.ask(&json!({"do": "hello"}), PATIENCE)?;
-    let network = Network::new("resnet20")?;
     let folder = tempfile::tempdir().context("making a folder for the peers' networks")?;
-    let kernels = options.kernels.unwrap_or_else(Kernels::best);
     let mut findings = Findings {
         threads,
         peer: engines.values().cloned().collect::<Vec<_>>().join(", "),
         ..Findings::default()
     };
-    findings.facts.push(format!("kernels {kernels}"));
     if !engines.contains_key("OpenVINO") {
         findings
             .notes
@@ -134,7 +179,7 @@ pub(super) fn run(options: &Options) -> Result<Findings> {
     for case in cases {
         let mut ours = session(&network.fused, kernels, case.threads)?;
         let images = images(case.batch);
-        let contestants = load(&mut peer, &network, case, &engines, &images, folder.path())?;
+        let contestants = load(&mut peer, network, case, &engines, &images, folder.path())?;
         let mut block = |contestant: usize, peer: &mut Peer, n: usize| -> Result<f64> {
             let mut median = 0.0;
             let waiting = if contestant == 0 {
@@ -173,10 +218,43 @@ pub(super) fn run(options: &Options) -> Result<Findings> {
         }
     }
     findings.facts.extend(idle.words());
-    if names.contains(&LAYERS) {
-        layers(&network, kernels, common.rounds.into(), &mut findings)?;
-    }
     Ok(findings)
+}
+
+/// Rows of two threads of ours beside one, in turn. Means count what a median hides: single runs that take very long.
+fn threads(
+    what: &str,
+    network: &Network,
+    kernels: Kernels,
+    rounds: usize,
+    findings: &mut Findings,
+) -> Result<()> {
+    let image = images(1);
+    let mut sessions = [
+        session(&network.fused, kernels, 2)?,
+        session(&network.fused, kernels, 1)?,
+    ];
+    let once = median(&mut times(&mut sessions[1], &image, 5)?);
+    let runs = steps_in(SECONDS, once);
+    eprintln!("{what}: {rounds} rounds");
+    // Of each contestant and round: the median, the mean and the time that 99 runs of 100 keep within.
+    let mut all: [Vec<[f64; 3]>; 2] = [Vec::new(), Vec::new()];
+    in_turn(rounds, 2, |contestant| {
+        let mut times = times(&mut sessions[contestant], &image, runs)?;
+        let mean = times.iter().sum::<f64>() / runs as f64;
+        let median = median(&mut times);
+        all[contestant].push([median, mean, times[runs * 99 / 100]].map(|s| 1e3 * s));
+        Ok(median)
+    })?;
+    for (i, of) in ["median", "mean", "99 of 100 runs"].iter().enumerate() {
+        let [ours, one] = [0, 1].map(|c| -> Vec<f64> { all[c].iter().map(|v| v[i]).collect() });
+        let compared = paired(&ours, &one, Better::Smaller)?;
+        let what = format!("{what}, {of}");
+        findings
+            .rows
+            .push(Row::new(&what, "ours, 1 thread", "ms", compared));
+    }
+    Ok(())
 }
 
 fn session(model: &QModel, kernels: Kernels, threads: usize) -> Result<Session> {
@@ -198,6 +276,11 @@ fn images(batch: usize) -> Vec<u8> {
 
 /// The median of the seconds of so many runs, each timed alone.
 fn ours_in(session: &mut Session, images: &[u8], runs: usize) -> Result<f64> {
+    Ok(median(&mut times(session, images, runs)?))
+}
+
+/// The seconds of so many runs, each timed alone.
+fn times(session: &mut Session, images: &[u8], runs: usize) -> Result<Vec<f64>> {
     let count = images.len() / session.image_bytes();
     let mut logits = session.run_batch(images, count)?.to_vec();
     let mut times = Vec::with_capacity(runs);
@@ -206,7 +289,7 @@ fn ours_in(session: &mut Session, images: &[u8], runs: usize) -> Result<f64> {
         session.run_into(images, &mut logits)?;
         times.push(started.elapsed().as_secs_f64());
     }
-    Ok(median(&mut times))
+    Ok(times)
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -366,6 +449,18 @@ fn layers(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Without a Python: what is measured is ours alone.
+    #[test]
+    fn threads_are_compared_without_peers() {
+        let network = Network::new("resnet20").unwrap();
+        let mut findings = Findings::default();
+        threads(BUSY, &network, Kernels::best(), 2, &mut findings).unwrap();
+        let cases: Vec<&str> = findings.rows.iter().map(|r| r.case.as_str()).collect();
+        let expected = ["median", "mean", "99 of 100 runs"].map(|of| format!("{BUSY}, {of}"));
+        assert_eq!(cases, expected);
+        assert!(findings.rows.iter().all(|r| r.ours > 0.0 && r.unit == "ms"));
+    }
 
     #[test]
     fn another_network_is_refused() {
