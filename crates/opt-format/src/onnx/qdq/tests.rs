@@ -386,12 +386,19 @@ fn what_has_no_form_is_refused() {
         // A second reader of the image, which would meet its padding.
         Case {
             change: |model| {
-                let edge = edge(1.0, &[7]);
-                model
-                    .nodes
-                    .insert(2, node("other", QOp::Flatten, &[0], edge));
-                model.nodes[3].inputs = vec![1];
+                let QOp::Conv { window, .. } = &mut model.nodes[1].op else {
+                    unreachable!()
+                };
+                window.pads = [0, 1, 0, 0];
+                let add = QOp::Add { lo: 0, hi: 255 };
+                let sum = node("other", add, &[1, 0], edge(3.0, &[0]));
+                model.nodes.insert(2, sum);
+                model.nodes[3].inputs = vec![2];
                 model.nodes[4].inputs = vec![3];
+                let QOp::Logits { weight, .. } = &mut model.nodes[4].op else {
+                    unreachable!()
+                };
+                *weight = weight_of(&[2, 12], &[1; 24], &[1.0, 1.0]);
             },
             options: padded,
             expect: "cannot write `padded_input` as ONNX: the image must be read by one convolution",
