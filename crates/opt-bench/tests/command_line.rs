@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use opt_bench::results::{Arm, Layer, LayerLine, NotRun, ResultLine, RunInfo, read_lines};
+use opt_bench::results::{Arm, Layer, LayerLine, NotRun, ResultLine, RunInfo, Summary, read_lines};
 
 /// The program with a cache of its own, so that nothing was trained before.
 fn command(cache: &Path, args: &[&str]) -> Command {
@@ -92,6 +92,33 @@ fn smoke_leaves_everything_that_was_promised() {
                 (line.top1 - line.top1_baseline - points).abs() < 1e-9,
                 "{line:?}"
             );
+        }
+    }
+    // Methods that cost the same are paired with each other, image by image; names are no part of a size.
+    let summary: Summary =
+        serde_json::from_slice(&std::fs::read(out.join("summary.json")).unwrap()).unwrap();
+    let methods = &summary.comparisons;
+    for experiment in ["prune", "quantize", "distill"] {
+        assert!(
+            methods.iter().any(|m| m.experiment == experiment),
+            "{experiment}"
+        );
+    }
+    let mut contests = methods.iter().flat_map(|m| &m.contests);
+    assert!(contests.all(|contest| contest.judgement.discordant.is_some()));
+    assert!(methods.iter().any(|method| method.taught().is_some()));
+    for row in &summary.rows {
+        let original = row.original.as_ref();
+        assert_eq!(
+            original.is_some(),
+            row.baseline.is_some(),
+            "{}",
+            row.variant
+        );
+        let trained_on = row.variant.ends_with("trained on");
+        if let Some(original) = original.filter(|_| trained_on) {
+            assert_ne!(row.bytes, row.bytes_content);
+            assert_eq!(row.bytes_content, original.bytes_content);
         }
     }
     let find = |variant: &str| lines.iter().find(|l| l.variant == variant).unwrap();
