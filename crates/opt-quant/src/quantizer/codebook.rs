@@ -263,6 +263,10 @@ mod tests {
         let positive = arr1(&[1.0, 2.0, 3.0, 4.0]).into_dyn();
         let quantized = k_means(&positive.view(), 2, true).unwrap();
         assert_eq!(quantized.centroids[0], 0.0);
+        // Of two as near, the lower.
+        let mut grid = [-1.0, -0.5, 0.5];
+        assert_eq!(pin_nearest_to_zero(&mut grid), 1);
+        assert_eq!(grid, [-1.0, 0.0, 0.5]);
     }
 
     #[test]

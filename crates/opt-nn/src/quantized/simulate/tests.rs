@@ -166,20 +166,25 @@ fn calibrate(folded: &Model, batch: &Batch, spec: &mut QuantSpec) {
 
 #[test]
 fn fake_quantization_rounds_to_the_codes_that_ship() {
-    for name in ["resnet20", "airbench_5_9_17"] {
+    let every = [
+        ("resnet20", Adds::Fused),
+        ("resnet20", Adds::Rounded),
+        ("airbench_5_9_17", Adds::Fused),
+    ];
+    for (name, adds) in every {
         let plain = fold_batch_norms(&zoo::build(name, &input(), 11).unwrap()).unwrap();
         let folded = fold(&plain).unwrap();
         let batch = images(2, 5);
-        let mut spec = odd_spec(&folded, Adds::Fused, 8, 3);
+        let mut spec = odd_spec(&folded, adds, 8, 3);
         calibrate(&folded, &batch, &mut spec);
         let bits = spec.weights.keys().map(|n| (n.clone(), 8)).collect();
-        let fake = FakeQuant::new(&plain, Adds::Fused, &spec.edges, bits).unwrap();
+        let fake = FakeQuant::new(&plain, adds, &spec.edges, bits).unwrap();
         let net = Net::new(&plain, Device::Cpu).unwrap();
         let trace = Simulation::new(&folded, &spec, Device::Cpu)
             .unwrap()
             .trace(&batch)
             .unwrap();
-        let steps = fuse(&folded, Adds::Fused).unwrap();
+        let steps = fuse(&folded, adds).unwrap();
         let taps: Vec<NodeId> = steps[1..].iter().map(|s| s.value).collect();
         let _no_grad = tch::no_grad_guard();
         let bytes = batch.bytes(&plain.input, Device::Cpu).unwrap();
@@ -203,7 +208,7 @@ fn fake_quantization_rounds_to_the_codes_that_ship() {
         let share = |n: usize| n as f64 / total as f64;
         assert!(
             share(equal) > 0.98 && share(close) > 0.999,
-            "{name}: {equal} equal and {close} close of {total}"
+            "{name} {adds:?}: {equal} equal and {close} close of {total}"
         );
     }
 }
