@@ -468,6 +468,53 @@ mod tests {
     }
 
     #[test]
+    fn other_versions_of_cifar_are_called_by_their_names() {
+        for (files, expected) in [
+            // As the archive unpacks, from outside and from inside, renamed.
+            (
+                &["cifar-10-batches-py/data_batch_1"][..],
+                "cifar-10-batches-py is the Python version of CIFAR-10",
+            ),
+            (
+                &["data_batch_1", "batches.meta"],
+                "is the Python version of CIFAR-10",
+            ),
+            (
+                &["cifar-100-python/train"],
+                "cifar-100-python is the Python version of CIFAR-100",
+            ),
+            (
+                &["train", "test", "meta"],
+                "is the Python version of CIFAR-100",
+            ),
+            (&["data_batch_1.mat"], "is the MATLAB version of CIFAR-10"),
+        ] {
+            let root = TempDir::new().unwrap();
+            for file in files {
+                let path = root.path().join(file);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, b"x").unwrap();
+            }
+            let found = recognise(root.path()).unwrap_err().to_string();
+            for part in [
+                expected,
+                "expected the binary version",
+                "cargo xtask data cifar10",
+            ] {
+                assert!(found.contains(part), "{found}");
+            }
+            // Asked for as CIFAR-10 it is no missing file either.
+            let found = cifar10::load(root.path()).unwrap_err().to_string();
+            assert!(found.contains(expected), "{found}");
+        }
+        // Images beside, but no folders of them.
+        let root = TempDir::new().unwrap();
+        fs::write(root.path().join("a.png"), b"x").unwrap();
+        let found = recognise(root.path()).unwrap_err().to_string();
+        assert!(found.contains("images, but no folders of them"), "{found}");
+    }
+
+    #[test]
     fn cifar100_comes_from_the_environment_the_data_folder_or_the_download() {
         let root = TempDir::new().unwrap();
         let found = root.path().join("data").join(cifar100::FOLDER);
