@@ -19,11 +19,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::arena::Arena;
-use crate::exec::{Part, fetch_weights, run_step};
+use crate::exec::{Part, run_step};
 use crate::kernels::portable::ImageOrder;
 use crate::plan::{Plan, Step, Work};
 use crate::session::{Options, Sharing};
-use crate::{InferError, Kernels, Result};
+use crate::{InferError, Result};
 
 mod pace;
 #[cfg(test)]
@@ -42,9 +42,6 @@ const STAY_MOST: Duration = Duration::from_millis(2);
 
 /// Looks for helpers that are about to be idle, at the end of a run.
 const LAST_LOOKS: usize = 64;
-
-/// Nanoseconds that a step takes at least, if its rows are shared.
-const WORTH_SHARING: u64 = 600;
 
 /// The arena of the caller, in which it works alone.
 const OWN: usize = 0;
@@ -206,11 +203,7 @@ impl Crew {
             arenas: (0..threads)
                 .map(|_| Arena::new(&plan))
                 .collect::<Result<_>>()?,
-            split: plan
-                .steps
-                .iter()
-                .map(|s| is_split(&plan, s, always))
-                .collect(),
+            split: plan.steps.iter().map(|s| is_split(&plan, s)).collect(),
             plan,
             order: options.order,
             progress: Progress::default(),
@@ -367,9 +360,6 @@ impl Crew {
             if of == 2 {
                 progress.store(next, Ordering::Release);
             }
-            if let Some(step) = shared.plan.steps.get(number + 1) {
-                fetch_weights(step);
-            }
             let members = || {
                 let each = self.helpers.iter().zip(&shared.desks);
                 each.filter(|(helper, _)| helper.is_member)
@@ -510,28 +500,11 @@ fn share(helpers: &mut [Helper], shared: &Shared, from: usize, always: bool) -> 
     of
 }
 
-/// Whether the rows of a step are shared: never of what touches the caller's slices, so that no late helper does, and only
-/// of what takes longer than to agree on it, unless `always`.
-fn is_split(plan: &Plan, step: &Step, always: bool) -> bool {
+/// Whether the rows of a step are shared: never of what touches the caller's slices, so that no late helper does. Small steps
+/// are, for their rows lie in the cache of the core that goes on with them.
+fn is_split(plan: &Plan, step: &Step) -> bool {
     let height = step.target.map_or(1, |t| plan.places[t].layout.height);
-    // Operations in a nanosecond, roughly.
-    let speed = match (&step.work, plan.kernels) {
-        (Work::Input | Work::Logits { .. }, _) => return false,
-        (Work::Conv { .. }, Kernels::Avx512Vnni) => 100,
-        (Work::Conv { .. }, Kernels::Scalar) => 4,
-        (
-            Work::Gemm { .. }
-            | Work::Add(_)
-            | Work::MaxPool(_)
-            | Work::Mean(..)
-            | Work::Slice { .. }
-            | Work::Pad { .. }
-            | Work::Clamp { .. }
-            | Work::Flatten,
-            _,
-        ) => 8,
-    };
-    height > 1 && (always || step.operations / speed > WORTH_SHARING)
+    height > 1 && !matches!(step.work, Work::Input | Work::Logits { .. })
 }
 
 impl Helper {
@@ -763,9 +736,6 @@ impl Shared {
                     run_step(&self.plan, step, &self.arenas[ROWS], image, &mut [], part);
                 }
                 answers.steps.store(number + 1, Ordering::Release);
-                if let Some(step) = self.plan.steps.get(number + 1) {
-                    fetch_weights(step);
-                }
             }
             let next = 2 * (number + 1);
             self.rest(answers, || progress.load(Ordering::Acquire) >= next);

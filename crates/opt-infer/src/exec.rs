@@ -6,7 +6,6 @@ use std::ops::Range;
 
 use crate::Kernels;
 use crate::arena::Arena;
-use crate::conv::Block;
 use crate::kernels::portable::{self, ImageOrder, Operand, to_code};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::x86_avx512vnni;
@@ -129,22 +128,4 @@ pub(crate) unsafe fn run_step(
         Work::Flatten => portable::flatten(source(0), y),
         Work::Logits { .. } => {}
     }
-}
-
-/// Bytes of weights that [`fetch_weights`] asks for: two thirds of a small first cache.
-const FETCHED: usize = 20_000;
-
-/// Asks for the first weights of a step before it begins, while its thread waits for others.
-pub(crate) fn fetch_weights(step: &Step) {
-    #[cfg(target_arch = "x86_64")]
-    if let Work::Conv { conv, .. } = &step.work {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let blocks = &conv.products.blocks;
-        for block in blocks.iter().take(FETCHED / size_of::<Block>()) {
-            // SAFETY: every x86-64 CPU has the instruction, and it reads nothing.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(block).cast()) };
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = step;
 }

@@ -81,8 +81,6 @@ pub(crate) struct Step {
     pub(crate) sources: Vec<usize>,
     /// The place that it writes; the logits have none.
     pub(crate) target: Option<usize>,
-    /// Products and comparisons for one image.
-    pub(crate) operations: u64,
 }
 
 /// A network made ready.
@@ -162,7 +160,7 @@ impl Plan {
             });
             plan.place_of.push(target);
             let input = sources.first().map(|place| &plan.places[*place].layout);
-            let operations = need.add(&node.op, input, &shapes[id]);
+            need.add(&node.op, input, &shapes[id]);
             need.check(plan.arena, options.threads, &options.limits)?;
             let work = plan.work(model, node, &sources, target);
             if !keep {
@@ -181,7 +179,6 @@ impl Plan {
                 work,
                 sources,
                 target,
-                operations,
             });
         }
         Ok(plan)
@@ -304,8 +301,8 @@ struct Need {
 }
 
 impl Need {
-    /// Adds an operator that reads `x` and gives a value of shape `y`; returns its operations.
-    fn add(&mut self, op: &QOp, x: Option<&Layout>, y: &[usize]) -> u64 {
+    /// Adds an operator that reads `x` and gives a value of shape `y`.
+    fn add(&mut self, op: &QOp, x: Option<&Layout>, y: &[usize]) {
         let product = |factors: &[usize]| -> u64 {
             let factors = factors.iter().map(|n| *n as u64);
             factors.fold(1, u64::saturating_mul)
@@ -343,7 +340,6 @@ impl Need {
             ) => elements,
         };
         self.operations = self.operations.saturating_add(operations);
-        operations
     }
 
     /// Refuses what is more than the limits, so far.
