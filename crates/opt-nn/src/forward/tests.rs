@@ -3,10 +3,51 @@
 use super::*;
 use crate::Batch;
 use crate::net::to_vec;
-use opt_core::{Graph, InputSpec, Model};
+use opt_core::{Graph, InputSpec, Model, interpret};
 
 const MOMENTUM: f32 = 0.1;
 const EPSILON: f32 = 1e-3;
+
+/// libtorch's own padding is symmetric and at most half of the kernel; every other is done by hand.
+#[test]
+fn average_pools_of_every_padding_are_the_interpreters() {
+    let batch = Batch {
+        images: (0..16).map(|i| i * i).collect(),
+        labels: vec![0],
+        indices: vec![0],
+    };
+    for pads in [[0; 4], [1; 4], [2; 4], [1, 0, 0, 1], [0, 2, 1, 0]] {
+        let mut graph = Graph::new();
+        let window = Window {
+            kernel: [3, 3],
+            stride: [1, 1],
+            pads,
+        };
+        let pool = graph.push("pool", Op::AveragePool(window), &[0]);
+        graph.push("flat", Op::Flatten, &[pool]);
+        let side = |a: usize, b: usize| 4 + pads[a] + pads[b] - 2;
+        let input = InputSpec {
+            labels: vec!["class".to_owned(); side(0, 2) * side(1, 3)],
+            shape: [1, 4, 4],
+            ..normalised().input
+        };
+        let model = Model {
+            graph,
+            params: opt_core::Params::new(),
+            input,
+        };
+        let net = Net::new(&model, Device::Cpu).unwrap();
+        let bytes = batch.bytes(&model.input, Device::Cpu).unwrap();
+        let outputs = forward(&net, &bytes, Mode::Evaluate, Precision::F32, &[]);
+        let found = to_vec(&outputs.logits).unwrap();
+        let expected = interpret::run(&model, &model.input.normalize(&batch.images)).unwrap();
+        for (a, b) in found.iter().zip(&expected[model.graph.output]) {
+            // f32 means of nine numbers below 1.
+            assert!((a - b).abs() < 1e-6, "{pads:?}: {found:?}");
+        }
+        assert_eq!(found.len(), expected[model.graph.output].len());
+    }
+}
 
 /// 1×2×2 image, BatchNormalization with scale 2, shift 3, mean 0.25 and variance 4; Gemm that takes the first pixel.
 fn normalised() -> Model {
