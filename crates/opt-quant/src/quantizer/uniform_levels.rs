@@ -180,6 +180,15 @@ mod tests {
     use ndarray::arr1;
 
     #[test]
+    fn codes_are_the_levels_minus_one() {
+        // Levels at -3, 1 and 5.
+        let weights = arr1(&[-3.0, -1.5, -0.5, 1.0, 3.5, 5.0]).into_dyn();
+        let quantized = uniform_levels(&weights.view(), 3).unwrap();
+        assert_eq!(quantized.codes, arr1(&[0, 0, 1, 1, 2, 2]).into_dyn());
+        assert_eq!((quantized.min, quantized.step), (-3.0, 4.0));
+    }
+
+    #[test]
     fn levels_by_hand() {
         struct Case {
             w: f32,
