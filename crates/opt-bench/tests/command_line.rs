@@ -820,7 +820,11 @@ fn all_processors_are_a_number_of_threads_like_others() {
             "--threads",
             &number,
         ];
-        let output = command(cache.path(), &args).output().unwrap();
+        // Tells, at each start, whether OpenMP binds threads.
+        let output = command(cache.path(), &args)
+            .env("OMP_DISPLAY_ENV", "true")
+            .output()
+            .unwrap();
         let text = stderr(&output);
         assert!(output.status.success(), "{text}");
         let expected = format!("on {threads} thread");
@@ -828,6 +832,8 @@ fn all_processors_are_a_number_of_threads_like_others() {
             text.contains(&expected) && !text.contains("warning"),
             "{text}"
         );
+        let bound = cfg!(target_os = "linux") && threads == processors && threads > 1;
+        assert_eq!(text.contains("OMP_PROC_BIND = 'TRUE'"), bound, "{text}");
     }
     let output = opt_bench(&["experiment", "all", "--threads", "0"]);
     assert!(

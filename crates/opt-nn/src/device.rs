@@ -150,9 +150,7 @@ mod bound {
     use std::sync::OnceLock;
     use std::thread::ThreadId;
 
-    use tch::{Device, Kind, Tensor};
-
-    /// Set in a program that [`start_again`] started.
+    /// Set in a program that [`start_again`] started: the processors that it may run on, as `0,1`.
     const MARK: &str = "OPT_BOUND_THREADS";
 
     /// The main thread, and the processor that OpenMP chose for it.
@@ -188,7 +186,33 @@ mod bound {
         Some(count(&allowed()?))
     }
 
+    /// The processors of a set, as `0,1`.
+    fn words(set: &libc::cpu_set_t) -> String {
+        let numbers = 0..usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+        #[expect(unsafe_code, reason = "a macro of the C library")]
+        // SAFETY: reads the set, below its size.
+        let in_set = numbers.filter(|number| unsafe { libc::CPU_ISSET(*number, set) });
+        let in_set: Vec<String> = in_set.map(|number| number.to_string()).collect();
+        in_set.join(",")
+    }
+
+    /// The set that [`words`] wrote, if it is one.
+    fn set(words: &str) -> Option<libc::cpu_set_t> {
+        let size = usize::try_from(libc::CPU_SETSIZE).ok()?;
+        #[expect(unsafe_code, reason = "a type and a macro of the C library")]
+        // SAFETY: a `cpu_set_t` of zeros is an empty set, and the numbers are below its size.
+        unsafe {
+            let mut set: libc::cpu_set_t = std::mem::zeroed();
+            for word in words.split(',') {
+                let number = word.parse().ok().filter(|number| *number < size)?;
+                libc::CPU_SET(number, &mut set);
+            }
+            Some(set)
+        }
+    }
+
     pub(super) fn start_again(threads: usize) -> std::io::Result<()> {
+        let allowed = allowed().ok_or_else(std::io::Error::last_os_error)?;
         let mut arguments = std::env::args_os();
         let mut again = Command::new(std::env::current_exe()?);
         if let Some(name) = arguments.next() {
@@ -198,22 +222,20 @@ mod bound {
             .args(arguments)
             .env("OMP_PROC_BIND", "true")
             .env("OMP_NUM_THREADS", threads.to_string())
-            .env(MARK, "1");
+            .env(MARK, words(&allowed));
         // Returns only if it fails.
         Err(again.exec())
     }
 
-    /// OpenMP binds the main thread with its first parallel operator. What that thread starts would be bound to the same
+    /// OpenMP binds the main thread when it is loaded, before `main`. What that thread starts would be bound to the same
     /// processor, so it is let go again until [`in_place`].
     pub(super) fn find_place() {
-        if std::env::var_os(MARK).is_none() {
+        let Some(all) = std::env::var(MARK).ok().and_then(|words| set(&words)) else {
             return;
-        }
-        let Some(before) = allowed() else { return };
-        let _ = Tensor::ones([1 << 18], (Kind::Float, Device::Cpu)) + 1.0;
-        if let Some(place) = allowed().filter(|after| count(after) < count(&before)) {
+        };
+        if let Some(place) = allowed().filter(|place| count(place) < count(&all)) {
             PLACE.get_or_init(|| (std::thread::current().id(), place));
-            allow(&before);
+            allow(&all);
         }
     }
 
@@ -287,6 +309,54 @@ mod tests {
                 message.contains("expected auto, cpu, cuda or cuda:N"),
                 "{message}"
             );
+        }
+    }
+
+    /// In processes of their own: the first one starts itself again, and there OpenMP has bound the main thread already.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn threads_are_bound_only_while_operators_follow_each_other() {
+        const CHILD: &str = "OPT_TEST_BOUND";
+        let count = || std::thread::available_parallelism().unwrap().get();
+        if let Some(threads) = std::env::var_os(CHILD) {
+            let threads = threads.to_str().unwrap().parse().unwrap();
+            bind_threads(threads).unwrap();
+            let mut counts = Vec::new();
+            // The second call is that of `bench train`.
+            for _ in 0..2 {
+                set_threads(threads);
+                counts.push(count());
+                let in_place = in_place();
+                counts.push(count());
+                drop(in_place);
+                counts.push(count());
+                let elsewhere = std::thread::spawn(move || {
+                    let _in_place = super::in_place();
+                    count()
+                });
+                counts.push(elsewhere.join().unwrap());
+            }
+            eprintln!("processors: {counts:?}.");
+            return;
+        }
+        let all = count();
+        for threads in [1, all, all + 1] {
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+            child
+                .args([
+                    "device::tests::threads_are_bound_only_while_operators_follow_each_other",
+                    "--exact",
+                    "--nocapture",
+                ])
+                .env(CHILD, threads.to_string());
+            for name in PLACING {
+                child.env_remove(name);
+            }
+            let output = child.output().unwrap();
+            let text = String::from_utf8(output.stderr).unwrap();
+            let place = if threads == all { 1 } else { all };
+            let expected = format!("processors: {:?}.", [all, place, all, all].repeat(2));
+            assert!(text.contains(&expected), "{threads}: {text}");
         }
     }
 
