@@ -8,7 +8,7 @@ use super::{Discordant, ResultLine};
 
 /// One line of `correct.jsonl`: the test images that one variant with one seed has right.
 ///
-/// As in `results.jsonl`, a line that repeats experiment, variant, model and seed replaces the earlier one.
+/// As in `results.jsonl`, a line that repeats experiment, variant, model, data set and seed replaces the earlier one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Correct {
     /// The experiment.
@@ -17,6 +17,9 @@ pub struct Correct {
     pub variant: String,
     /// The zoo name of the network.
     pub model: String,
+    /// The name of the data set; empty in lines of older programs, which are those of any.
+    #[serde(default)]
+    pub dataset: String,
     /// The seed.
     pub seed: u64,
     /// A bit per test image, in order, 1 where the answer is right: four to a hexadecimal digit, the first image in its
@@ -49,6 +52,7 @@ impl Correct {
             experiment: line.experiment.clone(),
             variant: line.variant.clone(),
             model: line.model.clone(),
+            dataset: line.dataset.clone(),
             seed: line.seed,
             right: digits,
         }
@@ -58,6 +62,7 @@ impl Correct {
         self.experiment == line.experiment
             && self.variant == line.variant
             && self.model == line.model
+            && (self.dataset.is_empty() || self.dataset == line.dataset)
             && self.seed == line.seed
     }
 }
@@ -157,6 +162,36 @@ mod tests {
             );
         }
         assert_eq!(counts(&lines, &correct[..1]), None);
+    }
+
+    /// The same network on two data sets, with equally many right answers that are not the same ones.
+    #[test]
+    fn lines_of_another_data_set_are_not_used() {
+        let labels = [0; 4];
+        let (ours, theirs) = ([0, 0, 9, 9], [0, 9, 9, 9]);
+        let lines = [line("a", &labels, &ours), line("b", &labels, &theirs)];
+        let elsewhere = ResultLine {
+            dataset: "cifar100".to_owned(),
+            ..lines[0].clone()
+        };
+        let mut correct = vec![
+            Correct::new(&lines[0], &labels, &ours),
+            Correct::new(&lines[1], &labels, &theirs),
+            Correct::new(&elsewhere, &labels, &[9, 9, 0, 0]),
+        ];
+        let expected = Discordant {
+            only_variant: 1,
+            only_baseline: 0,
+        };
+        let counts = |correct: &[Correct]| discordant(&lines[0], &lines[1], correct);
+        assert_eq!(counts(&correct), Some(expected));
+        assert_eq!(counts(&correct[1..]), None);
+        // Lines of older programs do not say.
+        correct.truncate(2);
+        let old =
+            r#"{"experiment":"baseline","variant":"a","model":"resnet20","seed":0,"right":"c"}"#;
+        correct[0] = serde_json::from_str(old).unwrap();
+        assert_eq!(counts(&correct), Some(expected));
     }
 
     proptest! {

@@ -145,8 +145,8 @@ impl SummaryRow {
 
 /// The network that compression started from, as a variant is measured against it.
 ///
-/// Where a variant was trained, its baseline is this network *trained on* for as long; a user's loss is against what they
-/// brought.
+/// Where a variant was trained, its baseline may be this network *trained on*, for at least as long; a user's loss is against
+/// what they brought.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Original {
     /// Its variant.
@@ -238,7 +238,8 @@ fn key(line: &ResultLine) -> Key<'_> {
     (&line.experiment, &line.variant, &line.model, &line.dataset)
 }
 
-/// Whether training lies between a line and its baseline: said by the line, or by epochs that are not the baseline's.
+/// Whether training lies between a line and its baseline, of either: said by the line, or by epochs that are not the
+/// baseline's. A variant that was never trained, compared with a network that was trained on, is one of these.
 ///
 /// A baseline that is not among the lines leaves it open, which counts as training.
 fn is_trained(line: &ResultLine, lines: &[&ResultLine]) -> bool {
@@ -612,6 +613,7 @@ mod tests {
                 experiment: line.experiment.clone(),
                 variant: line.variant.clone(),
                 model: line.model.clone(),
+                dataset: line.dataset.clone(),
                 seed: line.seed,
                 right: right.to_owned(),
             })
