@@ -60,15 +60,22 @@ pub(super) fn student(t: f64, degrees: usize) -> f64 {
 
 /// The two-sided 95 % quantile of Student's t: how many standard errors an interval reaches to either side.
 pub(crate) fn t_quantile(degrees: usize) -> f64 {
+    t_quantile_at(super::verdict::LEVEL, degrees)
+}
+
+/// How far from zero Student's t is with the probability `level`, above 0 and at most 1.
+pub(super) fn t_quantile_at(level: f64, degrees: usize) -> f64 {
     if degrees == 0 {
         return f64::INFINITY;
     }
-    // One degree of freedom has the largest, 12.706.
-    let (mut low, mut high) = (1.0, 13.0);
+    let (mut low, mut high) = (0.0, 1.0);
+    while student(high, degrees) > level {
+        (low, high) = (high, 2.0 * high);
+    }
     // Each step halves it: the last place of a double after 60.
     for _ in 0..60 {
         let middle = 0.5 * (low + high);
-        if student(middle, degrees) > super::verdict::LEVEL {
+        if student(middle, degrees) > level {
             low = middle;
         } else {
             high = middle;
@@ -125,6 +132,11 @@ mod tests {
             assert!((t_quantile(degrees) - t).abs() < 5.1e-4, "{degrees}");
             assert!((student(t_quantile(degrees), degrees) - 0.05).abs() < 1e-14);
         }
+        // Cauchy's again: tan(π/2·(1 − level)). Two degrees: level 1 − 2/√6 at 2.
+        let tangent = (std::f64::consts::FRAC_PI_2 * 0.9999).tan();
+        assert!((t_quantile_at(1e-4, 1) / tangent - 1.0).abs() < 1e-9);
+        assert!((t_quantile_at(1.0 - 2.0 / 6.0_f64.sqrt(), 2) - 2.0).abs() < 1e-12);
+        assert!(t_quantile_at(1.0, 3) < 1e-15);
         // The more degrees, the nearer to the normal distribution.
         assert!((1..60).all(|n| t_quantile(n) > t_quantile(n + 1)));
         assert!((student(1.96, 100_000) - normal(1.96)).abs() < 1e-5);

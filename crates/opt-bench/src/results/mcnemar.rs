@@ -5,7 +5,7 @@ use std::ops::Add;
 use serde::{Deserialize, Serialize};
 
 use super::chance::normal;
-use super::verdict::{DEVIATION, Interval};
+use super::verdict::Interval;
 
 /// The images on which exactly one of a variant and its baseline is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -92,7 +92,7 @@ impl Pairs {
         normal(self.deviation(0.0))
     }
 
-    /// The differences, in points, that the same test does not reject at 5 %.
+    /// The differences, in points, that the same test does not reject at so many deviations: at 5 % for 1.96.
     ///
     /// For a difference δ other than 0 the test is Tango's, of which McNemar's is the case δ = 0, with the same correction:
     ///
@@ -102,27 +102,27 @@ impl Pairs {
     /// ```
     ///
     /// where q is the likeliest rate of images that only the other has right if the difference is δ. The interval ends
-    /// where z(δ) is 1.96, so it leaves out 0 exactly if p < 0.05.
+    /// where z(δ) is `deviations`; for 1.96 it leaves out 0 exactly if p < 0.05.
     ///
     /// # References
     ///
     /// T. Tango, *Equivalence Test and Confidence Interval for the Difference in Proportions for the Paired-Sample Design*,
     /// Statistics in Medicine 17, 1998.
-    pub(super) fn interval(self) -> Interval {
+    pub(super) fn interval(self, deviations: f64) -> Interval {
         let mirrored = Self {
             b: self.c,
             c: self.b,
             ..self
         };
         Interval {
-            low: 100.0 * self.lower_end(),
-            high: -100.0 * mirrored.lower_end(),
+            low: 100.0 * self.lower_end(deviations),
+            high: -100.0 * mirrored.lower_end(deviations),
         }
     }
 
     /// The smallest difference, as a share of the images, that is not rejected.
-    fn lower_end(self) -> f64 {
-        let rejected = |delta: f64| self.deviation(delta) > DEVIATION;
+    fn lower_end(self, deviations: f64) -> f64 {
+        let rejected = |delta: f64| self.deviation(delta) > deviations;
         if !rejected(-1.0) {
             return -1.0;
         }
@@ -166,6 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::results::verdict::DEVIATION;
 
     fn pairs(b: u32, c: u32, n: u32) -> Pairs {
         Pairs {
@@ -279,7 +280,7 @@ mod tests {
             (328, 4060, 10_000, -38.4018, -36.2364),
         ];
         for (b, c, n, low, high) in cases {
-            let found = pairs(b, c, n).interval();
+            let found = pairs(b, c, n).interval(DEVIATION);
             // Rounded to four decimals.
             for (found, expected) in [(found.low, low), (found.high, high)] {
                 assert!((found - expected).abs() < 6e-5, "{b}, {c}, {n}: {found}");
@@ -293,7 +294,7 @@ mod tests {
         fn mark_interval_and_p_never_contradict(b in 0u32..3000, c in 0u32..3000, rest in 0u32..10_000) {
             for (b, c) in [(b, c), (b % 12, c % 12), (b, b.saturating_sub(c % 200))] {
                 let pairs = pairs(b, c, (b + c + rest).max(1));
-                let (p, interval) = (pairs.p_value(), pairs.interval());
+                let (p, interval) = (pairs.p_value(), pairs.interval(DEVIATION));
                 prop_assert_eq!(p < 0.05, !interval.holds(0.0), "{:?} {} {:?}", pairs, p, interval);
                 let seen = 100.0 * (pairs.b - pairs.c) / pairs.n;
                 prop_assert!(interval.holds(seen), "{:?} {:?}", pairs, interval);
@@ -308,7 +309,7 @@ mod tests {
             let n = (b + c + rest).max(1);
             let (one, other) = (pairs(b, c, n), pairs(c, b, n));
             prop_assert_eq!(one.p_value(), other.p_value());
-            prop_assert_eq!(one.interval().low, -other.interval().high);
+            prop_assert_eq!(one.interval(DEVIATION).low, -other.interval(DEVIATION).high);
         }
     }
 }
