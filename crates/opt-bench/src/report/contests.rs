@@ -1,12 +1,15 @@
 //! Methods against each other as a reader sees them: who is the best of those that cost the same, and is that sure?
 
-use super::words::{interval, marked, p_value, plain, thousands};
-use crate::results::{Alike, Comparison, Judgement, Summary, SummaryRow};
+use super::words::{interval, marked, p_value, won_and_lost};
+use crate::profile::named_percent;
+use crate::results::{Alike, Arm, Comparison, Judgement, Summary, SummaryRow};
 
 /// What the table shows, for readers.
 pub(super) const ABOUT: &str = "Variants that start from the same network and cost the same, the most accurate first. Δ to \
                                 the best is top-1 minus that of the first, on the same images and with the same seeds. The \
-                                first is picked by test accuracy, so its lead is flattered a little.";
+                                first is picked by test accuracy, so its lead is flattered a little. What is the same is \
+                                the cost of the result: where one had more epochs than another, Δ and p hold what these \
+                                gave too.";
 
 /// One contender: a line of the table.
 #[derive(Debug)]
@@ -43,15 +46,7 @@ impl Contender<'_> {
 
     /// The images that only this one and that only the best has right.
     pub(super) fn won_and_lost(&self) -> String {
-        match self.to_best.map(|(_, judgement)| judgement.discordant) {
-            Some(Some(counts)) => format!(
-                "{} : {}",
-                thousands(counts.only_variant),
-                thousands(counts.only_baseline)
-            ),
-            Some(None) => "–".to_owned(),
-            None => String::new(),
-        }
+        won_and_lost(self.to_best.map(|(_, judgement)| judgement))
     }
 
     /// The p-value of the difference.
@@ -87,7 +82,7 @@ pub(super) fn teachers(summary: &Summary) -> Vec<String> {
         let found = comparison.taught()?;
         let judgement = &found.judgement;
         Some(format!(
-            "{}: the best with a teacher ({}, {:.2} %) against the best control without one ({}, {:.2} %): {} {} points, p {}.",
+            "{}: the best with a teacher ({}, {:.2} %) against the best control without one ({}, {:.2} %): {} {} points, p {}.{}{}",
             alike(comparison),
             found.taught.variant,
             found.taught.top1.mean,
@@ -96,18 +91,54 @@ pub(super) fn teachers(summary: &Summary) -> Vec<String> {
             marked(found.difference, judgement),
             interval(judgement.interval),
             p_value(judgement.p_value),
+            picked(comparison),
+            step_length(comparison),
         ))
     };
     summary.comparisons.iter().filter_map(sentence).collect()
+}
+
+/// That both arms of a sentence are the best of several, if they are: no p knows of a choice among unequally many.
+fn picked(comparison: &Comparison) -> String {
+    let count = |arm| {
+        let arms = comparison.contenders.iter().filter(|c| c.arm == Some(arm));
+        arms.count()
+    };
+    match (count(Arm::Taught), count(Arm::Control)) {
+        (0 | 1, 0 | 1) => String::new(),
+        (taught, controls) => format!(
+            " Picked by test accuracy, of {taught} with a teacher and {controls} without, which interval and p do not know: the \
+             arm with more to pick from is flattered."
+        ),
+    }
+}
+
+/// That no control had a step of another length, if none had.
+fn step_length(comparison: &Comparison) -> &'static str {
+    let mut controls = comparison
+        .contenders
+        .iter()
+        .filter(|contender| contender.arm == Some(Arm::Control));
+    match controls.any(|control| has_own_rate(&control.variant)) {
+        true => "",
+        false => {
+            " No control has a learning rate of its own: what a longer step alone would have given is in this difference too."
+        }
+    }
+}
+
+/// Whether a control's name ends in a learning rate, as `profile::Control` writes it.
+fn has_own_rate(variant: &str) -> bool {
+    let (_, last) = variant.rsplit_once(", ").unwrap_or_default();
+    last.strip_prefix("lr ")
+        .is_some_and(|rate| rate.parse::<f64>().is_ok())
 }
 
 fn alike(comparison: &Comparison) -> String {
     let what = match &comparison.alike {
         Alike::Group(group) => return format!("{group}, as many epochs"),
         Alike::Sparsity(sparsity) => {
-            // Three decimals at most: 0.8·100 is not 80 in binary.
-            let percent = (100_000.0 * sparsity).round() / 1000.0;
-            format!("{} % of the weights removed", plain(percent))
+            format!("{} % of the weights removed", named_percent(*sparsity))
         }
         Alike::Bits(weights, 32) => format!("{weights}-bit weights, stored form"),
         Alike::Bits(weights, activations) => format!("W{weights}A{activations}"),
@@ -121,6 +152,7 @@ fn alike(comparison: &Comparison) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::profile::Control;
     use crate::report::sample_lines;
     use crate::results::{Arm, ResultLine, summarize};
 
@@ -175,8 +207,42 @@ mod tests {
             teachers(&summarize(&lines, &[])),
             [
                 "student, as many epochs: the best with a teacher (student taught by resnet20, 85.30 %) against the best \
-                 control without one (student alone, lr 0.04, 85.00 %): +0.30 ≈ [−0.69, +1.29] points, p = 0.551."
+                 control without one (student alone, lr 0.04, 85.00 %): +0.30 ≈ [−0.69, +1.29] points, p = 0.551. \
+                 Picked by test accuracy, of 1 with a teacher and 2 without, which interval and p do not know: the arm \
+                 with more to pick from is flattered."
             ]
+        );
+        // One of each: nothing was picked, and nothing says what a longer step would have given.
+        lines.remove(1);
+        let sentence = teachers(&summarize(&lines, &[])).remove(0);
+        assert!(!sentence.contains("Picked by"), "{sentence}");
+        assert!(
+            sentence.contains(" No control has a learning rate of its own: "),
+            "{sentence}"
+        );
+    }
+
+    #[test]
+    fn controls_of_another_rate_are_known_by_their_names() {
+        let named = |control: Control| format!("a, lr 1 alone, {control}");
+        assert!(has_own_rate(&named(Control::Lr(0.04))));
+        for name in [
+            named(Control::Smoothing(0.1)),
+            named(Control::Weight(16.0)),
+            "a, lr 1 alone".to_owned(),
+            "alone".to_owned(),
+        ] {
+            assert!(!has_own_rate(&name), "{name}");
+        }
+    }
+
+    /// Methods of equal bits need not have been trained equally long, so the text beside the table says so.
+    #[test]
+    fn more_epochs_are_said_to_be_in_the_difference() {
+        assert!(
+            ABOUT.contains(
+                "where one had more epochs than another, Δ and p hold what these gave too"
+            )
         );
     }
 }

@@ -191,6 +191,7 @@ mod tests {
             "* after bits: first and last layer 8 bits",
             "unofficial data",
             "~ one seed",
+            "trained on, for at least as long as the variant",
             "<h2>Findings</h2>",
             "magnitude ranks weights worse",
             "re-encoded as JPEG",
@@ -216,6 +217,7 @@ mod tests {
             "W4A8, resnet20",
             "the best",
             "−16.10 ▼~",
+            "epochs: 8 base + 1 quantization-aware",
             "[−17.14, −15.06]",
         ] {
             assert!(methods.contains(words), "{words}\n{methods}");

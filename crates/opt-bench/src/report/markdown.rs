@@ -5,7 +5,7 @@ use super::contests::{ABOUT, contenders, teachers};
 use super::ranking::fronts;
 use super::words::{
     accuracy, bits, conditions, difference_in_full, difference_to_original_in_full, headline,
-    how_picked, in_millions, in_thousands, latency, left_out, legend, policies, times,
+    how_picked, in_millions, in_thousands, latency, left_out, legend, plain, policies, times,
 };
 use crate::results::{RunInfo, Summary, notices};
 
@@ -103,6 +103,7 @@ fn methods(summary: &Summary) -> String {
             "cost the same",
             "no.",
             "variant",
+            "epochs",
             "top-1 %",
             "Δ to the best",
             "p",
@@ -117,6 +118,7 @@ fn methods(summary: &Summary) -> String {
             escaped(&contender.alike),
             contender.number.to_string(),
             escaped(&contender.row.variant),
+            plain(contender.row.epochs),
             accuracy(contender.row),
             escaped(difference.trim_end()),
             escaped(contender.p().trim_start_matches(['p', '=', ' '])),
@@ -211,6 +213,10 @@ mod tests {
             "- Did not run: source_net, 10 epochs a phase (belongs to the profile full)"
         ));
         assert!(methods[2].contains(" the best |"), "{text}");
+        // Methods that are compared need not have been trained equally long.
+        let epochs = |row: &str| row.split('|').nth(4).unwrap().trim().to_owned();
+        let found: Vec<String> = methods.iter().map(|row| epochs(row)).collect();
+        assert_eq!([&found[0], &found[2], &found[3]], ["epochs", "9", "8"]);
         assert!(text.contains("## Methods against each other\n\nVariants that start"));
         assert!(text.contains("## Findings\n\n- resnet20: magnitude"));
         assert!(text.contains(" 4\\* / 8 |") && text.contains("- \\* after bits: first and last"));

@@ -40,7 +40,7 @@ pub fn terminal_table(summary: &Summary, width: Option<u16>) -> String {
             accuracy(row),
             difference_to_original_in_full(row),
             difference_in_full(row),
-            won_and_lost(row),
+            won_and_lost(row.judgement.as_ref()),
             in_thousands(row.bytes),
             times(row.bytes_ratio),
             in_thousands(row.params),
@@ -71,6 +71,7 @@ fn methods(summary: &Summary, width: Option<u16>) -> String {
     let heads = [
         "cost the same",
         "variant",
+        "epochs",
         "top-1 %",
         "Δ to the best",
         "p",
@@ -82,6 +83,7 @@ fn methods(summary: &Summary, width: Option<u16>) -> String {
         table.add_row([
             contender.alike.clone(),
             contender.row.variant.clone(),
+            plain(contender.row.epochs),
             accuracy(contender.row),
             difference,
             contender.p().trim_start_matches(['p', '=', ' ']).to_owned(),
@@ -164,6 +166,11 @@ mod tests {
             .lines()
             .take_while(|line| !line.starts_with("Δ: in points"));
         assert_eq!(rows.count(), 12 + 2);
+        // Methods that are compared need not have been trained equally long.
+        let methods = table.split("cost the same").nth(1).unwrap();
+        for words in ["epochs", "   9 ", "   8 "] {
+            assert!(methods.contains(words), "{words}\n{table}");
+        }
         let narrow = terminal_table(&summary, Some(100));
         assert!(
             narrow.lines().all(|line| line.chars().count() <= 100),

@@ -151,9 +151,10 @@ pub(super) fn interval(interval: Interval) -> String {
     format!("[{}, {}]", end(interval.low), end(interval.high))
 }
 
-/// The images that only the variant and that only its baseline has right, all seeds together; empty for a baseline.
-pub(super) fn won_and_lost(row: &SummaryRow) -> String {
-    match row.judgement.map(|judgement| judgement.discordant) {
+/// The images that only the one that is judged and that only the other has right, all seeds together; a dash where they are
+/// not known, empty for a baseline.
+pub(super) fn won_and_lost(judgement: Option<&Judgement>) -> String {
+    match judgement.map(|judgement| judgement.discordant) {
         Some(Some(counts)) => format!(
             "{} : {}",
             thousands(counts.only_variant),
@@ -278,16 +279,24 @@ pub(super) fn legend(rows: &[SummaryRow]) -> Vec<String> {
     if rows.iter().any(|row| row.original.is_some()) {
         lines.push(
             "Δ original: top-1 minus that of the network that compression started from, which is the loss that a user has; \
-             Δ: minus that of the row's baseline, which for a variant that was trained is the same network trained on for as \
-             long without compression."
+             Δ: minus that of the row's baseline. Where nothing was trained that is the network it was made from; else a \
+             control without compression that was trained at least as long (the pipeline's steps all have one, as long \
+             as the last step)."
+                .to_owned(),
+        );
+    }
+    if rows.iter().any(|row| starts_anew(row, rows)) {
+        lines.push(
+            "What was trained anew, from random weights as its baseline was (a student with a teacher, beside the same student \
+             alone), had as many epochs as that baseline, which stands for its original too."
                 .to_owned(),
         );
     }
     let judged: Vec<&Judgement> = rows.iter().filter_map(|r| r.judgement.as_ref()).collect();
     if judged.iter().any(|j| j.seeds.is_some()) {
         lines.push(
-            "Several seeds: ± after top-1 is their standard deviation; the interval of Δ holds both the one that the test \
-             images give and the one that the spread over the seeds gives (Student's t)."
+            "Several seeds: ± after top-1 is their standard deviation; the interval of Δ adds the error that the choice of \
+             test images leaves to that of the spread over the seeds (Student's t), as the root of the sum of squares."
                 .to_owned(),
         );
     }
@@ -299,8 +308,8 @@ pub(super) fn legend(rows: &[SummaryRow]) -> Vec<String> {
     }
     if judged.iter().any(|j| rests_on_one_training(j)) {
         lines.push(
-            "~ one seed, and the variant was trained: training it with another seed would change the difference by an amount \
-             that this run does not know."
+            "~ one seed, and training lies between the two, of the variant or of its baseline: with another seed the \
+             difference would be another, by an amount that this run does not know."
                 .to_owned(),
         );
     }
@@ -311,6 +320,18 @@ pub(super) fn legend(rows: &[SummaryRow]) -> Vec<String> {
         lines.push(format!("{} after bits: {policy}.", policy_mark(place)));
     }
     lines
+}
+
+/// Whether a row was trained beside its baseline, for as long, and not after it.
+fn starts_anew(row: &SummaryRow, rows: &[SummaryRow]) -> bool {
+    let is_baseline = |other: &&SummaryRow| {
+        row.baseline.as_ref() == Some(&other.variant)
+            && other.model == row.model
+            && other.dataset == row.dataset
+            && other.baseline.is_none()
+    };
+    let baseline = rows.iter().find(is_baseline);
+    !row.train_precision.is_empty() && baseline.is_some_and(|other| other.epochs == row.epochs)
 }
 
 /// The data as a plot names it.
@@ -437,22 +458,27 @@ pub(super) fn how_picked(rows: &[SummaryRow]) -> String {
     if n == 0 {
         return "No variant is compared with another.".to_owned();
     }
-    let reach = judged
+    let picked = format!(
+        "The smallest files among {n} variants, picked after the run by test accuracy, so the best is flattered a \
+         little. Losses are against the network that compression started from."
+    );
+    let losses: Vec<&Judgement> = rows
         .iter()
-        .map(|j| j.interval.reach())
-        .fold(0.0, f64::max);
-    let chance = match judged
+        .filter_map(|row| row.original.as_ref())
+        .map(|original| &original.judgement)
+        .collect();
+    let reaches = losses.iter().map(|j| j.interval.reach());
+    let Some(reach) = reaches.reduce(f64::max) else {
+        return picked;
+    };
+    let chance = match losses
         .iter()
         .any(|j| j.trained && j.holds_for == HoldsFor::Weights)
     {
         true => " from the test images alone, and one seed does not show how much training adds",
         false => "",
     };
-    format!(
-        "The smallest files among {n} variants, picked after the run by test accuracy, so the best is flattered a \
-         little. Losses are against the network that compression started from. A difference between two models is \
-         known to ±{reach:.2} points at worst{chance}."
-    )
+    format!("{picked} A loss is known to ±{reach:.2} points at worst{chance}.")
 }
 
 /// What did not run, an entry each; that is never said to be nothing before the run has ended.
@@ -688,7 +714,7 @@ mod tests {
              this speaks about these weights, not about the method"
         );
         assert_eq!(
-            (interval_of(row), won_and_lost(row)),
+            (interval_of(row), won_and_lost(row.judgement.as_ref())),
             ("[−0.79, −0.02]".to_owned(), "160 : 200".to_owned())
         );
 
@@ -704,10 +730,10 @@ mod tests {
         assert!(words.starts_with("unresolved: "), "{words}");
         assert!(words.contains(", from the seeds alone ["), "{words}");
         assert!(words.contains("not paired") && !words.contains("one seed"));
-        assert_eq!(won_and_lost(row), "–");
+        assert_eq!(won_and_lost(row.judgement.as_ref()), "–");
 
         let baseline = &summarize(&lines, &[]).rows[0];
-        assert_eq!(interval_of(baseline) + &won_and_lost(baseline), "");
+        assert_eq!(interval_of(baseline) + &won_and_lost(None), "");
     }
 
     #[test]
@@ -785,6 +811,71 @@ mod tests {
         let lines = legend(&unresolved);
         assert!(!lines.iter().any(|line| line.starts_with('~')));
         assert!(lines.iter().any(|line| line.starts_with("One seed")));
+    }
+
+    /// A step that was never trained stands against a network that was trained on; another step had fewer epochs than that
+    /// control; a student has neither a network that it was made from nor a control that is one.
+    #[test]
+    fn the_legend_is_true_of_every_baseline() {
+        let mut lines = sample_lines();
+        lines.truncate(1);
+        let control = ResultLine {
+            experiment: "pipeline".to_owned(),
+            variant: "resnet20 trained on".to_owned(),
+            baseline: Some("resnet20".to_owned()),
+            epochs: 11.0,
+            ..lines[0].clone()
+        };
+        let step = ResultLine {
+            variant: "1. channels removed".to_owned(),
+            baseline: Some(control.variant.clone()),
+            epochs: 8.0,
+            top1: 50.0,
+            train_precision: String::new(),
+            ..control.clone()
+        };
+        lines.extend([control, step]);
+        let rows = summarize(&lines, &[]).rows;
+        assert!(difference(&rows[2]).ends_with("▼~"));
+        let words = legend(&rows).join("\n");
+        assert!(words.contains(
+            "~ one seed, and training lies between the two, of the variant or of its baseline"
+        ));
+        assert!(words.contains("a control without compression that was trained at least as long"));
+        assert!(
+            !words.contains("variant was trained") && !words.contains("trained on for as long")
+        );
+        assert!(!words.contains("student"));
+        let words = legend(&summarize(&sample_lines(), &[]).rows).join("\n");
+        assert!(words.contains("What was trained anew"), "{words}");
+    }
+
+    #[test]
+    fn the_headline_is_known_as_well_as_its_losses_are() {
+        let mut lines = sample_lines();
+        lines.truncate(6);
+        lines[4].variant = "resnet20 trained on".to_owned();
+        lines[4].experiment = "quantize".to_owned();
+        lines[5].baseline = Some("resnet20 trained on".to_owned());
+        // Against its control the answers are paired, against the original nothing is known of them.
+        for line in &mut lines[2..] {
+            line.discordant = Some(crate::results::Discordant::default());
+        }
+        let mut rows = summarize(&lines, &[]).rows;
+        let of_losses = rows[5]
+            .original
+            .as_ref()
+            .unwrap()
+            .judgement
+            .interval
+            .reach();
+        assert!(of_losses > 0.7, "{of_losses}");
+        let words = format!("A loss is known to ±{of_losses:.2} points at worst");
+        assert!(how_picked(&rows).contains(&words), "{}", how_picked(&rows));
+        for row in &mut rows {
+            row.original = None;
+        }
+        assert!(how_picked(&rows).ends_with("compression started from."));
     }
 
     #[test]

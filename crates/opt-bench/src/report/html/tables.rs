@@ -203,7 +203,11 @@ pub(super) fn columns<'a>() -> Vec<Column<Ranked<'a>>> {
             let counts = r.row.judgement.as_ref().and_then(|j| j.discordant);
             let net = counts.map(|c| c.only_variant as f64 - c.only_baseline as f64);
             let p = r.row.judgement.map(|j| format!("p {}", p_value(j.p_value)));
-            number(won_and_lost(r.row), net.unwrap_or(f64::NAN)).with_small(p.unwrap_or_default())
+            number(
+                won_and_lost(r.row.judgement.as_ref()),
+                net.unwrap_or(f64::NAN),
+            )
+            .with_small(p.unwrap_or_default())
         }),
         column("Size", "kB", "n", |r| {
             count(r.row.bytes, in_thousands).with_small(on_front(r.front.size))
@@ -305,7 +309,7 @@ pub(super) fn contest_columns<'a>() -> Vec<Column<Contender<'a>>> {
             number(c.number.to_string(), c.number as f64)
         }),
         column("Variant", "", "", |c| {
-            words(&c.row.variant).with_small(&c.row.epochs_of)
+            words(&c.row.variant).with_small(format!("epochs: {}", c.row.epochs_of))
         }),
         column("Top-1", "%", "n", |c| {
             number(accuracy(c.row), c.row.top1.mean)
