@@ -13,6 +13,8 @@ struct Arrow {
     name: &'static str,
     /// Of this workspace.
     may_use: &'static [&'static str],
+    /// Of this workspace besides, in tests, examples and benches only.
+    tests_may_use: &'static [&'static str],
     /// Anywhere in its tree.
     may_reach_libtorch: bool,
 }
@@ -25,6 +27,7 @@ const fn arrow(
     Arrow {
         name,
         may_use,
+        tests_may_use: &[],
         may_reach_libtorch,
     }
 }
@@ -42,12 +45,11 @@ const ARROWS: &[Arrow] = &[
     arrow("opt-nn", &["opt-core"], WITH_LIBTORCH),
     arrow("opt-artifact", &["opt-core"], NO_LIBTORCH),
     arrow("opt-format", &["opt-core", "opt-artifact"], NO_LIBTORCH),
-    arrow(
-        "opt-infer",
-        // The last one in tests and the example only: the engine itself reads no image files.
-        &["opt-core", "opt-artifact", "opt-image"],
-        NO_LIBTORCH,
-    ),
+    Arrow {
+        // The engine itself reads no image files.
+        tests_may_use: &["opt-image"],
+        ..arrow("opt-infer", &["opt-core", "opt-artifact"], NO_LIBTORCH)
+    },
     arrow(
         "opt-bench",
         &[
@@ -71,7 +73,10 @@ const ARROWS: &[Arrow] = &[
 #[derive(Debug)]
 struct Seen {
     name: String,
+    /// In its code and its build script.
     uses: Vec<String>,
+    /// In its tests, examples and benches.
+    tests_use: Vec<String>,
     /// The shortest way to a crate that links libtorch, both ends included.
     way_to_libtorch: Option<Vec<String>>,
 }
@@ -87,6 +92,12 @@ fn offences(table: &[Arrow], seen: &[Seen]) -> Vec<String> {
         for used in &member.uses {
             if !allowed.may_use.contains(&used.as_str()) {
                 offences.push(format!("{} depends on {used}", member.name));
+            }
+        }
+        for used in &member.tests_use {
+            let of_both = [allowed.may_use, allowed.tests_may_use];
+            if !of_both.iter().any(|may| may.contains(&used.as_str())) {
+                offences.push(format!("tests of {} depend on {used}", member.name));
             }
         }
         if let Some(way) = &member.way_to_libtorch
@@ -109,15 +120,20 @@ fn look(metadata: &Metadata) -> Vec<Seen> {
     members
         .iter()
         .map(|member| {
-            let uses: BTreeSet<&str> = member
-                .dependencies
-                .iter()
-                .map(|dependency| dependency.name.as_str())
-                .filter(|name| names.contains(name))
-                .collect();
+            let used = |in_tests: bool| -> Vec<String> {
+                let of_kind = member.dependencies.iter().filter(|dependency| {
+                    (dependency.kind == DependencyKind::Development) == in_tests
+                });
+                let used: BTreeSet<&str> = of_kind
+                    .map(|dependency| dependency.name.as_str())
+                    .filter(|name| names.contains(name))
+                    .collect();
+                used.into_iter().map(str::to_owned).collect()
+            };
             Seen {
                 name: member.name.to_string(),
-                uses: uses.into_iter().map(str::to_owned).collect(),
+                uses: used(false),
+                tests_use: used(true),
                 way_to_libtorch: way_to(metadata, &member.id, true, is_libtorch),
             }
         })
@@ -217,6 +233,9 @@ fn crates_keep_to_the_arrows() {
     // The look itself: what must be there is seen.
     let member = |name: &str| seen.iter().find(|member| member.name == name).unwrap();
     assert_eq!(member("opt-prune").uses, ["opt-core"]);
+    let engine = member("opt-infer");
+    assert_eq!(engine.uses, ["opt-artifact", "opt-core"]);
+    assert!(engine.tests_use.contains(&"opt-image".to_owned()));
     let way = member("opt-nn").way_to_libtorch.as_ref().unwrap();
     assert_eq!(way.first().unwrap(), "opt-nn");
     assert!(["tch", "torch-sys"].contains(&way.last().unwrap().as_str()));
@@ -228,6 +247,7 @@ fn each_wrong_arrow_is_named() {
     struct Case {
         name: &'static str,
         uses: &'static [&'static str],
+        tests_use: &'static [&'static str],
         way: Option<&'static [&'static str]>,
         expected: &'static [&'static str],
     }
@@ -235,6 +255,7 @@ fn each_wrong_arrow_is_named() {
         Case {
             name: "opt-prune",
             uses: &["opt-core"],
+            tests_use: &[],
             way: None,
             expected: &[],
         },
@@ -242,6 +263,7 @@ fn each_wrong_arrow_is_named() {
         Case {
             name: "opt-prune",
             uses: &["opt-core", "opt-quant"],
+            tests_use: &[],
             way: None,
             expected: &["opt-prune depends on opt-quant"],
         },
@@ -249,25 +271,47 @@ fn each_wrong_arrow_is_named() {
         Case {
             name: "opt-core",
             uses: &["opt-nn", "xtask"],
+            tests_use: &[],
             way: None,
             expected: &["opt-core depends on opt-nn", "opt-core depends on xtask"],
+        },
+        // What only tests may use.
+        Case {
+            name: "opt-infer",
+            uses: &["opt-core"],
+            tests_use: &["opt-core", "opt-image"],
+            way: None,
+            expected: &[],
+        },
+        Case {
+            name: "opt-infer",
+            uses: &["opt-image"],
+            tests_use: &["opt-nn"],
+            way: None,
+            expected: &[
+                "opt-infer depends on opt-image",
+                "tests of opt-infer depend on opt-nn",
+            ],
         },
         // By way of somebody else's crate.
         Case {
             name: "opt-data",
             uses: &[],
+            tests_use: &[],
             way: Some(&["opt-data", "vision", "tch"]),
             expected: &["opt-data reaches libtorch: opt-data -> vision -> tch"],
         },
         Case {
             name: "opt-nn",
             uses: &["opt-core"],
+            tests_use: &[],
             way: Some(&["opt-nn", "tch"]),
             expected: &[],
         },
         Case {
             name: "xtask",
             uses: &["opt-core"],
+            tests_use: &[],
             way: Some(&["xtask", "torch-sys"]),
             expected: &[
                 "xtask depends on opt-core",
@@ -277,6 +321,7 @@ fn each_wrong_arrow_is_named() {
         Case {
             name: "opt-new",
             uses: &[],
+            tests_use: &[],
             way: None,
             expected: &["opt-new is not in the table of arrows"],
         },
@@ -291,6 +336,7 @@ fn each_wrong_arrow_is_named() {
         let seen = Seen {
             name: case.name.into(),
             uses: strings(case.uses),
+            tests_use: strings(case.tests_use),
             way_to_libtorch: case.way.map(strings),
         };
         assert_eq!(offences(ARROWS, &[seen]), case.expected, "{}", case.name);
