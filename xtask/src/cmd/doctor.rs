@@ -322,10 +322,9 @@ fn cache_folder(has_libtorch: bool) -> Check {
         cache::size(cache::bytes_in(&trained)),
         TRAINED
     );
-    let (old, bytes) = of_older_versions(&trained);
-    if !old.is_empty() {
+    if let Some((newest, old, bytes)) = of_older_versions(&trained) {
         seen += &format!(
-            "; {} of it are of older versions, which nothing reads any more: {}",
+            "; {} of it are of an older format than {newest}, the newest there (which another checkout of yours may still use): {}",
             cache::size(bytes),
             old.join(", ")
         );
@@ -433,17 +432,16 @@ fn data() -> Check {
     }
 }
 
-/// What lies beside the newest `vN/`, the folder of the newest format, in short, and its bytes.
-fn of_older_versions(trained: &Path) -> (Vec<String>, u64) {
+/// The newest `vN/`, what lies beside it, in short, and the bytes of that; `None` if nothing does. Which format a checkout
+/// reads is the business of its opt-bench, so nothing here says that a folder is of no use.
+fn of_older_versions(trained: &Path) -> Option<(String, Vec<String>, u64)> {
     let format = |name: &str| name.strip_prefix('v')?.parse::<u32>().ok();
     let entries = fs::read_dir(trained).into_iter().flatten().flatten();
     let names: Vec<String> = entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
-    let Some(newest) = names.iter().filter_map(|name| format(name)).max() else {
-        // All there is may be of the version that is in use.
-        return (Vec::new(), 0);
-    };
+    // Without one, all there is may be of the version that is in use.
+    let newest = names.iter().filter_map(|name| format(name)).max()?;
     let (mut numbered, first): (Vec<String>, Vec<String>) = names
         .into_iter()
         .filter(|name| format(name) != Some(newest))
@@ -455,7 +453,7 @@ fn of_older_versions(trained: &Path) -> (Vec<String>, u64) {
     if !first.is_empty() {
         shown = vec![format!("all of {TRAINED}/ but v{newest}/")];
     }
-    (shown, bytes)
+    (!shown.is_empty()).then(|| (format!("v{newest}"), shown, bytes))
 }
 
 #[cfg(test)]
@@ -491,19 +489,21 @@ mod tests {
             fs::create_dir_all(dir.path().join(name)).unwrap();
             fs::write(dir.path().join(name).join("model"), [0; 5]).unwrap();
         };
-        let none = (Vec::new(), 0);
+        let none = None;
         assert_eq!(of_older_versions(&dir.path().join("none")), none);
         // Nothing says that there is anything newer.
         at("0123456789abcdef");
         assert_eq!(of_older_versions(dir.path()), none);
         at("v2/0123456789abcdef");
         let first = vec!["all of trained/ but v2/".to_owned()];
-        assert_eq!(of_older_versions(dir.path()), (first, 5));
+        let found = of_older_versions(dir.path());
+        assert_eq!(found, Some(("v2".to_owned(), first, 5)));
         fs::remove_dir_all(dir.path().join("0123456789abcdef")).unwrap();
         assert_eq!(of_older_versions(dir.path()), none);
         at("v10/0123456789abcdef");
         let second = vec!["trained/v2/".to_owned()];
-        assert_eq!(of_older_versions(dir.path()), (second, 5));
+        let found = of_older_versions(dir.path());
+        assert_eq!(found, Some(("v10".to_owned(), second, 5)));
     }
 
     #[test]
