@@ -1,5 +1,6 @@
 //! What is measured is the file that ships: it is written, read back, and what was read is evaluated.
 
+use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -128,12 +129,30 @@ fn write(shipped: Shipped<'_>, provenance: &Provenance, golden: &[u8]) -> Result
     })
 }
 
-/// Writes a model to `path`, reads it back and evaluates what was read.
+/// Writes a model to `path`, reads it back and evaluates what was read. A network without finite answers leaves no file:
+/// it has no result that would go with it.
 ///
 /// # Errors
 ///
-/// Writing or reading; a file that gives another model; an integer network that disagrees with its simulation.
+/// Writing or reading; a file that gives another model; an integer network that disagrees with its simulation;
+/// [`NnError::NoAnswer`].
 pub fn measure(
+    shipped: Shipped<'_>,
+    path: &Path,
+    provenance: &Provenance,
+    data: &Data,
+    device: Device,
+) -> Result<Measured> {
+    let measured = measure_file(shipped, path, provenance, data, device);
+    if let Err(error) = &measured
+        && let Some(NnError::NoAnswer { .. }) = error.downcast_ref()
+    {
+        fs::remove_file(path).with_context(|| format!("removing {}", path.display()))?;
+    }
+    measured
+}
+
+fn measure_file(
     shipped: Shipped<'_>,
     path: &Path,
     provenance: &Provenance,
@@ -295,4 +314,43 @@ fn decoded(folded: &Model, spec: &QuantSpec) -> Model {
         model.params.insert(name.clone(), values);
     }
     model
+}
+
+#[cfg(test)]
+mod tests {
+    use opt_core::{InputSpec, zoo};
+
+    use super::*;
+    use crate::data::Limits;
+
+    #[test]
+    fn a_network_without_answers_leaves_no_file() {
+        let limits = Limits {
+            train: Some(10),
+            test: Some(10),
+            ..Limits::default()
+        };
+        let data = Data::load("synthetic", Path::new("."), limits).unwrap();
+        let mut model = zoo::build("airbench_2_2_2", &InputSpec::cifar10(), 0).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.safetensors");
+        let measure = |model: &Model| {
+            let none = Provenance::new();
+            measure(Shipped::Float(model), &path, &none, &data, Device::Cpu)
+        };
+        measure(&model).unwrap();
+        assert!(path.exists());
+        // Each weight is finite and so is written; their sums are not.
+        let names = model.weight_names().into_iter().map(str::to_owned);
+        for name in names.collect::<Vec<_>>() {
+            let huge = model.params[&name].mapv(|_| 1e30).into_shared();
+            model.params.insert(name, huge);
+        }
+        let error = measure(&model).unwrap_err();
+        assert!(
+            matches!(error.downcast_ref(), Some(NnError::NoAnswer { .. })),
+            "{error:#}"
+        );
+        assert!(!path.exists());
+    }
 }
