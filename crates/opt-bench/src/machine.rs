@@ -121,6 +121,8 @@ pub const SETTINGS: &[(&str, Reach, &str)] = &[
     ("FBGEMM_FORCE_AUTOVEC", Reach::Everywhere, "other kernels"),
     // OpenBLAS, in a libtorch of the user's own.
     ("OPENBLAS_CORETYPE", Reach::Everywhere, "its kernels"),
+    ("OPENBLAS_NUM_THREADS", Reach::Everywhere, "its threads"),
+    ("GOTO_NUM_THREADS", Reach::Everywhere, "its threads"),
     // OpenMP: with another number of threads, sums are cut elsewhere.
     (
         "OMP_DYNAMIC",
@@ -365,8 +367,11 @@ fn caches(folder: &Path) -> Vec<String> {
 
 /// Files that are mapped into this process and compute numbers on `device`, by name.
 fn libraries(maps: &str, device: Device) -> Vec<(String, u64)> {
-    const KINDS: [&str; 8] = [
+    const CUDNN: &str = "libcudnn";
+    const KINDS: [&str; 10] = [
         "libc10",
+        "libcublas",
+        CUDNN,
         "libgomp",
         "libiomp",
         "libomp",
@@ -379,11 +384,26 @@ fn libraries(maps: &str, device: Device) -> Vec<(String, u64)> {
         let path = Path::new(&line[line.find('/')?..]);
         let name = path.file_name()?.to_str()?;
         // Whoever asks whether there is a GPU has loaded those of CUDA.
-        let counted = KINDS.iter().any(|kind| name.starts_with(kind))
-            && (device != Device::Cpu || !name.contains("cuda"));
-        counted.then(|| (name.to_owned(), fs::metadata(path).map_or(0, |m| m.len())))
+        let of_cuda = ["cuda", "cublas", "cudnn"].iter().any(|n| name.contains(n));
+        let counted =
+            KINDS.iter().any(|kind| name.starts_with(kind)) && (device != Device::Cpu || !of_cuda);
+        counted.then_some((path, name))
     });
-    let mut found: Vec<(String, u64)> = paths.collect();
+    let of = |(path, name): (&Path, &str)| -> Vec<(String, u64)> {
+        if !name.starts_with(CUDNN) {
+            let bytes = fs::metadata(path).map_or(0, |m| m.len());
+            return vec![(name.to_owned(), bytes)];
+        }
+        // It loads its parts at the first operator that needs them: those that lie beside it count at any time.
+        let entries = path.parent().and_then(|folder| fs::read_dir(folder).ok());
+        let parts = entries.into_iter().flatten().flatten().filter_map(|part| {
+            let name = part.file_name().into_string().ok()?;
+            let bytes = fs::metadata(part.path()).map_or(0, |m| m.len());
+            name.starts_with(CUDNN).then_some((name, bytes))
+        });
+        parts.collect()
+    };
+    let mut found: Vec<(String, u64)> = paths.flat_map(of).collect();
     found.sort();
     found.dedup();
     found
@@ -428,6 +448,7 @@ mod tests {
             "ONEDNN_MAX_CPU_ISA",
             "DNNL_DEFAULT_FPMATH_MODE",
             "DNNL_CPU_ISA_HINTS",
+            "OPENBLAS_NUM_THREADS",
         ] {
             let only = move |name: &str| (name == variable).then(|| OsString::from("AVX2"));
             let settings = chosen(Device::Cpu, only);
@@ -486,6 +507,30 @@ mod tests {
         let (gomp, cuda) = (("libgomp.so.1".to_owned(), 7), "libtorch_cuda.so");
         assert_eq!(of(Device::Cuda(0)), [gomp.clone(), (cuda.to_owned(), 0)]);
         assert_eq!(of(Device::Cpu), vec![gomp]);
+
+        // cuBLAS, and cuDNN with the parts that it has not loaded yet.
+        let gpu = dir.path().join("gpu");
+        fs::create_dir(&gpu).unwrap();
+        let names = ["libcublas.so.13", "libcublasLt.so.13", "libcudnn.so.9"];
+        let mut maps = String::new();
+        for name in names {
+            fs::write(gpu.join(name), [0; 3]).unwrap();
+            maps += &format!("7f00-7f01 r-xp 0 fe:00 1 {}/{name}\n", gpu.display());
+        }
+        fs::write(gpu.join("libcudnn_cnn.so.9"), [0; 4]).unwrap();
+        fs::write(gpu.join("libcurl.so.4"), [0; 5]).unwrap();
+        let found: Vec<(String, u64)> = libraries(&maps, Device::Cuda(0));
+        let found: Vec<(&str, u64)> = found.iter().map(|(n, b)| (n.as_str(), *b)).collect();
+        assert_eq!(
+            found,
+            [
+                (names[0], 3),
+                (names[1], 3),
+                (names[2], 3),
+                ("libcudnn_cnn.so.9", 4)
+            ]
+        );
+        assert_eq!(libraries(&maps, Device::Cpu), []);
 
         fs::create_dir_all(dir.path().join("gpus/0000:01:00.0")).unwrap();
         fs::write(dir.path().join("version"), "NVRM version: 1.2\nGCC\n").unwrap();
