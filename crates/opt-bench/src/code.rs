@@ -4,7 +4,7 @@
 //! Files count by where they are: every crate of a [`Part`] with all that it is built on, and every module of opt-bench
 //! that [`MODULES`] does not excuse. So a new file counts before anybody has thought of it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -116,19 +116,33 @@ const NEUTRAL_DEPENDENCIES: &[(&str, &str)] = &[
 ///
 /// A file that cannot be read, or a crate that is not there.
 pub(crate) fn version(crates: &Path, part: Part, libraries: &str) -> Result<String> {
-    let (sources, packages) = counted(crates, part)?;
+    let Counted {
+        files,
+        packages,
+        declared,
+    } = counted(crates, part)?;
     let lock = read(&crates.join("../Cargo.lock"))?;
+    let workspace = dependencies(&read(&crates.join("../Cargo.toml"))?, WORKSPACE)?;
     let mut hasher = Sha256::new();
     let mut field = |text: &str| {
         hasher.update((text.len() as u64).to_le_bytes());
         hasher.update(text);
     };
     field(libraries);
-    for package in packages {
+    // With which features: what each crate asks for, and what the workspace says for all.
+    for line in declared {
+        field(&line);
+    }
+    for (name, line) in workspace {
+        if packages.contains(&name) {
+            field(&line);
+        }
+    }
+    for package in built_on(&lock, packages) {
         field(&package);
         field(&locked_versions(&lock, &package).join(" "));
     }
-    for source in sources {
+    for source in files {
         field(&source);
         field(&code_of(&read(&crates.join(&source))?));
     }
@@ -136,24 +150,38 @@ pub(crate) fn version(crates: &Path, part: Part, libraries: &str) -> Result<Stri
     Ok(digest.iter().take(8).map(|b| format!("{b:02x}")).collect())
 }
 
-/// The files that count for `part`, relative to `crates` and in the order of their names, and the packages.
+/// What counts for a part.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    /// Files, relative to the folder of the crates and in the order of their names.
+    pub(crate) files: Vec<String>,
+    /// Packages of others that the crates name.
+    packages: BTreeSet<String>,
+    /// How they name them, with the crate in front.
+    declared: BTreeSet<String>,
+}
+
+/// What counts for `part`.
 ///
 /// # Errors
 ///
 /// A folder or manifest that cannot be read.
-pub(crate) fn counted(crates: &Path, part: Part) -> Result<(Vec<String>, BTreeSet<String>)> {
+pub(crate) fn counted(crates: &Path, part: Part) -> Result<Counted> {
     let mut names = BTreeSet::new();
     let mut packages = BTreeSet::new();
+    let mut declared = BTreeSet::new();
     let mut open: Vec<String> = part.crates().iter().map(|c| (*c).to_owned()).collect();
     while let Some(name) = open.pop() {
         if !names.insert(name.clone()) {
             continue;
         }
-        let manifest = read(&crates.join(&name).join("Cargo.toml"))?;
-        for dependency in dependencies(&manifest) {
+        let path = crates.join(&name).join("Cargo.toml");
+        let found = dependencies(&read(&path)?, OF_CRATE).map_err(|error| named(&path, &error))?;
+        for (dependency, line) in found {
             if dependency.starts_with("opt-") {
                 open.push(dependency);
-            } else if !NEUTRAL_DEPENDENCIES.iter().any(|(n, _)| *n == dependency) {
+            } else if !is_neutral(&dependency) {
+                declared.insert(format!("{name}: {line}"));
                 packages.insert(dependency);
             }
         }
@@ -166,7 +194,17 @@ pub(crate) fn counted(crates: &Path, part: Part) -> Result<(Vec<String>, BTreeSe
     collect(crates, OWN, &mut own)?;
     files.extend(own.into_iter().filter(|file| counts(file, part)));
     files.sort();
-    Ok((files, packages))
+    Ok(Counted {
+        files,
+        packages,
+        declared,
+    })
+}
+
+fn is_neutral(package: &str) -> bool {
+    NEUTRAL_DEPENDENCIES
+        .iter()
+        .any(|(name, _)| *name == package)
 }
 
 /// The folder of this crate's modules.
@@ -186,18 +224,89 @@ fn counts(file: &str, part: Part) -> bool {
     listed.is_none_or(|(_, parts, _)| parts.contains(&part))
 }
 
-/// The names below `[dependencies]` of a manifest.
-fn dependencies(manifest: &str) -> Vec<String> {
-    let lines = manifest.lines().map(str::trim);
-    let section = lines.skip_while(|line| *line != "[dependencies]").skip(1);
-    let section = section.take_while(|line| !line.starts_with('['));
-    section
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(|line| {
-            let end = line.find(['.', '=', ' ']).unwrap_or(line.len());
-            line[..end].to_owned()
-        })
-        .collect()
+/// The table of a crate's dependencies, and of the workspace's.
+const OF_CRATE: &str = "dependencies";
+const WORKSPACE: &str = "workspace.dependencies";
+
+/// The names below `[table]` of a manifest, each with its whole entry on one line, comments left out.
+///
+/// # Errors
+///
+/// Dependencies in a table of their own or for some systems only, which nobody would count.
+fn dependencies(manifest: &str, table: &str) -> Result<Vec<(String, String)>> {
+    let mut found: Vec<(String, String)> = Vec::new();
+    let mut inside = false;
+    // Brackets that are open: an entry may go on over several lines.
+    let mut depth = 0;
+    for line in manifest.lines() {
+        let line = without_comment(line).trim();
+        if line.is_empty() {
+            continue;
+        }
+        if depth == 0 && line.starts_with('[') {
+            let header = line.trim_matches(['[', ']']);
+            inside = header == table;
+            let apart = header.starts_with(&format!("{table}."));
+            if apart || header.starts_with("target.") && header.contains(".dependencies") {
+                return Err(Error::other(format!(
+                    "{line} is not read here: write it as a line below [{table}], or teach code.rs to count it"
+                )));
+            }
+            continue;
+        }
+        let opened = line.matches(['[', '{']).count();
+        let closed = line.matches([']', '}']).count();
+        if inside {
+            match found.last_mut().filter(|_| depth > 0) {
+                Some((_, entry)) => {
+                    entry.push(' ');
+                    entry.push_str(line);
+                }
+                None => {
+                    let end = line.find(['.', '=', ' ']).unwrap_or(line.len());
+                    found.push((line[..end].to_owned(), line.to_owned()));
+                }
+            }
+        }
+        depth = (depth + opened).saturating_sub(closed);
+    }
+    Ok(found)
+}
+
+/// A line of a manifest up to its comment.
+fn without_comment(line: &str) -> &str {
+    let mut quoted = false;
+    let end = line.find(|c| {
+        quoted ^= c == '"';
+        c == '#' && !quoted
+    });
+    &line[..end.unwrap_or(line.len())]
+}
+
+/// These packages of a lock file with all that they are built on, but for neutral ones and what is below those alone.
+fn built_on(lock: &str, packages: BTreeSet<String>) -> BTreeSet<String> {
+    let mut below: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut at = "";
+    for line in lock.lines() {
+        if let Some(name) = line.strip_prefix("name = ") {
+            at = name.trim_matches('"');
+        } else if let Some(entry) = line.strip_prefix(" \"") {
+            // `name`, with the version behind it where there are several.
+            let entry = entry.split(['"', ' ']).next().unwrap_or_default();
+            below.entry(at).or_default().insert(entry);
+        }
+    }
+    let mut found = BTreeSet::new();
+    let mut open: Vec<String> = packages.into_iter().collect();
+    while let Some(name) = open.pop() {
+        if is_neutral(&name) || found.contains(&name) {
+            continue;
+        }
+        let more = below.get(name.as_str()).into_iter().flatten();
+        open.extend(more.map(|name| (*name).to_owned()));
+        found.insert(name);
+    }
+    found
 }
 
 /// The versions of a package in a lock file.
@@ -281,7 +390,11 @@ fn end_of_module(lines: &[&str]) -> Option<usize> {
 
 /// The folders and files whose change makes the versions old, for cargo.
 pub(crate) fn watched(crates: &Path) -> Result<Vec<PathBuf>> {
-    let mut places = vec![crates.join("../Cargo.lock"), crates.join(OWN)];
+    let mut places = vec![
+        crates.join("../Cargo.lock"),
+        crates.join("../Cargo.toml"),
+        crates.join(OWN),
+    ];
     for entry in fs::read_dir(crates).map_err(|error| named(crates, &error))? {
         let folder = entry?.path();
         if folder.join("Cargo.toml").exists() {
@@ -302,7 +415,9 @@ mod tests {
     fn mirror() -> tempfile::TempDir {
         let dir = tempfile::tempdir().unwrap();
         let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        fs::copy(workspace.join("Cargo.lock"), dir.path().join("Cargo.lock")).unwrap();
+        for file in ["Cargo.lock", "Cargo.toml"] {
+            fs::copy(workspace.join(file), dir.path().join(file)).unwrap();
+        }
         for entry in fs::read_dir(workspace.join("crates")).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
             let from = workspace.join("crates").join(&name);
@@ -428,6 +543,9 @@ mod tests {
             ("tch", &Part::ALL[..]),
             ("rand_chacha", &Part::ALL),
             ("ndarray", &Part::ALL),
+            // Below rand and below tch.
+            ("rand_core", &Part::ALL),
+            ("half", &Part::ALL),
             ("thiserror", &[]),
             ("resvg", &[]),
         ] {
@@ -442,6 +560,44 @@ mod tests {
         }
         fs::write(crates.join("../Cargo.lock"), &lock).unwrap();
         assert_eq!(version(crates, Training, "").unwrap(), before[0]);
+        // Other features of it, in the crate and in the workspace; a better comment not.
+        for (file, from, to, parts) in [
+            (
+                "opt-artifact/Cargo.toml",
+                ", features = [\"float_roundtrip\"]",
+                "",
+                &[Measuring][..],
+            ),
+            (
+                "opt-artifact/Cargo.toml",
+                "# without it a scale",
+                "# else a scale",
+                &[],
+            ),
+            (
+                "../Cargo.toml",
+                "ndarray = \"0.16.1\"",
+                "ndarray = { version = \"0.16.1\", features = [\"blas\"] }",
+                &Part::ALL,
+            ),
+            (
+                "../Cargo.toml",
+                "resvg = { version = \"0.49.0\", default-features = false,",
+                "resvg = { version = \"0.49.0\",",
+                &[],
+            ),
+        ] {
+            let text = fs::read_to_string(crates.join(file)).unwrap();
+            let changed = text.replacen(from, to, 1);
+            assert_ne!(changed, text, "{file}: {from}");
+            assert_eq!(
+                made_old_by(crates, &before, file, &changed),
+                parts,
+                "{file}: {to}"
+            );
+            fs::write(crates.join(file), text).unwrap();
+        }
+        assert_eq!(versions(crates), before);
         // A crate that training comes to depend on counts from then on, without being named here.
         let manifest = crates.join("opt-nn/Cargo.toml");
         let text = fs::read_to_string(&manifest).unwrap();
@@ -524,7 +680,7 @@ mod tests {
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let watched = watched(&crates).unwrap();
         for part in Part::ALL {
-            for file in counted(&crates, part).unwrap().0 {
+            for file in counted(&crates, part).unwrap().files {
                 let path = crates.join(&file);
                 assert!(
                     watched.iter().any(|place| path.starts_with(place)),
@@ -532,7 +688,9 @@ mod tests {
                 );
             }
         }
-        assert!(watched.iter().any(|place| place.ends_with("Cargo.lock")));
+        for file in ["../Cargo.lock", "../Cargo.toml"] {
+            assert!(watched.iter().any(|place| place.ends_with(file)), "{file}");
+        }
         // What the build script has passed on is what this computes.
         let passed = [
             env!("OPT_TRAINING_CODE"),
@@ -549,11 +707,42 @@ mod tests {
     fn manifests_and_locks_are_read() {
         let manifest = "[package]\nname = \"x\"\n[dependencies]\na.workspace = true\n# no\n\nb = \"1\"\nc-d={}\n\
                         [dev-dependencies]\ne = \"1\"\n";
-        assert_eq!(dependencies(manifest), ["a", "b", "c-d"]);
-        assert_eq!(dependencies("[package]\n"), [""; 0]);
+        let of = |manifest| dependencies(manifest, OF_CRATE);
+        let names = |manifest| -> Vec<String> {
+            let found = of(manifest).unwrap().into_iter();
+            found.map(|(name, _)| name).collect()
+        };
+        assert_eq!(names(manifest), ["a", "b", "c-d"]);
+        assert_eq!(names("[package]\n"), [""; 0]);
+        // Over several lines, and with the sign of a comment in quotes.
+        let manifest = "[dependencies]\na = { version = \"#1\", features = [\n  \"x\", # why\n  \"y\",\n] } # what\nb = \"1\"\n";
+        let entry = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        assert_eq!(
+            of(manifest).unwrap(),
+            [
+                entry(
+                    "a",
+                    "a = { version = \"#1\", features = [ \"x\", \"y\", ] }"
+                ),
+                entry("b", "b = \"1\"")
+            ]
+        );
+        let workspace = "[workspace.dependencies]\nc = \"2\"\n[dependencies]\na = \"1\"\n";
+        let found = dependencies(workspace, WORKSPACE).unwrap();
+        assert_eq!(found, [entry("c", "c = \"2\"")]);
+        // What would not be seen is refused.
+        for header in ["[dependencies.a]", "[target.'cfg(unix)'.dependencies]"] {
+            let error = of(header).unwrap_err().to_string();
+            assert!(error.starts_with(header), "{error}");
+        }
         let lock = "[[package]]\nname = \"a\"\nversion = \"1\"\n[[package]]\nname = \"a\"\nversion = \"2\"\n\
                     [[package]]\nname = \"ab\"\nversion = \"3\"\n";
         assert_eq!(locked_versions(lock, "a"), ["1", "2"]);
         assert_eq!(locked_versions(lock, "none"), [""; 0]);
+        let lock = "name = \"a\"\ndependencies = [\n \"b\",\n \"thiserror\",\n]\nname = \"b\"\ndependencies = [\n \"c 1.0.0\",\n]\n\
+                    name = \"thiserror\"\ndependencies = [\n \"d\",\n]\nname = \"c\"\ndependencies = [\n \"a\",\n]\n";
+        let packages = BTreeSet::from(["a".to_owned()]);
+        let found: Vec<String> = built_on(lock, packages).into_iter().collect();
+        assert_eq!(found, ["a", "b", "c"]);
     }
 }
