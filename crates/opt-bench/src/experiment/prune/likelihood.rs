@@ -1,7 +1,8 @@
 //! Importance by likelihood: what the criteria say against what removal costs in log-likelihood, measured by removing.
 //!
-//! Like is compared with like: criteria without a sign with the size of the change, signed approximations with the change. The
-//! gradients are those of some training images, the change is measured on others. Removed are single weights, random sets of
+//! The change is that of the loss, −log P: positive where likelihood is lost. Like is compared with like: criteria without a
+//! sign with the size of the change, signed approximations with the change. The gradients are those of some training images, the
+//! change is measured on others. Removed are single weights, random sets of
 //! weights, and whole channels.
 
 use std::collections::BTreeMap;
@@ -112,7 +113,7 @@ impl Likelihood {
         let kind = |what: String, ranks: &Ranks| {
             (ranks.count > 0).then(|| {
                 format!(
-                    "{what}: with the size of the change {}; with the change and its sign {}.",
+                    "{what}: with the size of the loss {}; with the loss and its sign {}.",
                     list(&ranks.with_size_of_change),
                     list(&ranks.with_signed_change)
                 )
@@ -134,7 +135,7 @@ impl Likelihood {
         ];
         let kinds: Vec<String> = kinds.into_iter().flatten().collect();
         format!(
-            "Importance by likelihood, {}: rank correlations of criteria (gradients of {} training images) with the change of \
+            "Importance by likelihood, {}: rank correlations of criteria (gradients of {} training images) with the loss of \
              log-likelihood that removal makes on {} other training images; 1 would be the same order. {}",
             self.recipe,
             self.gradient_images,
@@ -235,6 +236,7 @@ fn unsigned() -> [(&'static str, Criterion); 5] {
 
 const FIRST_ORDER: &str = "first order";
 const SECOND_ORDER: &str = "second order (OBD)";
+const FIRST_ORDER_SIZE: &str = "|first order|";
 const SECOND_ORDER_SIZE: &str = "|second order| (OBD)";
 
 /// Scores of all weights, by the criterion's name and the parameter's, flat.
@@ -269,7 +271,7 @@ impl WeightScores {
         })
     }
 
-    /// A set's score is the sum of its weights' scores.
+    /// A set's score is the sum of its weights' scores; only signed ones can take back in the sum what they gave.
     fn ranks(&self, sets: &[Vec<(String, usize)>], measured: &[f64]) -> Result<Ranks> {
         let sum = |of: &BTreeMap<String, Vec<f64>>| -> Vec<f64> {
             let sum = |set: &Vec<(String, usize)>| set.iter().map(|(p, i)| of[p][*i]).sum();
@@ -286,15 +288,20 @@ impl WeightScores {
     }
 }
 
-/// Unsigned scores against the size of the measured change, signed ones against the change.
+/// Unsigned scores and the sizes of signed ones against the size of the measured change, signed ones against the change.
 fn ranks(
     mut unsigned: Vec<(&'static str, Vec<f64>)>,
     signed: Vec<(&'static str, Vec<f64>)>,
     measured: &[f64],
 ) -> Ranks {
     let sizes = |values: &[f64]| -> Vec<f64> { values.iter().map(|v| v.abs()).collect() };
-    if let Some((_, second)) = signed.iter().find(|(name, _)| *name == SECOND_ORDER) {
-        unsigned.push((SECOND_ORDER_SIZE, sizes(second)));
+    for (of, size) in [
+        (FIRST_ORDER, FIRST_ORDER_SIZE),
+        (SECOND_ORDER, SECOND_ORDER_SIZE),
+    ] {
+        if let Some((_, order)) = signed.iter().find(|(name, _)| *name == of) {
+            unsigned.push((size, sizes(order)));
+        }
     }
     let against = |scores: Vec<(&str, Vec<f64>)>, measured: &[f64]| {
         let one =
@@ -422,6 +429,49 @@ mod tests {
         assert_eq!(random_sets(&model, 1000).len(), 100);
     }
 
+    /// In a set the first order of two weights can cancel, which the sum of their sizes does not see.
+    #[test]
+    fn the_first_order_of_a_set_is_a_sum_with_signs() {
+        let of = |values: [f64; 4]| BTreeMap::from([("w".to_owned(), values.to_vec())]);
+        let scores = WeightScores {
+            unsigned: vec![("Taylor |E(g)·w|", of([5.0, 5.0, 1.0, 2.0]))],
+            signed: vec![(FIRST_ORDER, of([5.0, -5.0, 1.0, 2.0]))],
+        };
+        let sets = [[0, 1], [2, 3]].map(|set| set.map(|i| ("w".to_owned(), i)).to_vec());
+        let ranks = scores.ranks(&sets, &[0.1, 0.7]).unwrap();
+        assert_eq!(ranks.with_size_of_change["Taylor |E(g)·w|"], Some(-1.0));
+        assert_eq!(ranks.with_size_of_change[FIRST_ORDER_SIZE], Some(1.0));
+        assert_eq!(ranks.weights_each, 2);
+    }
+
+    /// A removal that costs likelihood has a positive change, so the words say of what.
+    #[test]
+    fn what_is_measured_is_called_a_loss() {
+        let ranks = Ranks {
+            count: 1,
+            ..Ranks::default()
+        };
+        let likelihood = Likelihood {
+            model: String::new(),
+            recipe: "source".to_owned(),
+            seed: 0,
+            gradient_images: 256,
+            measured_images: 256,
+            images: String::new(),
+            weights: ranks.clone(),
+            sets: ranks.clone(),
+            channels: ranks,
+            key: String::new(),
+        };
+        let words = likelihood.words();
+        assert!(
+            words.contains("with the loss of log-likelihood that removal makes")
+                && words.contains("with the loss and its sign")
+                && !words.contains("change"),
+            "{words}"
+        );
+    }
+
     #[test]
     fn like_is_compared_with_like() {
         // The change is 1, -2, 3: in size as ordered as in the unsigned scores, with its sign as in the signed ones.
@@ -437,6 +487,8 @@ mod tests {
         assert_eq!(ranks.with_signed_change[FIRST_ORDER], Some(1.0));
         assert_eq!(ranks.with_signed_change[SECOND_ORDER], Some(0.5));
         // 1, 1, 2 against 1, 2, 3: a tie.
+        // 0, 9, 1 against 1, 2, 3.
+        assert_eq!(ranks.with_size_of_change[FIRST_ORDER_SIZE], Some(0.5));
         let size = ranks.with_size_of_change[SECOND_ORDER_SIZE].unwrap();
         assert!((size - 0.75f64.sqrt()).abs() < 1e-12, "{size}");
     }
