@@ -39,6 +39,15 @@ impl Plan {
 
 /// Fake quantization makes a step about this much slower.
 const AWARE: f64 = 2.3;
+/// A teacher's forward pass takes about this share of a step of its own training.
+const TEACHING: f64 = 1.0 / 3.0;
+
+/// The work of training on one image, in multiply-accumulates as [`Speed`] counts them: `macs` of the network, more with
+/// fake quantization, and a forward pass of the teacher.
+pub(crate) fn step_macs(macs: f64, teacher: Option<f64>, fake_quant: bool) -> f64 {
+    let own = if fake_quant { AWARE * macs } else { macs };
+    own + TEACHING * teacher.unwrap_or(0.0)
+}
 
 /// How many images there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,7 +251,7 @@ impl Planner<'_> {
 
     /// What a teacher's forward passes add.
     fn teaching(&self, teacher: &str, train: &Train) -> Result<f64> {
-        Ok(self.training(teacher, train)? / 3.0)
+        Ok(TEACHING * self.training(teacher, train)?)
     }
 
     fn forward(&self, base: &str) -> Result<f64> {

@@ -24,7 +24,7 @@ use crate::results::{
     Arm, Correct, CurvePoint, LayerLine, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Versions,
     cpu, dirty_tree, discordant, layers, rfc3339, write_atomic,
 };
-use crate::speed::planned;
+use crate::speed::{self, planned};
 use crate::trained::{Finished, Slot};
 use crate::training::{Label, Watch, loss};
 use origin::{command_line, git_state};
@@ -277,7 +277,13 @@ impl Run {
             eprintln!("  {}: trained before ({seconds:.0} s)", place());
             reports
         } else {
-            let planned = planned(&net.to_model()?, options.precision, self.device)?;
+            let work = speed::Training {
+                model: &net.to_model()?,
+                teacher: teacher.as_ref(),
+                fake_quant: constraints.fake_quant.is_some(),
+                precision: options.precision,
+            };
+            let planned = planned(work, self.device);
             let mut watch = Watch::new(label, phase.name, recipe.epochs, planned, &slot);
             let trained = train(net, &loader, objective, &options, constraints, &mut watch);
             watch.finish();

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
+use std::sync::Once;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::cache;
+use crate::plan::step_macs;
 use crate::results::{cpu, write_atomic};
 use crate::run::threads;
 
@@ -93,14 +95,38 @@ pub fn kept_or_measured(device: Device) -> Result<Speed> {
     })
 }
 
-/// Images of this network that the plan has trained in a second.
-///
-/// # Errors
-///
-/// Those of [`kept`]; a network whose cost cannot be counted.
-pub(crate) fn planned(model: &Model, precision: Precision, device: Device) -> Result<f64> {
-    let speed = kept(device)?.unwrap_or_else(|| Speed::assumed(device));
-    Ok(speed.training(precision) / (cost(model)?.macs as f64).max(1.0))
+/// A training as the plan sees it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Training<'a> {
+    /// The network.
+    pub(crate) model: &'a Model,
+    /// The network that teaches it, if one does.
+    pub(crate) teacher: Option<&'a Model>,
+    /// Whether it is trained with fake quantization.
+    pub(crate) fake_quant: bool,
+    /// Its arithmetic.
+    pub(crate) precision: Precision,
+}
+
+/// Images that the plan has trained in a second. It is there for a hint only, so where the speed cannot be read there is
+/// a warning, once, and no number.
+pub(crate) fn planned(training: Training<'_>, device: Device) -> Option<f64> {
+    static ONCE: Once = Once::new();
+    match planned_at(training, kept(device), device) {
+        Ok(planned) => Some(planned),
+        Err(error) => {
+            ONCE.call_once(|| eprintln!("warning: nothing is compared with the plan: {error:#}"));
+            None
+        }
+    }
+}
+
+fn planned_at(training: Training<'_>, kept: Result<Option<Speed>>, device: Device) -> Result<f64> {
+    let speed = kept?.unwrap_or_else(|| Speed::assumed(device));
+    let macs = |model: &Model| -> Result<f64> { Ok(cost(model)?.macs as f64) };
+    let teacher = training.teacher.map(macs).transpose()?;
+    let macs = step_macs(macs(training.model)?, teacher, training.fake_quant);
+    Ok(speed.training(training.precision) / macs.max(1.0))
 }
 
 /// The share of waiting from which on a measurement says little about the machine.
@@ -391,6 +417,37 @@ mod tests {
             error.contains("speed.json does not hold measured speeds; remove it"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn teachers_and_rounding_are_part_of_the_planned_speed() {
+        let build = |name: &str| zoo::build(name, &InputSpec::cifar10(), 0).unwrap();
+        let (small, large) = (build("airbench_2_2_2"), build("airbench_4_4_4"));
+        let macs = |model: &Model| cost(model).unwrap().macs as f64;
+        let alone = Training {
+            model: &small,
+            teacher: None,
+            fake_quant: false,
+            precision: Precision::Bf16,
+        };
+        let planned = |training| planned_at(training, Ok(Some(speed(1e9))), Device::Cpu).unwrap();
+        let close = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-12, "{a}, {b}");
+        close(planned(alone), 1e9 / macs(&small));
+        let taught = Training {
+            teacher: Some(&large),
+            ..alone
+        };
+        close(planned(taught), 1e9 / (macs(&small) + macs(&large) / 3.0));
+        let aware = Training {
+            fake_quant: true,
+            ..taught
+        };
+        close(
+            planned(aware),
+            1e9 / (2.3 * macs(&small) + macs(&large) / 3.0),
+        );
+        let broken = planned_at(alone, Err(anyhow::anyhow!("broken")), Device::Cpu);
+        assert!(broken.is_err());
     }
 
     #[test]

@@ -35,8 +35,8 @@ pub struct Watch<'a> {
     started: Instant,
     /// Epochs that an earlier process did.
     resumed: usize,
-    /// Images per second of the plan for this network without a teacher and rounding.
-    planned: f64,
+    /// Images per second of the plan; `None` where it has none.
+    planned: Option<f64>,
     /// How long threads had run and waited when the epoch began.
     before: (u64, u64),
 }
@@ -48,7 +48,7 @@ impl<'a> Watch<'a> {
         label: &'a Label,
         phase: &'a str,
         epochs: usize,
-        planned: f64,
+        planned: Option<f64>,
         slot: &'a Slot,
     ) -> Self {
         let bar = if std::io::stderr().is_terminal() {
@@ -163,7 +163,13 @@ const FAR_BELOW: f64 = 0.5;
 const BUSY: f64 = 0.2;
 
 /// What to do where other programs make training far slower than the plan says.
-fn hint(images_per_second: f64, planned: f64, waited: f64, threads: usize) -> Option<String> {
+fn hint(
+    images_per_second: f64,
+    planned: Option<f64>,
+    waited: f64,
+    threads: usize,
+) -> Option<String> {
+    let planned = planned?;
     if images_per_second >= FAR_BELOW * planned || waited <= BUSY {
         return None;
     }
@@ -211,15 +217,16 @@ mod tests {
 
     #[test]
     fn a_hint_needs_a_slow_epoch_and_a_busy_machine() {
-        assert_eq!(hint(600.0, 1000.0, 0.9, 2), None);
-        assert_eq!(hint(300.0, 1000.0, 0.1, 2), None);
-        let two = hint(300.0, 1000.0, 0.6, 2).unwrap();
+        assert_eq!(hint(600.0, Some(1000.0), 0.9, 2), None);
+        assert_eq!(hint(300.0, Some(1000.0), 0.1, 2), None);
+        assert_eq!(hint(300.0, None, 0.9, 2), None);
+        let two = hint(300.0, Some(1000.0), 0.6, 2).unwrap();
         assert!(
             two.contains("300 images/s") && two.contains("about 1000"),
             "{two}"
         );
         assert!(two.contains("60 %") && two.contains("--threads 1"), "{two}");
-        let one = hint(300.0, 1000.0, 0.6, 1).unwrap();
+        let one = hint(300.0, Some(1000.0), 0.6, 1).unwrap();
         assert!(one.contains("60 %") && !one.contains("--threads"), "{one}");
     }
 }
