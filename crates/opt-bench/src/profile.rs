@@ -106,6 +106,15 @@ pub enum Scope {
     PerLayer,
 }
 
+impl Display for Scope {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Global => "global",
+            Self::PerLayer => "per_layer",
+        })
+    }
+}
+
 /// Quantization of one network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -270,7 +279,7 @@ impl Prune {
         );
         let in_names: Vec<f64> = self.sparsities.iter().map(|s| named_percent(*s)).collect();
         distinct(&in_names, "names have three decimals").context("sparsities, in percent")?;
-        Ok(())
+        distinct(&self.scopes, "once is enough").context("scopes")
     }
 }
 
@@ -328,12 +337,7 @@ impl Distill {
     /// The loss at this temperature.
     #[must_use]
     pub fn kd(&self, temperature: f64) -> Kd {
-        Kd {
-            temperature,
-            w_kd: self.w_kd,
-            w_ce: self.w_ce,
-            label_smoothing: 0.0,
-        }
+        loss_at(temperature, self.w_kd, self.w_ce)
     }
 
     fn check(&self) -> Result<()> {
@@ -347,6 +351,16 @@ impl Distill {
         );
         check_lrs(&self.control_lrs).context("control_lrs")?;
         check_lrs(&self.taught_lrs).context("taught_lrs")
+    }
+}
+
+/// A profile's loss of a taught network.
+fn loss_at(temperature: f64, w_kd: f64, w_ce: f64) -> Kd {
+    Kd {
+        temperature,
+        w_kd,
+        w_ce,
+        label_smoothing: 0.0,
     }
 }
 
@@ -396,12 +410,7 @@ impl Pipeline {
     /// The loss at this temperature.
     #[must_use]
     pub fn kd(&self, temperature: f64) -> Kd {
-        Kd {
-            temperature,
-            w_kd: self.w_kd,
-            w_ce: self.w_ce,
-            label_smoothing: 0.0,
-        }
+        loss_at(temperature, self.w_kd, self.w_ce)
     }
 
     fn check(&self) -> Result<()> {
@@ -687,6 +696,26 @@ mod tests {
         );
     }
 
+    /// A taught network's steps are longer: what the teacher gives is seen beside longer steps without one.
+    #[test]
+    fn every_teacher_has_controls_of_other_learning_rates() {
+        for (name, _) in PROFILES {
+            let profile = Profile::built_in(name).unwrap();
+            for block in &profile.pipeline {
+                let longer = |c: &Control| matches!(c, Control::Lr(lr) if *lr > block.fine_tune.lr);
+                assert!(block.controls().iter().any(longer), "{name}: {block:?}");
+            }
+            for block in &profile.distill {
+                let train = &profile.recipe(&block.student).unwrap().train;
+                let longer = |c: &Control| matches!(c, Control::Lr(lr) if *lr > train.lr);
+                assert!(
+                    block.controls(train).iter().any(longer),
+                    "{name}: {block:?}"
+                );
+            }
+        }
+    }
+
     #[test]
     fn a_base_that_is_not_there_is_named() {
         let (_, text) = PROFILES[0];
@@ -743,6 +772,11 @@ mod tests {
                 "sparsities = [0.7]",
                 "sparsities = [0.7, 0.700001]",
                 "sparsities, in percent: 70 is there twice",
+            ),
+            (
+                "scopes = [\"global\"]",
+                "scopes = [\"per_layer\", \"global\", \"per_layer\"]",
+                "in [[prune]]: scopes: per_layer is there twice",
             ),
             (
                 "weight_levels = [16]",
