@@ -365,7 +365,7 @@ fn a_dry_run_prints_the_plan_and_writes_nothing() {
     let text = stderr(&output);
     // Only what `prune` needs: its base and itself.
     assert!(
-        text.contains("airbench-m: 14 epochs") && text.contains("5 variants of 2 epochs"),
+        text.contains("airbench-m: 14 epochs") && text.contains("5 variants of 3 epochs"),
         "{text}"
     );
     assert!(
