@@ -129,7 +129,8 @@ pub fn min_max_spec(
 /// convolution, Gemm:  s_x = s_y/(256·s_w)        logits:  s_x = max|b|/(2^16·s_w)        sum, mean:  s_x = s_y
 /// ```
 ///
-/// with the largest `s_w` of the layer, and the smallest of what the readers of an edge ask for; 1 where none asks.
+/// with the largest `s_w` of the layer, and the smallest of what the readers of an edge ask for; 1 where none asks
+/// for less, as readers of tiny weights do.
 fn scale_silent_edges(
     folded: &Model,
     steps: &[Step],
@@ -158,7 +159,7 @@ fn scale_silent_edges(
     };
     // Readers come after what they read, so that theirs are known.
     for silent in (0..steps.len()).rev().filter(|step| silent(*step)) {
-        let mut scale = f32::INFINITY;
+        let mut scale = 1.0f32;
         for (reader, step) in steps.iter().enumerate() {
             let y_scale = edges.get(name(reader)).map(|y| y.scale);
             for (place, _) in (step.inputs.iter().enumerate()).filter(|(_, i)| root(**i) == silent)
@@ -439,7 +440,17 @@ mod tests {
                 .insert(format!("{name}.bias"), tensor(&[2], &bias));
         }
         let image: Vec<u8> = (0..16).map(|i| i * 16).collect();
-        for adds in [Adds::Fused, Adds::Rounded] {
+        let ordinary = model;
+        // Readers of tiny weights ask for more than a scale may be.
+        for (adds, size) in [Adds::Fused, Adds::Rounded]
+            .into_iter()
+            .flat_map(|adds| [1.0, 1e-36, 1e-40].map(|size| (adds, size)))
+        {
+            let mut model = ordinary.clone();
+            for name in ["second.weight", "residual.weight"] {
+                let weights = tensor(&[2, 2, 1, 1], &[12.7, 3.0, 1.0, -12.7].map(|w| w * size));
+                model.params.insert(name.to_owned(), weights);
+            }
             let (real, logits) = both_logits(&model, adds, 8, &image);
             assert!((real[0] - 0.7).abs() < 1e-6, "{real:?}");
             // Two roundings of 255 codes for 0.07, times 10; with the scale 1 for the edge of zeros, nothing was left.
@@ -453,8 +464,12 @@ mod tests {
         model
             .params
             .insert("fc.bias".to_owned(), tensor(&[1], &[0.013]));
-        let (_, logits) = both_logits(&model, Adds::Fused, 8, &image);
-        assert!((logits[0] - 0.013).abs() < 1e-6, "{logits:?}");
+        for weights in [[0.0, 10.0], [1e-36, 1e-36], [1e-40, 1e-40]] {
+            let weights = tensor(&[1, 2], &weights);
+            model.params.insert("fc.weight".to_owned(), weights);
+            let (_, logits) = both_logits(&model, Adds::Fused, 8, &image);
+            assert!((logits[0] - 0.013).abs() < 1e-6, "{logits:?}");
+        }
     }
 
     #[test]
