@@ -3,7 +3,7 @@
 use crate::interpret::{map_indices, pool, taps};
 use crate::op::Window;
 use crate::qmodel::{QEdge, QModel, QOp, QWeight};
-use crate::qparams::round_clamp;
+use crate::qparams::round_clamp_u8;
 use crate::{CoreError, Result};
 
 /// What a run leaves: the codes of every node and the logits.
@@ -46,7 +46,7 @@ pub fn run(model: &QModel, image: &[u8]) -> Result<Trace> {
         let ((x, x_edge), y_edge) = (source(0), node.edge.as_ref().unwrap_or(&none));
         let in_shape: &[usize] = node.inputs.first().map_or(&[], |&i| &shapes[i]);
         let out_shape = shapes[id].as_slice();
-        let requantize = |f: f32, lo: u8, hi: u8| to_code(f, y_edge.zero(0), lo, hi);
+        let requantize = |f: f32, lo: u8, hi: u8| round_clamp_u8(f, y_edge.zero_points[0], lo, hi);
         let result: Vec<u8> = match &node.op {
             QOp::Input => image.to_vec(),
             QOp::Conv {
@@ -143,12 +143,6 @@ pub fn run(model: &QModel, image: &[u8]) -> Result<Trace> {
         codes.push(result);
     }
     Ok(Trace { codes, logits })
-}
-
-/// `clamp(round_half_even(f) + zero, lo, hi)` as a byte.
-fn to_code(f: f32, zero: i32, lo: u8, hi: u8) -> u8 {
-    let q = round_clamp(f, zero, i32::from(lo), i32::from(hi));
-    u8::try_from(q).unwrap_or(hi)
 }
 
 #[expect(

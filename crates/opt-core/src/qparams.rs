@@ -91,6 +91,21 @@ pub fn round_clamp(f: f32, zero_point: i32, lo: i32, hi: i32) -> i32 {
     i32::try_from(code).unwrap_or(hi)
 }
 
+/// [`round_clamp`] to a byte: the same code, without 64-bit integers, for kernels and interpreters.
+#[inline]
+#[must_use]
+pub fn round_clamp_u8(f: f32, zero_point: u8, lo: u8, hi: u8) -> u8 {
+    // Far beyond all codes, and near enough that the sum is an i32.
+    const FAR: f32 = 1_048_576.0;
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "within the limits by the clamp; a NaN becomes 0"
+    )]
+    let rounded = f.round_ties_even().clamp(-FAR, FAR) as i32;
+    let code = (rounded + i32::from(zero_point)).clamp(i32::from(lo), i32::from(hi));
+    u8::try_from(code).unwrap_or(hi)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -228,6 +243,18 @@ mod tests {
             let sum = if f.is_nan() { 0.0 } else { f64::from(f).round_ties_even() } + f64::from(z);
             let expected = sum.clamp(f64::from(lo), f64::from(hi));
             prop_assert_eq!(f64::from(round_clamp(f, z, lo, hi)), expected);
+        }
+
+        #[test]
+        fn codes_of_a_byte_are_the_same_without_64_bits(
+            any in any::<f32>(), near in -600f32..600.0, z in any::<u8>(), a in any::<u8>(), b in any::<u8>()
+        ) {
+            let (lo, hi) = (a.min(b), a.max(b));
+            // Ties too.
+            for f in [any, near, near.floor() + 0.5, f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let wide = round_clamp(f, i32::from(z), i32::from(lo), i32::from(hi));
+                prop_assert_eq!(i32::from(round_clamp_u8(f, z, lo, hi)), wide, "{}", f);
+            }
         }
 
         #[test]

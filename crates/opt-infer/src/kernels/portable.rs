@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use opt_core::qparams::round_clamp;
+use opt_core::qparams::round_clamp_u8;
 
 use crate::conv::{Conv, Panel, Products};
 use crate::layout::{GROUP, LANES, Layout};
@@ -17,8 +17,7 @@ use crate::layout::{GROUP, LANES, Layout};
 /// `clamp(round_half_even(f) + zero, lo, hi)`.
 #[inline(always)]
 pub(crate) fn to_code(f: f32, zero: u8, lo: u8, hi: u8) -> u8 {
-    let code = round_clamp(f, i32::from(zero), i32::from(lo), i32::from(hi));
-    u8::try_from(code).unwrap_or(hi)
+    round_clamp_u8(f, zero, lo, hi)
 }
 
 /// The sums of the output channels of a panel's vector, for the pixel whose first tap is at `first`.
