@@ -114,10 +114,17 @@ pub fn build(name: &str, input: &InputSpec, seed: u64) -> Result<Model> {
             airbench(input, widths.try_into().map_err(|_| unknown())?, seed)
         }
     };
-    model.validate().map_err(|error| CoreError::ZooInput {
-        name: name.to_owned(),
-        shape: input.shape,
-        error: Box::new(error),
+    model.validate().map_err(|error| {
+        // Nothing else can be mended by larger images.
+        if matches!(error, CoreError::Shape { .. }) || input.shape.contains(&0) {
+            CoreError::ZooInput {
+                name: name.to_owned(),
+                shape: input.shape,
+                error: Box::new(error),
+            }
+        } else {
+            error
+        }
     })?;
     Ok(model)
 }

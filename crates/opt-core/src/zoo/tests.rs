@@ -270,6 +270,22 @@ fn inputs_that_are_too_small_are_errors_with_a_reason() {
     }
 }
 
+#[test]
+fn other_images_are_not_advised_where_numbers_are_wrong() {
+    let sound = InputSpec::cifar10();
+    let (mut mean, mut zero, mut nan) = (sound.clone(), sound.clone(), sound);
+    mean.mean.pop();
+    zero.std[1] = 0.0;
+    nan.std[2] = f32::NAN;
+    for input in [mean, zero, nan] {
+        let message = build("resnet20", &input, 0).unwrap_err().to_string();
+        assert!(
+            message.starts_with("node `input`") && !message.contains("images"),
+            "{message}"
+        );
+    }
+}
+
 /// Every trained figure rests on these draws.
 #[test]
 fn initial_weights_stay_as_they_are() {
