@@ -112,8 +112,9 @@ pub struct Loaded {
     pub sha256: Vec<String>,
 }
 
-/// Recognises the versions of CIFAR that this crate does not read, in `dir` or as a folder in it.
-pub(crate) fn other_version(dir: &Path) -> Option<DataError> {
+/// Recognises the versions of CIFAR that this crate does not read, in `dir` or as a folder in it; only those of `asked`, as in
+/// [`Layout::set`], if there is one.
+pub(crate) fn other_version(dir: &Path, asked: Option<&str>) -> Option<DataError> {
     // The folder that the official archive unpacks to, and files that only it has.
     let versions: [(_, &[_], _, _); 4] = [
         (
@@ -143,6 +144,7 @@ pub(crate) fn other_version(dir: &Path) -> Option<DataError> {
     ];
     versions
         .into_iter()
+        .filter(|(_, _, _, set)| asked.is_none_or(|asked| asked == *set))
         .find_map(|(folder, files, found, set)| {
             let inner = dir.join(folder);
             let named = dir.file_name().is_some_and(|name| name == folder);
@@ -231,16 +233,15 @@ fn read_file(
         record_bytes,
     };
     let metadata = fs::metadata(path).map_err(|error| match error.kind() {
-        ErrorKind::NotFound => {
-            path.parent()
-                .and_then(other_version)
-                .unwrap_or_else(|| DataError::MissingFile {
-                    path: path.to_path_buf(),
-                    expected: layout.files_in_words,
-                    layout: layout.title,
-                    set: layout.set,
-                })
-        }
+        ErrorKind::NotFound => path
+            .parent()
+            .and_then(|dir| other_version(dir, Some(layout.set)))
+            .unwrap_or_else(|| DataError::MissingFile {
+                path: path.to_path_buf(),
+                expected: layout.files_in_words,
+                layout: layout.title,
+                set: layout.set,
+            }),
         _ => DataError::io("read", path)(error),
     })?;
     // Before reading: a wrong file may be larger than the memory.

@@ -146,7 +146,7 @@ pub fn recognise(dir: &Path) -> Result<Kind, DataError> {
         Ok(Kind::Cifar10)
     } else if holds(&cifar100::LAYOUT) {
         Ok(Kind::Cifar100)
-    } else if let Some(other) = other_version(dir) {
+    } else if let Some(other) = other_version(dir, None) {
         Err(other)
     } else if has_folders(dir) {
         Ok(Kind::ImageFolder)
@@ -503,9 +503,15 @@ mod tests {
             ] {
                 assert!(found.contains(part), "{found}");
             }
-            // Asked for as CIFAR-10 it is no missing file either.
-            let found = cifar10::load(root.path()).unwrap_err().to_string();
-            assert!(found.contains(expected), "{found}");
+            // Asked for by its name it is no missing file either; asked for the other set, it is.
+            let ten = cifar10::load(root.path()).unwrap_err().to_string();
+            let hundred = cifar100::load(root.path()).unwrap_err().to_string();
+            let (asked, other) = match expected.ends_with("CIFAR-100") {
+                true => (hundred, ten),
+                false => (ten, hundred),
+            };
+            assert!(asked.contains(expected), "{asked}");
+            assert!(!other.contains("version of"), "{other}");
         }
         // Images beside, but no folders of them.
         let root = TempDir::new().unwrap();
