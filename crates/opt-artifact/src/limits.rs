@@ -64,12 +64,16 @@ pub(crate) fn check_input(input: &InputSpec) -> Result<()> {
             format!("shape {shape:?}, expected 1 to {LARGEST} elements"),
         ));
     }
-    if cover[0] < shape[1] || cover[1] < shape[2] || cover.iter().any(|side| *side > LARGEST) {
+    if cover[0] < shape[1]
+        || cover[1] < shape[2]
+        || cover.iter().any(|side| *side > Preparation::MAX_SIDE)
+    {
         return Err(tensor_error(
             "input",
             format!(
-                "images are resized to cover {cover:?}, expected {:?} at least and {LARGEST} at most",
-                &shape[1..]
+                "images are resized to cover {cover:?}, expected {:?} at least and {} at most",
+                &shape[1..],
+                Preparation::MAX_SIDE
             ),
         ));
     }

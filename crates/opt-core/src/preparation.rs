@@ -31,6 +31,9 @@ pub enum Orientation {
 }
 
 impl Preparation {
+    /// The largest side of [`cover`](Self::cover): no file names more, and no image is resized to more.
+    pub const MAX_SIDE: usize = 1 << 16;
+
     /// What is done to images of one's own for a network that reads `[C, H, W]`.
     ///
     /// ```text

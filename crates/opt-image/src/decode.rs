@@ -16,9 +16,6 @@ pub const MAX_FILE: u64 = 256 << 20;
 /// The most bytes of a decoded image before it is resized.
 const MAX_DECODED: u64 = 512 << 20;
 
-/// The largest side that an image is resized to.
-const MAX_SIDE: usize = 1 << 16;
-
 /// Reads an image file as `preparation` says, for a network that is fed `shape`, `[C, H, W]`.
 ///
 /// # Shapes
@@ -62,7 +59,7 @@ pub fn load(path: &Path, shape: [usize; 3], preparation: &Preparation) -> Result
 ///
 /// # Errors
 ///
-/// [`ImageError::Unreadable`] for what is no PNG or JPEG or is not whole, [`ImageError::Shape`] for other than 3 channels or 1,
+/// [`ImageError::Unreadable`] for what is no PNG or JPEG or is not whole (a JPEG is taken for whole by its end marker), [`ImageError::Shape`] for other than 3 channels or 1,
 /// [`ImageError::Cover`] for a description that does not fit the shape.
 pub fn prepare(bytes: &[u8], shape: [usize; 3], preparation: &Preparation) -> Result<Vec<u8>> {
     let [channels, height, width] = shape;
@@ -74,12 +71,15 @@ pub fn prepare(bytes: &[u8], shape: [usize; 3], preparation: &Preparation) -> Re
             width,
         });
     }
-    if cover[0] < height || cover[1] < width || cover.iter().any(|side| *side > MAX_SIDE) {
+    if cover[0] < height
+        || cover[1] < width
+        || cover.iter().any(|side| *side > Preparation::MAX_SIDE)
+    {
         return Err(ImageError::Cover {
             cover,
             height,
             width,
-            most: MAX_SIDE,
+            most: Preparation::MAX_SIDE,
         });
     }
     let decoded = decode(bytes, orientation)?;
@@ -128,7 +128,9 @@ fn unreadable(reason: impl Into<String>) -> ImageError {
     }
 }
 
-/// Says whether the markers lead to the end of the image: the decoder makes up what is absent and does not say so.
+/// Says whether the markers lead to the end of the image: the decoder makes up what is absent and does not say so. An end
+/// marker that was put behind data that break off is believed: only the decoder's strict mode could tell, which also refuses
+/// sound photographs for bytes between their headers.
 fn jpeg_is_whole(bytes: &[u8]) -> bool {
     const STUFFED: u8 = 0x00;
     const FILL: u8 = 0xff;

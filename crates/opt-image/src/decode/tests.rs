@@ -156,6 +156,9 @@ fn what_does_not_fit_is_named() {
         let found = case(bytes);
         assert!(found.contains(expected), "{found}");
     }
+    // The limit that `prepare` states: an end marker behind data that break off is believed.
+    let closed = [&whole[..whole.len() - 6], &[0xff, 0xd9]].concat();
+    assert_eq!(prepare(&closed, shape, &as_is(shape)).unwrap().len(), 48);
     // By content, whatever it is called.
     fs::write(&path, &whole).unwrap();
     assert_eq!(load(&path, shape, &as_is(shape)).unwrap().len(), 48);
