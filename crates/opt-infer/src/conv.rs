@@ -150,14 +150,6 @@ impl Conv {
             out_stride: y.stride,
         }
     }
-
-    /// Whether no product or sum of it can be infinite, so that none can be NaN: what the vector kernels rely on.
-    pub(crate) fn is_tame(&self) -> bool {
-        let largest = 2_147_483_648.0_f32;
-        let finite = |m: &f32| (m * largest).is_finite();
-        self.requant.multipliers.iter().all(finite)
-            && self.residual.is_none_or(|r| (r.scale * 255.0).is_finite())
-    }
 }
 
 impl Products {

@@ -88,8 +88,7 @@ pub(crate) unsafe fn run_step(
     let y = unsafe { arena.write(place, &rows) };
     match &step.work {
         Work::Input => kernel!(kernels, input(layout, order, image, y, rows)),
-        Work::Conv { conv, tame } => {
-            let kernels = if *tame { kernels } else { Kernels::Scalar };
+        Work::Conv(conv) => {
             let residual = if conv.residual.is_some() {
                 source(1).bytes
             } else {

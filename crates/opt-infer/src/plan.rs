@@ -38,11 +38,7 @@ impl Place {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Work {
     Input,
-    Conv {
-        conv: Box<Conv>,
-        /// Whether the set's own convolution may run it.
-        tame: bool,
-    },
+    Conv(Box<Conv>),
     Gemm {
         products: Products,
         origin: usize,
@@ -122,8 +118,8 @@ impl Plan {
         };
         let readers = readers(model);
         let borders = borders(model, &readers);
-        let last_reads = last_reads(model, &readers);
         let is_used = is_used(model, keep);
+        let last_reads = last_reads(model, &readers, &is_used);
         // The node that computed what lies in a node's place.
         let mut roots: Vec<usize> = Vec::with_capacity(model.nodes.len());
         // Places whose value is no longer read.
@@ -231,7 +227,7 @@ impl Plan {
                     };
                     (layout(*place), residual)
                 });
-                let conv = Conv::new(
+                Work::Conv(Box::new(Conv::new(
                     (weight, bias),
                     window,
                     *group,
@@ -239,11 +235,7 @@ impl Plan {
                     Requant::new(edge(0), weight, y_edge, *lo, *hi),
                     residual,
                     layout(target.unwrap_or_default()),
-                );
-                Work::Conv {
-                    tame: conv.is_tame(),
-                    conv: Box::new(conv),
-                }
+                )))
             }
             QOp::Gemm {
                 weight,
@@ -441,15 +433,16 @@ fn is_used(model: &QModel, all: bool) -> Vec<bool> {
     used
 }
 
-/// The last node that reads each node's value, in its own place or through a Flatten.
-fn last_reads(model: &QModel, readers: &[Vec<usize>]) -> Vec<usize> {
+/// The last computed node that reads each node's value, in its own place or through a Flatten.
+fn last_reads(model: &QModel, readers: &[Vec<usize>], is_used: &[bool]) -> Vec<usize> {
     let mut last = vec![0; model.nodes.len()];
     for id in (0..model.nodes.len()).rev() {
         let through = |reader: &usize| match model.nodes[*reader].op {
             QOp::Flatten => last[*reader].max(*reader),
             _ => *reader,
         };
-        last[id] = readers[id].iter().map(through).max().unwrap_or(0);
+        let computed = readers[id].iter().filter(|reader| is_used[**reader]);
+        last[id] = computed.map(through).max().unwrap_or(0);
     }
     last
 }

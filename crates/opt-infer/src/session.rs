@@ -124,7 +124,7 @@ impl Session {
         let step = |work: &Work, node: usize| {
             let (name, op) = (&model.nodes[node].name, &model.nodes[node].op);
             let pixels: usize = match work {
-                Work::Conv { .. } => shapes[node][1..].iter().product(),
+                Work::Conv(_) => shapes[node][1..].iter().product(),
                 _ => 1,
             };
             let weights = op.weight().map_or(0, |(w, _)| w.codes.len());

@@ -190,7 +190,7 @@ fn a_panic_of_everybody_reaches_the_caller() {
     for count in [1, 40] {
         let (_, mut plan) = crew(2);
         let conv = plan.steps.iter_mut().find_map(|step| match &mut step.work {
-            Work::Conv { conv, .. } => Some(conv),
+            Work::Conv(conv) => Some(conv),
             _ => None,
         });
         // A convolution that reads behind its source: a defect of the planner would look like this.
