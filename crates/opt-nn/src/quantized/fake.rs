@@ -250,7 +250,8 @@ impl FakeQuant {
     }
 }
 
-/// [`ScaleFloor::filter_scale`] of every filter of a layer: f32 in the same order, so bit for bit the same.
+/// [`ScaleFloor::filter_scale`] of every filter of a layer: f32 in the same order, so bit for bit the same on the CPU; CUDA
+/// multiplies by the reciprocal of `limit`.
 fn filter_scales(largest: &Tensor, bias: Option<&Tensor>, limit: f64, x_scale: f32) -> Tensor {
     let floor = ScaleFloor::new(x_scale);
     let size = match bias {
