@@ -262,13 +262,15 @@ impl Crew {
         }
         let threads = self.threads();
         let patience = self.patience.unwrap_or_else(|| self.pace.patience(count));
-        let stay = nanos(self.pace.patience(1).clamp(STAY, STAY_MOST));
+        let stay = nanos(self.pace.stay().clamp(STAY, STAY_MOST));
         if self.shared.stay.load(Ordering::Relaxed) != stay {
             self.shared.stay.store(stay, Ordering::Relaxed);
         }
         for helper in &mut self.helpers {
             helper.woken = false;
         }
+        let orders = |helpers: &[Helper]| helpers.iter().map(|helper| helper.given).sum::<u64>();
+        let given = orders(&self.helpers);
         if count >= threads {
             self.run_images(images, logits, patience);
         } else {
@@ -284,7 +286,13 @@ impl Crew {
                 }
             }
         }
-        self.pace.ran_shared(started.elapsed(), count, threads);
+        let took = started.elapsed();
+        if orders(&self.helpers) == given {
+            self.pace.ran_alone(took, count);
+        } else {
+            let woke = self.helpers.iter().any(|helper| helper.woken);
+            self.pace.ran_shared(took, count, threads, woke);
+        }
     }
 
     /// Runs images one after another on this thread, in its own arena.

@@ -23,6 +23,9 @@ const MOST_LOSS: f64 = 20.0;
 /// So the time that helpers lose is at most 1/16 of the time that runs take alone, whatever the reason: a helper without a
 /// core, one that has the caller's core, a network so small that it costs more to share than to run. The price doubles with
 /// every loss that counts, and falls back when sharing has won.
+///
+/// A run that had to wake a helper says little of the next one, in which it is awake: a loss of up to a tenth is not charged
+/// then. Else every such run would be followed by one alone, in which the helper falls asleep again.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Pace {
     /// Nanoseconds of an image on one thread.
@@ -59,6 +62,11 @@ impl Pace {
             .clamp(Duration::from_micros(10), Duration::from_millis(20))
     }
 
+    /// How long a helper stays awake for the next run: some runs alone, so that it is still there after a small loss was paid for.
+    pub(super) fn stay(&self) -> Duration {
+        Duration::try_from_secs_f64(4e-9 * self.alone).unwrap_or_default()
+    }
+
     /// Learns from a run on one thread.
     pub(super) fn ran_alone(&mut self, took: Duration, count: usize) {
         let took = took.as_secs_f64() * 1e9;
@@ -73,14 +81,15 @@ impl Pace {
         self.owed -= took;
     }
 
-    /// Learns from a run that was shared.
-    pub(super) fn ran_shared(&mut self, took: Duration, count: usize, threads: usize) {
+    /// Learns from a run that was shared; `woke` if a helper slept at its beginning.
+    pub(super) fn ran_shared(&mut self, took: Duration, count: usize, threads: usize, woke: bool) {
         let took = took.as_secs_f64() * 1e9;
         let alone = self.alone * count as f64;
         let loss = took - alone;
-        if loss > 0.0 {
+        let counts = loss > 0.1 * alone;
+        if counts || loss > 0.0 && !woke {
             self.owed = self.price * loss.min(MOST_LOSS * alone);
-            if loss > 0.1 * alone {
+            if counts {
                 self.price = (2.0 * self.price).min(MOST_PRICE);
             }
         } else if loss < -0.1 * alone {
@@ -114,11 +123,11 @@ mod tests {
     fn sharing_goes_on_while_it_wins() {
         let mut pace = known();
         for _ in 0..10 {
-            pace.ran_shared(micros(60), 1, 2);
+            pace.ran_shared(micros(60), 1, 2, false);
             assert!(pace.may_share());
         }
         // A batch is judged by its images.
-        pace.ran_shared(micros(128 * 60), 128, 2);
+        pace.ran_shared(micros(128 * 60), 128, 2, false);
         assert!(pace.may_share());
     }
 
@@ -126,22 +135,22 @@ mod tests {
     fn a_loss_is_paid_for_by_runs_alone() {
         let mut pace = known();
         // 250 µs lost, 4,000 owed: 40 runs of 100.
-        pace.ran_shared(micros(350), 1, 2);
+        pace.ran_shared(micros(350), 1, 2, false);
         for _ in 0..40 {
             assert!(!pace.may_share());
             pace.ran_alone(micros(100), 1);
         }
         assert!(pace.may_share());
         // The next loss costs twice as much.
-        pace.ran_shared(micros(150), 1, 2);
+        pace.ran_shared(micros(150), 1, 2, false);
         for _ in 0..16 {
             assert!(!pace.may_share());
             pace.ran_alone(micros(100), 1);
         }
         assert!(pace.may_share());
         // After a win the price is the first again.
-        pace.ran_shared(micros(60), 1, 2);
-        pace.ran_shared(micros(200), 1, 2);
+        pace.ran_shared(micros(60), 1, 2, false);
+        pace.ran_shared(micros(200), 1, 2, false);
         for _ in 0..16 {
             assert!(!pace.may_share());
             pace.ran_alone(micros(100), 1);
@@ -158,7 +167,7 @@ mod tests {
             while runs < 20_000 {
                 let took = if pace.may_share() { shared } else { 100 };
                 match pace.may_share() {
-                    true => pace.ran_shared(micros(took), 1, 2),
+                    true => pace.ran_shared(micros(took), 1, 2, false),
                     false => pace.ran_alone(micros(took), 1),
                 }
                 time += took;
@@ -172,7 +181,7 @@ mod tests {
     #[test]
     fn one_long_interruption_does_not_end_sharing() {
         let mut pace = known();
-        pace.ran_shared(Duration::from_secs(60), 1, 2);
+        pace.ran_shared(Duration::from_secs(60), 1, 2, false);
         let mut runs = 0;
         while !pace.may_share() {
             pace.ran_alone(micros(100), 1);
@@ -180,6 +189,21 @@ mod tests {
         }
         // 20 runs of loss at the price of 16.
         assert_eq!(runs, 320);
+    }
+
+    #[test]
+    fn waking_a_helper_is_no_loss_but_waiting_for_it_is() {
+        let mut pace = known();
+        pace.ran_shared(micros(109), 1, 2, true);
+        assert!(pace.may_share());
+        pace.ran_shared(micros(109), 1, 2, false);
+        assert!(!pace.may_share());
+        let mut pace = known();
+        pace.ran_shared(micros(111), 1, 2, true);
+        assert!(!pace.may_share());
+        // It is awake for longer than the shortest payment takes.
+        assert!(pace.stay() > micros(200));
+        assert_eq!(Pace::default().stay(), Duration::ZERO);
     }
 
     #[test]
