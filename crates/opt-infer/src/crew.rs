@@ -271,9 +271,12 @@ impl Crew {
         }
         let orders = |helpers: &[Helper]| helpers.iter().map(|helper| helper.given).sum::<u64>();
         let given = orders(&self.helpers);
+        // Whether a helper slept at the beginning and what it was given then was done in time.
+        let mut woke = false;
         if count >= threads {
             self.run_images(images, logits, patience);
         } else {
+            let mut in_time = true;
             let (bytes, classes) = (images.len() / count, self.shared.plan.classes);
             let each = images
                 .chunks_exact(bytes)
@@ -283,14 +286,15 @@ impl Crew {
                     self.last = ROWS;
                 } else {
                     self.run_alone(image, logits);
+                    in_time = false;
                 }
             }
+            woke = in_time && self.helpers.iter().any(|helper| helper.woken);
         }
         let took = started.elapsed();
         if orders(&self.helpers) == given {
             self.pace.ran_alone(took, count);
         } else {
-            let woke = self.helpers.iter().any(|helper| helper.woken);
             self.pace.ran_shared(took, count, threads, woke);
         }
     }

@@ -11,8 +11,9 @@ const PRICE: f64 = 16.0;
 /// The most that the price is doubled to.
 const MOST_PRICE: f64 = 512.0;
 
-/// The most that one loss counts, in runs: the caller itself may have lost its core.
-const MOST_LOSS: f64 = 20.0;
+/// The most that one loss counts, in runs. Helpers cost a run no more than [`Pace::patience`] and the run itself; beyond that the
+/// caller has lost its own core.
+const MOST_LOSS: f64 = 2.0;
 
 /// The account of a session.
 ///
@@ -24,8 +25,9 @@ const MOST_LOSS: f64 = 20.0;
 /// core, one that has the caller's core, a network so small that it costs more to share than to run. The price doubles with
 /// every loss that counts, and falls back when sharing has won.
 ///
-/// A run that had to wake a helper says little of the next one, in which it is awake: a loss of up to a tenth is not charged
-/// then. Else every such run would be followed by one alone, in which the helper falls asleep again.
+/// A run that had to wake a helper says little of the next one, in which it is awake: a loss of up to a half is not charged
+/// then, unless the caller waited in vain. Else every such run would be followed by runs alone, in which the helper falls
+/// asleep again.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Pace {
     /// Nanoseconds of an image on one thread.
@@ -81,13 +83,14 @@ impl Pace {
         self.owed -= took;
     }
 
-    /// Learns from a run that was shared; `woke` if a helper slept at its beginning.
+    /// Learns from a run that was shared; `woke` if a helper slept at its beginning and was in time all the same.
     pub(super) fn ran_shared(&mut self, took: Duration, count: usize, threads: usize, woke: bool) {
         let took = took.as_secs_f64() * 1e9;
         let alone = self.alone * count as f64;
         let loss = took - alone;
         let counts = loss > 0.1 * alone;
-        if counts || loss > 0.0 && !woke {
+        let free = if woke { 0.5 * alone } else { 0.0 };
+        if loss > free {
             self.owed = self.price * loss.min(MOST_LOSS * alone);
             if counts {
                 self.price = (2.0 * self.price).min(MOST_PRICE);
@@ -134,9 +137,9 @@ mod tests {
     #[test]
     fn a_loss_is_paid_for_by_runs_alone() {
         let mut pace = known();
-        // 250 µs lost, 4,000 owed: 40 runs of 100.
-        pace.ran_shared(micros(350), 1, 2, false);
-        for _ in 0..40 {
+        // 200 µs lost, 3,200 owed: 32 runs of 100.
+        pace.ran_shared(micros(300), 1, 2, false);
+        for _ in 0..32 {
             assert!(!pace.may_share());
             pace.ran_alone(micros(100), 1);
         }
@@ -187,19 +190,19 @@ mod tests {
             pace.ran_alone(micros(100), 1);
             runs += 1;
         }
-        // 20 runs of loss at the price of 16.
-        assert_eq!(runs, 320);
+        // 2 runs of loss at the price of 16.
+        assert_eq!(runs, 32);
     }
 
     #[test]
     fn waking_a_helper_is_no_loss_but_waiting_for_it_is() {
         let mut pace = known();
-        pace.ran_shared(micros(109), 1, 2, true);
+        pace.ran_shared(micros(149), 1, 2, true);
         assert!(pace.may_share());
         pace.ran_shared(micros(109), 1, 2, false);
         assert!(!pace.may_share());
         let mut pace = known();
-        pace.ran_shared(micros(111), 1, 2, true);
+        pace.ran_shared(micros(151), 1, 2, true);
         assert!(!pace.may_share());
         // It is awake for longer than the shortest payment takes.
         assert!(pace.stay() > micros(200));
