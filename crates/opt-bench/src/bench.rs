@@ -8,7 +8,6 @@ mod data;
 mod infer;
 mod memory;
 mod neighbour;
-mod paired;
 mod peer;
 mod process;
 mod rounds;
@@ -21,14 +20,15 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use comfy_table::{CellAlignment, ContentArrangement, LineStyle, Table, TableStyle};
+use opt_report::write_atomic;
+use opt_stats::Ratio;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use infer::SCRIPT as INFER_PEER;
-pub use paired::{Better, Paired, paired};
 pub(crate) use peer::python;
 pub use peer::{Peer, find_python};
 
-use crate::results::{cpu, write_atomic};
+use crate::cpu::cpu;
 
 /// The benchmarks.
 #[derive(Debug, Subcommand)]
@@ -97,7 +97,7 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(case: &str, peer_name: &str, unit: &str, values: Paired) -> Self {
+    fn new(case: &str, peer_name: &str, unit: &str, values: Ratio) -> Self {
         Self {
             case: case.to_owned(),
             ours: values.ours,
@@ -261,14 +261,14 @@ mod tests {
     use super::*;
 
     fn sample() -> Outcome {
-        let values = Paired {
+        let values = Ratio {
             ours: 812.4,
             peer: 401.0,
             ratio: 2.026,
             ci_low: 1.9,
             ci_high: 2.16,
         };
-        let memory = Paired {
+        let memory = Ratio {
             ours: 99.96,
             peer: 8.0,
             ratio: 0.08,

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::HumanDuration;
 use opt_core::InputSpec;
 use opt_nn::device;
+use opt_report::{NotRun, RecipeText, rewrite_report, summarize, terminal_table};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
@@ -21,8 +22,6 @@ use crate::experiment::{quantize_recipe, run_all, train_recipe};
 use crate::plan::{Counts, Plan, plan};
 use crate::profile::{EXPERIMENTS, PROFILES, Profile};
 use crate::recipe::{Recipe, Train, check_normalisation};
-use crate::report::{rewrite_report, terminal_table};
-use crate::results::{self, NotRun, RecipeText, summarize};
 use crate::run::{Request, Run, slug, threads};
 use crate::speed::{Speed, kept, kept_or_measured};
 use crate::training::Label;
@@ -510,7 +509,7 @@ fn say_data(data: &Data, device: tch::Device) {
 
 /// What must not be overlooked about the data, in a frame.
 fn notice(data: &Data) -> Option<String> {
-    let text = results::notice(&data.info)?;
+    let text = opt_report::notice(&data.info)?;
     let rule = "!".repeat(78);
     Some(format!("{rule}\n!! NOTICE: {text}\n{rule}"))
 }

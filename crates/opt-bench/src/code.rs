@@ -45,6 +45,7 @@ impl Part {
                 "opt-distill",
                 "opt-infer",
                 "opt-nn",
+                "opt-stats",
             ],
             Self::Pruning => &["opt-data", "opt-distill", "opt-nn", "opt-prune"],
         }
@@ -59,6 +60,7 @@ const MODULES: &[(&str, &[Part], &str)] = &[
     ("cache", &[], "says where results are kept"),
     ("cli", &[], "reads the command line"),
     ("code", &[], "this file: its hashes are the identity's code"),
+    ("cpu", &[], "its answers are in the identity"),
     (
         "experiment",
         &[Part::Pruning],
@@ -66,12 +68,12 @@ const MODULES: &[(&str, &[Part], &str)] = &[
     ),
     ("folder", &[], "keeps lines and checks them"),
     ("identity", &[], "another encoding is another key"),
+    ("layers", &[Part::Measuring], "counts"),
     ("lib", &[], "a list of modules"),
     ("machine", &[], "its answers are in the identity"),
     ("main", &[], "starts the command line"),
     ("measure", &[Part::Measuring], "measures files"),
     ("plan", &[], "expects times"),
-    ("plots", &[], "draws"),
     ("profile", &[], "chooses recipes, which are in the identity"),
     (
         "quantization",
@@ -79,8 +81,6 @@ const MODULES: &[(&str, &[Part], &str)] = &[
         "makes what is measured; training gets its ranges, which are in the identity",
     ),
     ("recipe", &[], "the options made of it are in the identity"),
-    ("report", &[], "writes about lines"),
-    ("results", &[Part::Measuring], "counts"),
     (
         "run",
         &[Part::Measuring],
@@ -471,10 +471,12 @@ mod tests {
             ("opt-nn", all.clone()),
             ("opt-artifact", vec![Measuring]),
             ("opt-infer", vec![Measuring]),
+            ("opt-stats", vec![Measuring]),
             ("opt-prune", vec![Pruning]),
             // What these make is in the identity by its content.
             ("opt-quant", vec![]),
             ("opt-format", vec![]),
+            ("opt-report", vec![]),
         ] {
             let mut open = vec![format!("{name}/src")];
             while let Some(folder) = open.pop() {
@@ -499,13 +501,12 @@ mod tests {
             ("opt-bench/src/data/new.rs", &all),
             // Not the beginning of another module's name.
             ("opt-bench/src/reporting.rs", &all),
-            ("opt-bench/src/results/new.rs", &[Measuring]),
+            ("opt-bench/src/layers/new.rs", &[Measuring]),
             ("opt-bench/src/run/new.rs", &[Measuring]),
             ("opt-bench/src/measure/new.rs", &[Measuring]),
             ("opt-bench/src/experiment/new.rs", &[Pruning]),
             // A change in the report does not make a training old.
-            ("opt-bench/src/report/new.rs", &[]),
-            ("opt-bench/src/plots/new.rs", &[]),
+            ("opt-report/src/html/new.rs", &[]),
             ("opt-bench/src/bench/new.rs", &[]),
             ("opt-bench/src/bin/new.rs", &[]),
             ("opt-nn/src/quantized/tests.rs", &[]),
@@ -526,7 +527,7 @@ mod tests {
             ("opt-bench/src/distillation.rs", &Part::ALL[..]),
             ("opt-bench/src/data.rs", &Part::ALL),
             ("opt-bench/src/experiment/distill.rs", &[Pruning]),
-            ("opt-bench/src/report.rs", &[]),
+            ("opt-report/src/words.rs", &[]),
             ("opt-nn/src/train.rs", &Part::ALL),
         ] {
             let text = fs::read_to_string(crates.join(file)).unwrap();

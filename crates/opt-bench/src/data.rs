@@ -11,10 +11,10 @@ use opt_data::batches::{
 use opt_data::source::{Kind, Options, Request, resolve};
 use opt_data::{Dataset, Origin, cifar10, cifar100, image_folder};
 use opt_nn::{Batch, BatchSource};
+use opt_report::{DataSource, DatasetInfo};
 
 use crate::identity::{Ingredient, fields};
 use crate::recipe::{Recipe, Train};
-use crate::results::{DataSource, DatasetInfo};
 
 /// The images that networks are evaluated on at a time.
 const EVALUATION_BATCH: usize = 250;

@@ -48,7 +48,7 @@ pub fn run_all(run: &mut Run, profile: &Profile, experiments: &[String]) -> Resu
                 other => anyhow::bail!("no experiment `{other}`"),
             }
             // A report of what there is, should the run be broken off.
-            crate::report::write_report(&run.out, &run.info, &run.lines, &run.curves)?;
+            opt_report::write_report(&run.out, &run.info, &run.lines, &run.curves)?;
         }
     }
     Ok(())

@@ -6,14 +6,14 @@ use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use opt_report::{
+    Correct, CurvePoint, DatasetInfo, LayerLine, ResultLine, RunInfo, append_line, read_lines,
+    write_atomic,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::identity;
-use crate::results::{
-    Correct, CurvePoint, DatasetInfo, LayerLine, ResultLine, RunInfo, append_line, read_lines,
-    write_atomic,
-};
 use crate::run::Request;
 
 /// A run's folder. `results.jsonl` and `curves.jsonl` grow line by line; what a later run no longer has leaves them at its
@@ -114,7 +114,7 @@ impl Folder {
                 at("run.json").display()
             )
         })?;
-        let names = |recipes: &[crate::results::RecipeText]| -> Vec<String> {
+        let names = |recipes: &[opt_report::RecipeText]| -> Vec<String> {
             recipes.iter().map(|r| r.name.clone()).collect()
         };
         for (what, found, expected) in [
@@ -207,7 +207,7 @@ impl Folder {
         };
         let text = serde_json::to_vec(&answers)?;
         write_atomic(&self.path.join(answers_file(line)), &text)?;
-        append_line(&self.path.join("results.jsonl"), line)
+        Ok(append_line(&self.path.join("results.jsonl"), line)?)
     }
 
     /// Writes the points of a phase that are not there yet.
@@ -231,7 +231,7 @@ impl Folder {
         if self.layers.contains(line) {
             return Ok(());
         }
-        append_line(&self.path.join("layers.jsonl"), line)
+        Ok(append_line(&self.path.join("layers.jsonl"), line)?)
     }
 
     /// Writes which images a variant has right if that is not there yet.
@@ -243,7 +243,7 @@ impl Folder {
         if self.correct.contains(line) {
             return Ok(());
         }
-        append_line(&self.path.join("correct.jsonl"), line)
+        Ok(append_line(&self.path.join("correct.jsonl"), line)?)
     }
 
     /// Ends a run: `results.jsonl`, `curves.jsonl`, `layers.jsonl` and `correct.jsonl` hold its lines in its order; what else
@@ -299,7 +299,7 @@ fn write_lines<T: Serialize>(path: &Path, values: &[T]) -> Result<()> {
         serde_json::to_writer(&mut text, value)?;
         text.push(b'\n');
     }
-    write_atomic(path, &text)
+    Ok(write_atomic(path, &text)?)
 }
 
 /// Removes what a process that was killed while it wrote has left in a folder.
@@ -328,7 +328,7 @@ fn answers_file(line: &ResultLine) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample::{sample_curves, sample_layers, sample_lines};
+    use opt_report::sample::{sample_curves, sample_layers, sample_lines};
 
     fn folder(path: &Path) -> Folder {
         let mut folder = Folder::lock(path).unwrap();

@@ -4,7 +4,7 @@
 //! recipes), [`data`] (what they are fed), [`run`] (a run and its lines) in its [`folder`], [`measure`] (what is measured: the
 //! file that ships), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`] under their
 //! [`identity`], which knows the [`machine`]), [`distillation`] and [`quantization`] (method crates joined to the loop and to lowering), [`experiment`] (the
-//! experiments), [`results`], [`plots`] and [`report`] (what is left behind), [`plan`] (what a run will do and how long that
+//! experiments), [`plan`] (what a run will do and how long that
 //! takes), [`speed`] (of this machine), [`budget`] (a profile for the time given), [`bench`] (speed and memory beside other
 //! programs), [`verify`] (codes of a file, by every kernel and elsewhere), [`cli`].
 //!
@@ -18,20 +18,19 @@ pub mod cache;
 pub mod cli;
 #[cfg(test)]
 mod code;
+pub mod cpu;
 pub mod data;
 pub mod distillation;
 pub mod experiment;
 pub mod folder;
 pub mod identity;
+pub mod layers;
 pub mod machine;
 pub mod measure;
 pub mod plan;
-pub mod plots;
 pub mod profile;
 pub mod quantization;
 pub mod recipe;
-pub mod report;
-pub mod results;
 pub mod run;
 pub mod speed;
 pub mod trained;

@@ -5,10 +5,10 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 
+use opt_report::Cpu;
 use tch::Device;
 
 use crate::identity::{Ingredient, fields};
-use crate::results::Cpu;
 
 /// Where a setting has an effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -547,7 +547,7 @@ mod tests {
     fn this_process_has_its_libraries() {
         // Something of libtorch, so that its libraries are there.
         let _ = tch::Tensor::from(1.0);
-        let machine = Machine::new(&crate::results::cpu(), Device::Cpu);
+        let machine = Machine::new(&crate::cpu::cpu(), Device::Cpu);
         if cfg!(target_os = "linux") {
             let has = |kind: &str| {
                 machine
@@ -557,6 +557,6 @@ mod tests {
             };
             assert!(has("libtorch_cpu") && has("libm."), "{machine:?}");
         }
-        assert_eq!(machine, Machine::new(&crate::results::cpu(), Device::Cpu));
+        assert_eq!(machine, Machine::new(&crate::cpu::cpu(), Device::Cpu));
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use opt_distill::Kd;
+use opt_report::named_percent;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::{Recipe, Train};
@@ -434,12 +435,6 @@ impl Pipeline {
         );
         Ok(())
     }
-}
-
-/// A sparsity as the names of variants give it: in percent with at most three decimals.
-#[must_use]
-pub fn named_percent(sparsity: f64) -> f64 {
-    (100_000.0 * sparsity).round() / 1000.0
 }
 
 /// The bits that a code of so many levels needs.

@@ -12,18 +12,21 @@ use opt_core::cost::cost;
 use opt_nn::Net;
 use opt_nn::device;
 use opt_nn::train::{Constraints, CrossEntropy, EpochReport, Objective, train};
+use opt_report::{
+    Arm, Correct, CurvePoint, LayerLine, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Versions,
+    dirty_tree, write_atomic, write_report,
+};
+use opt_stats::discordant;
 use tch::Device;
 
+use crate::cpu::cpu;
 use crate::data::Data;
 use crate::folder::Folder;
 use crate::identity::{self, Identity, Ingredient};
+use crate::layers::layers;
 use crate::machine::{self, Machine};
 use crate::measure::{Measured, Shipped, content, measure, stored_model};
 use crate::recipe::Train;
-use crate::results::{
-    Arm, Correct, CurvePoint, LayerLine, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Versions,
-    cpu, dirty_tree, discordant, layers, rfc3339, write_atomic,
-};
 use crate::speed::{self, planned};
 use crate::trained::{Finished, Slot};
 use crate::training::{Label, Watch, loss};
@@ -550,7 +553,7 @@ impl Run {
     pub fn write_info(&self) -> Result<()> {
         let mut text = serde_json::to_string_pretty(&self.info)?;
         text.push('\n');
-        write_atomic(&self.out.join("run.json"), text.as_bytes())
+        Ok(write_atomic(&self.out.join("run.json"), text.as_bytes())?)
     }
 
     /// Notes the end and writes the report.
@@ -583,7 +586,8 @@ impl Run {
         self.folder
             .tidy(&self.lines, &self.curves, &self.layers, &self.correct)?;
         self.write_info()?;
-        crate::report::write_report(&self.out, &self.info, &self.lines, &self.curves)
+        let (lines, curves) = (&self.lines, &self.curves);
+        Ok(write_report(&self.out, &self.info, lines, curves)?)
     }
 }
 
@@ -637,6 +641,11 @@ pub(crate) fn slug(name: &str) -> String {
         }
     }
     slug.trim_matches('-').to_owned()
+}
+
+/// A time as RFC 3339 in UTC with whole seconds.
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
 }
 
 #[cfg(test)]

@@ -13,12 +13,13 @@ use opt_nn::optimizer::OptimizerOptions;
 use opt_nn::schedule::Schedule;
 use opt_nn::train::{Constraints, CrossEntropy, NoHooks, TrainOptions, train};
 use opt_nn::{Batch, BatchSource, Net, Precision, device};
+use opt_report::write_atomic;
 use serde::{Deserialize, Serialize};
 use tch::Device;
 
 use crate::cache;
+use crate::cpu::cpu;
 use crate::plan::step_macs;
-use crate::results::{cpu, write_atomic};
 use crate::run::threads;
 
 /// Multiply-accumulates per second, over all threads; a step of training counts as one forward pass.

@@ -17,13 +17,14 @@ use opt_core::{Preparation, QModel, interpret_integer};
 use opt_data::Dataset;
 use opt_format::onnx::{QdqOptions, write_qdq};
 use opt_infer::{ImageOrder, Kernels, Options as Engine, Session, self_test};
+use opt_report::write_atomic;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::bench::{INFER_PEER, Peer, find_python, python};
+use crate::cpu::cpu;
 use crate::data::{Data, Limits};
-use crate::results::{cpu, write_atomic};
 
 /// The share of codes that must be equal in ONNX Runtime.
 const EQUAL_IN_ORT: f64 = 0.999;

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output};
 
-use opt_bench::results::{Arm, Layer, LayerLine, NotRun, ResultLine, RunInfo, Summary, read_lines};
+use opt_report::{Arm, Layer, LayerLine, NotRun, ResultLine, RunInfo, Summary, read_lines};
 
 /// The program with a cache of its own, so that nothing was trained before.
 fn command(cache: &Path, args: &[&str]) -> Command {
@@ -105,7 +105,7 @@ fn smoke_leaves_everything_that_was_promised() {
         );
     }
     let mut contests = methods.iter().flat_map(|m| &m.contests);
-    assert!(contests.all(|contest| contest.judgement.discordant.is_some()));
+    assert!(contests.all(|contest| contest.significance.discordant.is_some()));
     assert!(methods.iter().any(|method| method.taught().is_some()));
     for row in &summary.rows {
         let original = row.original.as_ref();

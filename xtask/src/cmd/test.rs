@@ -31,13 +31,14 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     if python3() {
         println!("\npeers in Python: python3");
         let protocol = ["--lib", "bench::peer", "--", "--ignored"];
-        passed &= ignored(&protocol, None)?;
+        passed &= ignored("opt-bench", &protocol, None)?;
     } else {
         println!("\n{NO_PYTHON}");
     }
     if let Some(chromium) = chromium() {
         println!("\nthe report in a browser: {}", chromium.display());
-        passed &= ignored(&["--test", "browser", "--", "--ignored"], Some(&chromium))?;
+        let browser = ["--test", "browser", "--", "--ignored"];
+        passed &= ignored("opt-report", &browser, Some(&chromium))?;
     } else {
         println!("\n{NO_CHROMIUM}");
     }
@@ -47,12 +48,12 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     })
 }
 
-/// Tests of opt-bench that need a program, which is there.
-fn ignored(tests: &[&str], chromium: Option<&Path>) -> Result<bool> {
+/// Tests of a package that need a program, which is there.
+fn ignored(package: &str, tests: &[&str], chromium: Option<&Path>) -> Result<bool> {
     let mut cargo = workspace::cargo();
     cargo
         .current_dir(workspace::root())
-        .args(["test", "--package", "opt-bench"])
+        .args(["test", "--package", package])
         .args(tests);
     if let Some(chromium) = chromium {
         cargo.env("CHROMIUM", chromium);

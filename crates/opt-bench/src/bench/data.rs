@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use opt_data::Dataset;
 use opt_data::batches::{Batch, TrainOptions, train_batches};
+use opt_stats::{Better, ratio};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::peer::{Peer, find_python, python};
 use super::rounds::{Idle, in_turn};
-use super::{Better, Common, Findings, Row, chosen, paired, steps_in};
+use super::{Common, Findings, Row, chosen, steps_in};
 
 /// The one case.
 const CASE: &str = "crop and flip, 1 core";
@@ -108,7 +109,7 @@ pub(super) fn run(options: &Options) -> Result<Findings> {
         ..Findings::default()
     };
     for (values_of, (name, (_, mode))) in values[1..].iter().zip(&peers) {
-        let compared = paired(&values[0], values_of, Better::Larger)?;
+        let compared = ratio(&values[0], values_of, Better::Larger)?;
         findings
             .rows
             .push(Row::new(CASE, name, "images/s", compared));

@@ -15,13 +15,14 @@ use opt_core::{InputSpec, Model, QModel, interpret, zoo};
 use opt_format::onnx::{QdqOptions, padded_image, write_float, write_qdq};
 use opt_infer::{ImageOrder, Kernels, Options as Engine, Session};
 use opt_quant::{MinMax, WeightBits, min_max_spec};
+use opt_stats::{Better, ratio};
 use serde_json::json;
 
 use super::clock::clock;
 use super::neighbour::Neighbours;
 use super::peer::{Peer, find_python, python};
 use super::rounds::{Idle, in_turn};
-use super::{Better, Common, Findings, Row, chosen, paired, steps_in};
+use super::{Common, Findings, Row, chosen, steps_in};
 
 /// What is run.
 #[derive(Debug, Clone, Copy)]
@@ -210,7 +211,7 @@ fn beside_peers(
             block(contestant, &mut peer, runs[contestant])
         })?;
         for (theirs, contestant) in values[1..].iter().zip(&contestants) {
-            let compared = paired(&values[0], theirs, Better::Smaller)?;
+            let compared = ratio(&values[0], theirs, Better::Smaller)?;
             let what = format!("{}, beside {}", case.name, contestant.arithmetic);
             findings
                 .rows
@@ -248,7 +249,7 @@ fn threads(
     })?;
     for (i, of) in ["median", "mean", "99 of 100 runs"].iter().enumerate() {
         let [ours, one] = [0, 1].map(|c| -> Vec<f64> { all[c].iter().map(|v| v[i]).collect() });
-        let compared = paired(&ours, &one, Better::Smaller)?;
+        let compared = ratio(&ours, &one, Better::Smaller)?;
         let what = format!("{what}, {of}");
         findings
             .rows
@@ -431,7 +432,7 @@ fn layers(
     }
     let limit = vec![LIMIT; rounds];
     for (values, step) in values.iter().zip(&steps).filter(|(_, s)| s.macs > 100_000) {
-        let compared = paired(values, &limit, Better::Larger)?;
+        let compared = ratio(values, &limit, Better::Larger)?;
         let what = format!("{LAYERS}: {} {} {:?}", step.name, step.op, step.shape);
         findings.rows.push(Row::new(
             &what,

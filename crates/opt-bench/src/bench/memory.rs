@@ -5,12 +5,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use opt_nn::device;
+use opt_stats::{Better, ratio};
 use serde_json::json;
 
 use super::peer::{Peer as PeerProcess, python};
 use super::process::{self, Memory};
 use super::train::{BATCH, Ours, PATIENCE, SCRIPT, loader};
-use super::{Better, Findings, Row, paired};
+use super::{Findings, Row};
 
 /// Steps of a process: all buffers are there after the second.
 const STEPS: usize = 5;
@@ -91,7 +92,7 @@ pub(super) fn rows(
             ("MiB peak memory beyond start-up", added),
         ] {
             let of = |peaks: &[Peak]| peaks.iter().map(value).collect::<Vec<f64>>();
-            let compared = paired(&of(&ours), &of(&theirs), Better::Smaller)
+            let compared = ratio(&of(&ours), &of(&theirs), Better::Smaller)
                 .with_context(|| format!("{unit} of {network} and {}", peer.name))?;
             findings
                 .rows

@@ -15,13 +15,15 @@ use serde::Deserialize;
 use serde_json::json;
 use tch::Device;
 
+use crate::data::Loader;
+use crate::recipe::Train;
+use opt_stats::{Better, ratio};
+
 use super::memory::{self, Peer as MemoryOf};
 use super::peer::{Peer, find_python, python};
 use super::rounds::{Idle, in_turn};
 use super::same::check_same;
-use super::{Better, Common, Findings, Row, chosen, paired, steps_in};
-use crate::data::Loader;
-use crate::recipe::Train;
+use super::{Common, Findings, Row, chosen, steps_in};
 
 /// The networks of the zoo that are trained.
 const NETWORKS: &[&str] = &["resnet20", "source_net", "airbench_32_64_128"];
@@ -315,7 +317,7 @@ pub(super) fn run(options: &Options) -> Result<Findings> {
             Ok((steps * BATCH) as f64 / run(contestant, steps)?)
         })?;
         for (values_of, (name, _)) in values[1..].iter().zip(&peers) {
-            let compared = paired(&values[0], values_of, Better::Larger)?;
+            let compared = ratio(&values[0], values_of, Better::Larger)?;
             findings
                 .rows
                 .push(Row::new(network, name, "images/s", compared));

@@ -10,12 +10,12 @@ use std::collections::btree_map::Entry;
 use anyhow::Result;
 use opt_nn::Net;
 use opt_nn::train::Constraints;
+use opt_report::Arm;
 
 use super::{Base, Bases, initial_model, train_control, unless_diverged, variant};
 use crate::distillation::Distill;
 use crate::measure::Shipped;
 use crate::recipe::Train;
-use crate::results::Arm;
 use crate::run::{Part, Phase, Run, Variant};
 use crate::training::Label;
 

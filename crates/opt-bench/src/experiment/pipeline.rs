@@ -9,13 +9,13 @@ use opt_nn::train::Constraints;
 use opt_prune::channels::{ChannelRequest, ChannelTarget};
 use opt_prune::{Criterion, Norm, plan_channels, score_channels, shrink};
 use opt_quant::WeightBits;
+use opt_report::Arm;
 
 use super::{Bases, policy, train_aware, train_control, train_on, unless_diverged, variant};
 use crate::distillation::Distill;
 use crate::measure::Shipped;
 use crate::quantization::calibrate;
 use crate::recipe::Train;
-use crate::results::Arm;
 use crate::run::{Part, Phase, Run, Variant};
 use crate::training::Label;
 

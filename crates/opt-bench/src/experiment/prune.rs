@@ -13,10 +13,11 @@ use opt_core::{Model, cost};
 use opt_nn::Net;
 use opt_nn::train::Constraints;
 use opt_prune::{Criterion, Norm, Schedule, SelectRequest, score, select, sparsities};
+use opt_report::named_percent;
 
 use super::{Base, Bases, variant};
 use crate::measure::Shipped;
-use crate::profile::{Prune, Scope, named_percent};
+use crate::profile::{Prune, Scope};
 use crate::run::{Phase, Pruning, Recorded, Run, Variant};
 use crate::training::Label;
 

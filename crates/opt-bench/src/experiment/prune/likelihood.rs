@@ -17,12 +17,12 @@ use opt_prune::score::{channel_loss_changes, random, taylor};
 use opt_prune::{
     Criterion, Norm, TaylorForm, gates, prunable_channels, rank_correlation, score, score_channels,
 };
+use opt_report::write_atomic;
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::Base;
 use crate::identity::Identity;
 use crate::profile::Prune;
-use crate::results::write_atomic;
 use crate::run::Run;
 
 /// Images for gradients, and as many others for the change of likelihood.
@@ -64,7 +64,7 @@ pub(super) fn run(run: &mut Run, base: &Base, prune: &Prune) -> Result<()> {
     run.info.notes.push(found.words());
     let mut text = serde_json::to_string_pretty(&found)?;
     text.push('\n');
-    write_atomic(&path, text.as_bytes())
+    Ok(write_atomic(&path, text.as_bytes())?)
 }
 
 /// The content of `likelihood-NAME-sSEED.json`.
