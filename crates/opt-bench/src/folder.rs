@@ -327,8 +327,9 @@ fn answers_file(line: &ResultLine) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use opt_report::sample::{sample_curves, sample_layers, sample_lines};
+
+    use super::*;
 
     fn folder(path: &Path) -> Folder {
         let mut folder = Folder::lock(path).unwrap();

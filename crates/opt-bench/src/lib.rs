@@ -1,12 +1,12 @@
-//! Recipes, experiments, reports and the command line: where the method crates meet.
+//! Recipes, experiments and the command line: where the method crates meet.
 //!
 //! In reading order: [`recipe`] (how one network is trained) and [`profile`] (which experiments are run with which
 //! recipes), [`data`] (what they are fed), [`run`] (a run and its lines) in its [`folder`], [`measure`] (what is measured: the
-//! file that ships), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`] under their
-//! [`identity`], which knows the [`machine`]), [`distillation`] and [`quantization`] (method crates joined to the loop and to lowering), [`experiment`] (the
-//! experiments), [`plan`] (what a run will do and how long that
-//! takes), [`speed`] (of this machine), [`budget`] (a profile for the time given), [`bench`] (speed and memory beside other
-//! programs), [`verify`] (codes of a file, by every kernel and elsewhere), [`cli`].
+//! file that ships, and its [`layers`]), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`] under their
+//! [`identity`], which knows the [`machine`] and its [`cpu`]), [`distillation`] and [`quantization`] (method crates joined to the loop and to lowering), [`experiment`] (the
+//! experiments), [`plan`] (what a run will do and how long that takes), [`speed`] (of this machine), [`budget`] (a profile for the time given), [`bench`] (speed and memory beside other
+//! programs), [`verify`] (codes of a file, by every kernel and elsewhere), [`cli`]. What a run leaves behind and what readers see of it is
+//! `opt-report`.
 //!
 //! # What this crate does not do
 //!

@@ -4,7 +4,7 @@ mod origin;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use opt_core::Model;
@@ -643,14 +643,34 @@ pub(crate) fn slug(name: &str) -> String {
     slug.trim_matches('-').to_owned()
 }
 
-/// A time as RFC 3339 in UTC with whole seconds.
+/// A time as RFC 3339 in UTC with whole seconds. What lies outside of 1970 to 9999, as the time of a file may, reads as its
+/// nearest second within.
 fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string()
+    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_seconds(time.clamp(UNIX_EPOCH, last)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_that_no_calendar_has_are_times_all_the_same() {
+        let seconds = Duration::from_secs;
+        let cases = [
+            (UNIX_EPOCH, "1970-01-01T00:00:00Z"),
+            (UNIX_EPOCH - seconds(1), "1970-01-01T00:00:00Z"),
+            (UNIX_EPOCH + seconds(951_868_799), "2000-02-29T23:59:59Z"),
+            (
+                UNIX_EPOCH + seconds(253_402_300_800),
+                "9999-12-31T23:59:59Z",
+            ),
+            (UNIX_EPOCH + seconds(1 << 60), "9999-12-31T23:59:59Z"),
+        ];
+        for (time, text) in cases {
+            assert_eq!(rfc3339(time), text);
+        }
+    }
 
     #[test]
     fn variants_become_file_names() {

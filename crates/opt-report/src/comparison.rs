@@ -3,7 +3,7 @@
 use opt_stats::{Pair, SignificanceTest, Spread};
 use serde::{Deserialize, Serialize};
 
-use crate::summary::{original_of, pair};
+use crate::pairing::{original_of, pair};
 use crate::{Arm, Correct, ResultLine};
 
 /// Variants that start from the same network and cost the same: which method is better, and is that sure?

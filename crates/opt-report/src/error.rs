@@ -36,7 +36,7 @@ pub enum ReportError {
     },
     /// A line of another program.
     #[error(
-        "reading {}: line {line} is not a result of this program ({source}); remove the line, or name another folder",
+        "reading {}: line {line} is not a result of this program ({problem}); remove the line, or name another folder",
         path.display()
     )]
     Line {
@@ -45,7 +45,7 @@ pub enum ReportError {
         /// The line, from 1.
         line: usize,
         /// What is wrong with it.
-        source: serde_json::Error,
+        problem: serde_json::Error,
     },
     /// A value that JSON cannot express.
     #[error("turning {what} into JSON")]

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `line.rs`, `layers.rs`, `correct.rs`, `run_info.rs` | what the files of a run hold, line by line |
 //! | `lines.rs` | how they are appended, read after a crash, and written at once |
-//! | `summary.rs`, `comparison.rs` | spread over seeds, differences to the baseline, methods against each other |
+//! | `summary.rs`, `comparison.rs`, `pairing.rs` | spread over seeds, differences to the baseline, methods against each other |
 //! | `plots/` | `scatter.rs`, `sparsity.rs` and `curves.rs` draw; `canvas.rs` and `axis.rs` are what they draw with; `png.rs` makes pixels |
 //! | `words.rs`, `ranking.rs`, `contests.rs` | numbers and verdicts in words |
 //! | `html.rs` with `html/`, `markdown.rs`, `terminal.rs` | the three forms of the report |
@@ -26,6 +26,7 @@ mod layers;
 mod line;
 mod lines;
 mod markdown;
+mod pairing;
 pub mod plots;
 mod ranking;
 mod run_info;

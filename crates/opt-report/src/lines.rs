@@ -94,11 +94,11 @@ pub fn read_lines<T: DeserializeOwned>(path: &Path) -> Result<Lines<T>> {
                     line.len()
                 ));
             }
-            Err(source) => {
+            Err(problem) => {
                 return Err(ReportError::Line {
                     path: path.to_owned(),
                     line: number + 1,
-                    source,
+                    problem,
                 });
             }
         }

@@ -1,10 +1,11 @@
 //! The statistics of a run: mean and spread over seeds, differences to the baseline, and how far each variant shrank.
 
-use opt_stats::{Discordant, Pair, SignificanceTest, Spread};
+use opt_stats::{Pair, SignificanceTest, Spread};
 use serde::{Deserialize, Serialize};
 
 use crate::comparison::comparisons;
-use crate::{Comparison, Correct, ResultLine, SCHEMA, correct};
+use crate::pairing::{key, original_of, pair};
+use crate::{Comparison, Correct, ResultLine, SCHEMA};
 
 /// The content of `summary.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -216,12 +217,6 @@ pub fn best_within(
     best.map(|(_, row)| row)
 }
 
-type Key<'a> = (&'a str, &'a str, &'a str, &'a str);
-
-fn key(line: &ResultLine) -> Key<'_> {
-    (&line.experiment, &line.variant, &line.model, &line.dataset)
-}
-
 /// Whether training lies between a line and its baseline, of either: said by the line, or by epochs that are not the
 /// baseline's. A variant that was never trained, compared with a network that was trained on, is one of these.
 ///
@@ -237,54 +232,6 @@ fn is_trained(line: &ResultLine, lines: &[&ResultLine]) -> bool {
     !line.train_precision.is_empty()
         || baselines.peek().is_none()
         || baselines.any(|other| other.epochs != line.epochs)
-}
-
-/// The line that `line` is compared with: of its own experiment if that has one of this name, else of another.
-fn baseline_of<'a>(line: &ResultLine, lines: &[&'a ResultLine]) -> Option<&'a ResultLine> {
-    let name = line.baseline.as_ref()?;
-    let mut named = lines.iter().copied().filter(|other| {
-        other.variant == *name
-            && other.model == line.model
-            && other.dataset == line.dataset
-            && other.seed == line.seed
-            && key(other) != key(line)
-    });
-    let first = named.clone().next();
-    named
-        .find(|other| other.experiment == line.experiment)
-        .or(first)
-}
-
-/// Where the chain of baselines ends: the network that compression started from. `None` for such a network itself, and if
-/// a line of the chain is missing.
-pub(crate) fn original_of<'a>(
-    line: &ResultLine,
-    lines: &[&'a ResultLine],
-) -> Option<&'a ResultLine> {
-    let mut found = baseline_of(line, lines)?;
-    // A chain that comes back to itself has no end.
-    for _ in lines {
-        if found.baseline.is_none() {
-            return Some(found);
-        }
-        found = baseline_of(found, lines)?;
-    }
-    None
-}
-
-/// Two lines as a pair to judge; `counts` where they are known already.
-pub(crate) fn pair(
-    line: &ResultLine,
-    other: &ResultLine,
-    counts: Option<Discordant>,
-    correct: &[Correct],
-) -> Pair {
-    Pair {
-        top1: line.top1,
-        other: other.top1,
-        n_test: line.n_test,
-        discordant: counts.or_else(|| correct::discordant(line, other, correct)),
-    }
 }
 
 fn original(group: &[&ResultLine], lines: &[&ResultLine], correct: &[Correct]) -> Option<Original> {
@@ -394,8 +341,9 @@ fn content(line: &ResultLine) -> u64 {
 }
 
 fn mean(group: &[&ResultLine], field: fn(&ResultLine) -> u64) -> u64 {
-    let n = group.len() as u64;
-    (group.iter().map(|line| field(line)).sum::<u64>() + n / 2) / n
+    let n = group.len() as u128;
+    let sum: u128 = group.iter().map(|line| u128::from(field(line))).sum();
+    u64::try_from((sum + n / 2) / n).unwrap_or(u64::MAX)
 }
 
 fn ratio(group: &[&ResultLine], field: fn(&ResultLine) -> Option<u64>, value: u64) -> Option<f64> {
@@ -403,11 +351,13 @@ fn ratio(group: &[&ResultLine], field: fn(&ResultLine) -> Option<u64>, value: u6
     if known.len() != group.len() || value == 0 || known.contains(&0) {
         return None;
     }
-    Some(known.iter().sum::<u64>() as f64 / known.len() as f64 / value as f64)
+    Some(known.iter().map(|known| *known as f64).sum::<f64>() / known.len() as f64 / value as f64)
 }
 
 #[cfg(test)]
 mod tests {
+    use opt_stats::Discordant;
+
     use super::*;
     use crate::sample::sample_lines;
 

@@ -78,8 +78,13 @@ pub fn rewrite_report(dir: &Path) -> Result<Vec<PathBuf>> {
 mod tests {
     use std::fs;
 
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
     use super::*;
-    use crate::sample::{sample_curves, sample_lines, sample_run};
+    use crate::sample::{sample_curves, sample_layers, sample_lines, sample_run};
+    use crate::terminal_table;
     use crate::{DataSource, Summary};
 
     #[test]
@@ -142,5 +147,72 @@ mod tests {
         let summary: Summary = serde_json::from_str(&text).unwrap();
         assert_eq!(summary.rows.len(), 12);
         assert_eq!(summary.rows[0].values.len(), 2);
+    }
+
+    /// Each value with one of its numbers, however deep, changed to something that a file can hold and no run writes.
+    fn changed<T: Serialize + DeserializeOwned>(values: &[T]) -> Vec<Vec<T>> {
+        fn numbers(value: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
+            match value {
+                Value::Number(_) => visit(value),
+                Value::Array(items) => items.iter_mut().for_each(|item| numbers(item, visit)),
+                Value::Object(fields) => fields.values_mut().for_each(|v| numbers(v, visit)),
+                Value::Null | Value::Bool(_) | Value::String(_) => {}
+            }
+        }
+        let whole = serde_json::to_value(values).unwrap();
+        let mut count = 0;
+        numbers(&mut whole.clone(), &mut |_| count += 1);
+        let mut all = Vec::new();
+        for at in 0..count {
+            for hostile in [
+                json!(0),
+                json!(u32::MAX),
+                json!(u64::MAX),
+                json!(-1e308),
+                json!(1e308),
+            ] {
+                let (mut value, mut seen) = (whole.clone(), 0);
+                numbers(&mut value, &mut |number| {
+                    if seen == at {
+                        *number = hostile.clone();
+                    }
+                    seen += 1;
+                });
+                // What is no such line is refused by reading.
+                all.extend(serde_json::from_value(value).ok());
+            }
+        }
+        all
+    }
+
+    /// Files may be mutated: whatever their numbers are, there is a report, and no panic.
+    #[test]
+    fn hostile_numbers_are_reported_as_they_are() {
+        let (run, curves) = (sample_run(), sample_curves());
+        let (lines, layers) = (sample_lines(), sample_layers());
+        let page = |lines: &[ResultLine], curves: &[CurvePoint], layers: &[LayerLine]| {
+            let summary = summarize(lines, &[]);
+            let figures = figures(&run.dataset, &summary, curves);
+            html(&run, lines, &summary, curves, layers, &figures).unwrap();
+            markdown(&run, &summary, &figures);
+            let _ = terminal_table(&summary, Some(100));
+        };
+        // A network and what was made of it, with both seeds.
+        let kinds = [&lines[0].variant, &lines[3].variant];
+        let few: Vec<ResultLine> = lines
+            .iter()
+            .filter(|line| kinds.contains(&&line.variant))
+            .cloned()
+            .collect();
+        assert_eq!(summarize(&few, &[]).rows.iter().map(|r| r.n).max(), Some(2));
+        for lines in changed(&few) {
+            page(&lines, &[], &layers);
+        }
+        for layers in changed(&layers) {
+            page(&few, &[], &layers);
+        }
+        for curves in changed(&curves) {
+            page(&few, &curves, &[]);
+        }
     }
 }

@@ -3,6 +3,12 @@
 use statrs::distribution::{ContinuousCDF, StudentsT};
 use statrs::function::erf::erfc;
 
+/// The most that chance may have to say for a verdict.
+pub(crate) const LEVEL: f64 = 0.05;
+
+/// Where 95 % of a normal distribution end on either side.
+pub(crate) const DEVIATION: f64 = 1.959_963_984_540_054;
+
 /// The probability that a standard normal number is further from zero than `z`: `erfc(z/√2)`.
 pub(crate) fn normal(z: f64) -> f64 {
     erfc(z.abs() / std::f64::consts::SQRT_2)
@@ -10,7 +16,7 @@ pub(crate) fn normal(z: f64) -> f64 {
 
 /// The two-sided 95 % quantile of Student's t: how many standard errors an interval reaches to either side.
 pub(crate) fn t_quantile(degrees: usize) -> f64 {
-    t_quantile_at(crate::significance::LEVEL, degrees)
+    t_quantile_at(LEVEL, degrees)
 }
 
 /// How far from zero Student's t is with the probability `level`, above 0 and at most 1. No degrees of freedom: anywhere.

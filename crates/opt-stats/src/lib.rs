@@ -23,12 +23,16 @@
 //! It knows no network, no file and no experiment.
 
 mod distributions;
+mod interval;
 mod mcnemar;
+mod pair;
 mod ratio;
 mod significance;
 mod spread;
 
+pub use interval::Interval;
 pub use mcnemar::{Discordant, discordant};
+pub use pair::Pair;
 pub use ratio::{Better, Ratio, RatioError, ratio};
-pub use significance::{HoldsFor, Interval, Pair, SignificanceTest, Verdict};
+pub use significance::{HoldsFor, SignificanceTest, Verdict};
 pub use spread::Spread;

@@ -4,8 +4,8 @@ use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Interval;
 use crate::distributions::normal;
-use crate::significance::Interval;
 
 /// The images on which exactly one of a variant and its baseline is right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -23,8 +23,8 @@ impl Add for Discordant {
     /// the same seed.
     fn add(self, other: Self) -> Self {
         Self {
-            only_variant: self.only_variant + other.only_variant,
-            only_baseline: self.only_baseline + other.only_baseline,
+            only_variant: self.only_variant.saturating_add(other.only_variant),
+            only_baseline: self.only_baseline.saturating_add(other.only_baseline),
         }
     }
 }
@@ -166,7 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::significance::DEVIATION;
+    use crate::distributions::DEVIATION;
 
     fn pairs(b: u32, c: u32, n: u32) -> Pairs {
         Pairs {

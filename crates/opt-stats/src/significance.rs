@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::distributions::{normal, t_quantile, t_quantile_at};
+use crate::distributions::{DEVIATION, LEVEL, normal, t_quantile, t_quantile_at};
 use crate::mcnemar::Pairs;
-use crate::{Discordant, Spread};
+use crate::{Discordant, Interval, Pair, Spread};
 
 /// What the difference between two variants amounts to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,36 +27,6 @@ pub enum HoldsFor {
     Weights,
     /// Several seeds: the method, as far as their spread shows.
     Method,
-}
-
-/// The differences that chance leaves possible, in points.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Interval {
-    /// Its lower end.
-    pub low: f64,
-    /// Its upper end.
-    pub high: f64,
-}
-
-impl Interval {
-    fn around(centre: f64, reach: f64) -> Self {
-        Self {
-            low: centre - reach,
-            high: centre + reach,
-        }
-    }
-
-    /// Whether `difference` is one of them.
-    #[must_use]
-    pub fn holds(self, difference: f64) -> bool {
-        self.low <= difference && difference <= self.high
-    }
-
-    /// Half of its width.
-    #[must_use]
-    pub fn reach(self) -> f64 {
-        0.5 * (self.high - self.low)
-    }
 }
 
 /// A difference with its interval and verdict.
@@ -82,7 +52,8 @@ pub struct SignificanceTest {
 }
 
 impl SignificanceTest {
-    /// Tests the mean difference of `pairs`, one per seed; `trained` says whether training lies between the two.
+    /// Tests the mean difference of `pairs`, one per seed; `trained` says whether training lies between the two. Without pairs
+    /// nothing is known: unresolved, with an interval of NaN.
     ///
     /// ```text
     /// images    Tango's interval of the mean counts b, c over the seeds; it reaches e from their difference
@@ -151,8 +122,8 @@ impl SignificanceTest {
                 Interval { .. } => Verdict::Unresolved,
             },
             holds_for: match pairs.len() {
-                1 => HoldsFor::Weights,
-                _ => HoldsFor::Method,
+                0 | 1 => HoldsFor::Weights,
+                2.. => HoldsFor::Method,
             },
             trained,
             interval,
@@ -187,25 +158,6 @@ impl SignificanceTest {
         }
     }
 }
-
-/// Two variants with one seed.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pair {
-    /// Accuracy of the variant, in percent.
-    pub top1: f64,
-    /// Accuracy of the other, in percent.
-    pub other: f64,
-    /// Images in the test set.
-    pub n_test: u64,
-    /// The images on which exactly one of them is right, if known.
-    pub discordant: Option<Discordant>,
-}
-
-/// The most that chance may have to say for a verdict.
-pub(crate) const LEVEL: f64 = 0.05;
-
-/// Where 95 % of a normal distribution end on either side.
-pub(crate) const DEVIATION: f64 = 1.959_963_984_540_054;
 
 /// The mean counts and the sums, if every seed has counts of equally many images.
 fn paired(pairs: &[Pair]) -> Option<(Pairs, Discordant)> {
@@ -503,6 +455,42 @@ mod tests {
             // With so many seeds t is z, and √(0.6² + 0.8²) = 1.
             let (found, expected) = (p(mean, 0.6, 0.8, 2000), normal(mean));
             assert!((found / expected - 1.0).abs() < 0.01, "{mean}: {found}");
+        }
+    }
+
+    /// Lines of results may come from anywhere: whatever they say, a test ends and promises nothing that it cannot know.
+    #[test]
+    fn hostile_numbers_are_judged_and_nothing_is_promised() {
+        let none = SignificanceTest::of(&[], true);
+        assert_eq!(none.verdict, Verdict::Unresolved);
+        assert!(none.interval.low.is_nan());
+        let counts = |only_variant, only_baseline| {
+            Some(Discordant {
+                only_variant,
+                only_baseline,
+            })
+        };
+        for top1 in [f64::NAN, f64::INFINITY, -1e308, 0.0, 1e-308, 1e308] {
+            for discordant in [None, counts(0, 0), counts(u64::MAX, 1), counts(1, u64::MAX)] {
+                for n_test in [0, 1, u64::MAX] {
+                    let pair = Pair {
+                        top1,
+                        other: 50.0,
+                        n_test,
+                        discordant,
+                    };
+                    for pairs in [
+                        &[pair][..],
+                        &[pair, pair],
+                        &[pair, pair, Pair { top1: 50.0, ..pair }],
+                    ] {
+                        let test = SignificanceTest::of(pairs, true);
+                        let is_resolved = test.verdict != Verdict::Unresolved;
+                        assert!(!is_resolved || test.p_value < LEVEL, "{pairs:?}: {test:?}");
+                        assert_eq!(test.reversed().reversed().verdict, test.verdict);
+                    }
+                }
+            }
         }
     }
 

@@ -11,19 +11,18 @@ use opt_core::{InputSpec, zoo};
 use opt_data::batches::TrainOptions as BatchOptions;
 use opt_nn::train::{Constraints, CrossEntropy, NoHooks, TrainOptions, train};
 use opt_nn::{Batch, BatchSource, Net, Precision, device};
+use opt_stats::{Better, ratio};
 use serde::Deserialize;
 use serde_json::json;
 use tch::Device;
-
-use crate::data::Loader;
-use crate::recipe::Train;
-use opt_stats::{Better, ratio};
 
 use super::memory::{self, Peer as MemoryOf};
 use super::peer::{Peer, find_python, python};
 use super::rounds::{Idle, in_turn};
 use super::same::check_same;
 use super::{Common, Findings, Row, chosen, steps_in};
+use crate::data::Loader;
+use crate::recipe::Train;
 
 /// The networks of the zoo that are trained.
 const NETWORKS: &[&str] = &["resnet20", "source_net", "airbench_32_64_128"];

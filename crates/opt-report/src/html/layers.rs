@@ -54,8 +54,8 @@ fn baseline_of<'a>(row: &SummaryRow, rows: &'a [SummaryRow]) -> Option<&'a Summa
 }
 
 fn layer_table(place: usize, row: &SummaryRow, layers: &[Layer], before: &[Layer]) -> Value {
-    let macs = layers.iter().map(|layer| layer.macs).sum();
-    let params = layers.iter().map(|layer| layer.params).sum();
+    let macs = total(layers.iter().map(|layer| layer.macs));
+    let params = total(layers.iter().map(|layer| layer.params));
     let find = |name: &str| before.iter().find(|other| other.name == name);
     let shown: Vec<Compared<'_>> = layers
         .iter()
@@ -85,7 +85,7 @@ fn layer_table(place: usize, row: &SummaryRow, layers: &[Layer], before: &[Layer
     let norms: Vec<&Layer> = layers.iter().filter(|l| l.op == NORMALIZATION).collect();
     let mut notes = Vec::new();
     if reshaped {
-        let old: u64 = before.iter().map(|layer| layer.macs).sum();
+        let old: u64 = total(before.iter().map(|layer| layer.macs));
         notes.push(format!(
             "Channels were removed: {} M of the baseline's {} M MACs are left ({:.1} %).",
             in_millions(macs),
@@ -102,7 +102,7 @@ fn layer_table(place: usize, row: &SummaryRow, layers: &[Layer], before: &[Layer
     if !norms.is_empty() {
         notes.push(format!(
             "Not listed: batch normalization, {} k parameters in {} places.",
-            in_thousands(norms.iter().map(|layer| layer.params).sum()),
+            in_thousands(total(norms.iter().map(|layer| layer.params))),
             norms.len(),
         ));
     }
@@ -127,7 +127,13 @@ fn layer_table(place: usize, row: &SummaryRow, layers: &[Layer], before: &[Layer
 }
 
 fn about(shown: &[Compared<'_>], macs: u64, params: u64) -> String {
-    let weights = |c: &Compared<'_>| c.layer.weight_shape.iter().product::<usize>() as f64;
+    let weights = |c: &Compared<'_>| {
+        c.layer
+            .weight_shape
+            .iter()
+            .map(|n| *n as f64)
+            .product::<f64>()
+    };
     let zeros: f64 = shown.iter().map(|c| weights(c) * c.layer.sparsity).sum();
     let all: f64 = shown.iter().map(weights).sum();
     let sparsity = 100.0 * zeros / all.max(1.0);
@@ -214,4 +220,8 @@ fn short_bits(bits: u32) -> String {
         32 => "f32".to_owned(),
         bits => bits.to_string(),
     }
+}
+/// A sum of counts that a file says, which may be anything.
+fn total(counts: impl Iterator<Item = u64>) -> u64 {
+    counts.fold(0, u64::saturating_add)
 }
