@@ -9,7 +9,7 @@ kills=${1:-20}
 RANDOM=${2:-1}
 command -v bc > /dev/null || { echo "kill-test needs bc: install it" >&2; exit 1; }
 cargo xtask experiment list > /dev/null
-program=${CARGO_TARGET_DIR:-target}/release/opt-bench
+program=${CARGO_TARGET_DIR:-target}/release/opt-rs
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export OPT_ROOT=$PWD

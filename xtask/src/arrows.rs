@@ -52,15 +52,34 @@ const ARROWS: &[Arrow] = &[
         tests_may_use: &["opt-image"],
         ..arrow("opt-infer", &["opt-core", "opt-artifact"], NO_LIBTORCH)
     },
+    Arrow {
+        // How images of one's own are prepared is compared with what the engine's example does.
+        tests_may_use: &["opt-image"],
+        ..arrow(
+            "opt-experiment",
+            &[
+                "opt-core",
+                "opt-data",
+                "opt-prune",
+                "opt-quant",
+                "opt-distill",
+                "opt-nn",
+                "opt-artifact",
+                "opt-format",
+                "opt-infer",
+                "opt-stats",
+                "opt-report",
+            ],
+            WITH_LIBTORCH,
+        )
+    },
     arrow(
         "opt-bench",
         &[
+            "opt-experiment",
             "opt-core",
-            "opt-image",
             "opt-data",
-            "opt-prune",
             "opt-quant",
-            "opt-distill",
             "opt-nn",
             "opt-artifact",
             "opt-format",
@@ -70,6 +89,21 @@ const ARROWS: &[Arrow] = &[
         ],
         WITH_LIBTORCH,
     ),
+    // Without its feature `libtorch`, which is not on by itself.
+    Arrow {
+        tests_may_use: &["opt-artifact"],
+        ..arrow(
+            "opt-cli",
+            &[
+                "opt-bench",
+                "opt-experiment",
+                "opt-core",
+                "opt-nn",
+                "opt-report",
+            ],
+            NO_LIBTORCH,
+        )
+    },
     arrow("xtask", &[], NO_LIBTORCH),
 ];
 
@@ -243,7 +277,7 @@ fn crates_keep_to_the_arrows() {
     let way = member("opt-nn").way_to_libtorch.as_ref().unwrap();
     assert_eq!(way.first().unwrap(), "opt-nn");
     assert!(["tch", "torch-sys"].contains(&way.last().unwrap().as_str()));
-    assert!(member("opt-bench").uses.len() > 5);
+    assert!(member("opt-experiment").uses.len() > 5);
 }
 
 #[test]

@@ -3,6 +3,6 @@
 pub(crate) mod check;
 pub(crate) mod data;
 pub(crate) mod doctor;
-pub(crate) mod opt_bench;
+pub(crate) mod program;
 pub(crate) mod setup;
 pub(crate) mod test;

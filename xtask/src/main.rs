@@ -1,4 +1,4 @@
-//! What cargo cannot do: libtorch, data, checks, and starting opt-bench.
+//! What cargo cannot do: libtorch, data, checks, and starting the program.
 #![expect(
     clippy::print_stdout,
     reason = "a command-line program answers on standard output"
@@ -102,11 +102,11 @@ fn main() -> ExitCode {
         Command::Test(_) => cmd::test::run(&passed_on),
         Command::Check => cmd::check::run(),
         Command::Data(_) => cmd::data::run(&passed_on),
-        Command::Experiment(_) => cmd::opt_bench::run("experiment", &passed_on),
-        Command::Train(_) => cmd::opt_bench::run("train", &passed_on),
-        Command::Bench(_) => cmd::opt_bench::run("bench", &passed_on),
-        Command::Verify(_) => cmd::opt_bench::run("verify", &passed_on),
-        Command::Report(_) => cmd::opt_bench::run("report", &passed_on),
+        Command::Experiment(_) => cmd::program::run("experiment", &passed_on),
+        Command::Train(_) => cmd::program::run("train", &passed_on),
+        Command::Bench(_) => cmd::program::run("bench", &passed_on),
+        Command::Verify(_) => cmd::program::run("verify", &passed_on),
+        Command::Report(_) => cmd::program::run("report", &passed_on),
     };
     match outcome {
         Ok(code) => code,

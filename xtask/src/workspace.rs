@@ -6,6 +6,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 
+/// What of the workspace is not built unless it is asked for: everything of the program.
+pub(crate) const FEATURES: &str = "opt-cli/libtorch";
+
 /// The folder with the workspace's Cargo.toml.
 pub(crate) fn root() -> PathBuf {
     let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
@@ -98,7 +101,7 @@ mod tests {
         std::fs::create_dir_all(release.join(".fingerprint/torch-sys-0123")).unwrap();
         assert!(is_built(&release) && !is_built(&target.path().join("debug")));
         for (cores, expected) in [(1, "1 core)"), (2, "2 cores)")] {
-            let text = first_build("opt-bench", cores);
+            let text = first_build("opt-rs", cores);
             assert!(
                 text.contains("minutes") && text.contains(expected),
                 "{text}"

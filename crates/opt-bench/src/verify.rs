@@ -22,9 +22,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::bench::{INFER_PEER, Peer, find_python, python};
-use crate::cpu::cpu;
-use crate::data::{Data, Limits};
+use crate::infer::SCRIPT;
+use crate::peer::{Peer, find_python, python};
+use opt_experiment::cpu::cpu;
+use opt_experiment::data::{Data, Limits};
 
 /// The share of codes that must be equal in ONNX Runtime.
 const EQUAL_IN_ORT: f64 = 0.999;
@@ -33,7 +34,7 @@ const EQUAL_IN_ORT: f64 = 0.999;
 const FLOAT_CONVS: [&str; 2] = ["Conv", "FusedConv"];
 
 /// How long ONNX Runtime may take for all images.
-const PATIENCE: Duration = Duration::from_secs(1800);
+const TIMEOUT: Duration = Duration::from_secs(1800);
 
 /// The command line.
 #[derive(Debug, clap::Args)]
@@ -144,7 +145,7 @@ pub fn run(options: &Options, root: &Path) -> Result<()> {
         options.python.as_deref(),
         std::env::var_os("OPT_PEERS_PYTHON"),
     ) {
-        Ok(path) => Some(Peer::start(&mut python(&path, INFER_PEER, 1))?),
+        Ok(path) => Some(Peer::start(&mut python(&path, SCRIPT, 1))?),
         Err(error) => {
             eprintln!("ONNX Runtime is left out: {error}");
             None
@@ -329,9 +330,9 @@ fn check_ort(
     };
     fs::write(&all, write_qdq(model, &every)?)?;
     fs::write(path("images"), &images.images[..])?;
-    let hello: BTreeMap<String, String> = peer.ask(&json!({"do": "hello"}), PATIENCE)?;
+    let hello: BTreeMap<String, String> = peer.ask(&json!({"do": "hello"}), TIMEOUT)?;
     let mut kinds = |model: &Path| -> Result<BTreeMap<String, u64>> {
-        peer.ask(&json!({"do": "kinds", "model": model}), PATIENCE)
+        peer.ask(&json!({"do": "kinds", "model": model}), TIMEOUT)
     };
     // The graph whose codes are compared must be executed as the one that ships.
     let (operators, compared) = (kinds(&plain)?, kinds(&all)?);
@@ -346,7 +347,7 @@ fn check_ort(
     let request = json!({
         "do": "codes", "model": all, "images": path("images"), "out": path("codes"), "count": images.len(),
     });
-    let names: Vec<String> = peer.ask(&request, PATIENCE)?;
+    let names: Vec<String> = peer.ask(&request, TIMEOUT)?;
     let values = fs::read(path("codes")).context("reading what ONNX Runtime computed")?;
     let mut found = OrtFindings {
         version: hello.get("ONNX Runtime").cloned().unwrap_or_default(),

@@ -17,6 +17,8 @@ pub(crate) fn run() -> Result<ExitCode> {
                 "clippy",
                 "--workspace",
                 "--all-targets",
+                "--features",
+                workspace::FEATURES,
                 "--",
                 "-D",
                 "warnings",

@@ -433,7 +433,7 @@ fn data() -> Check {
 }
 
 /// The newest `vN/`, what lies beside it, in short, and the bytes of that; `None` if nothing does. Which format a checkout
-/// reads is the business of its opt-bench, so nothing here says that a folder is of no use.
+/// reads is the business of its program, so nothing here says that a folder is of no use.
 fn of_older_versions(trained: &Path) -> Option<(String, Vec<String>, u64)> {
     let format = |name: &str| name.strip_prefix('v')?.parse::<u32>().ok();
     let entries = fs::read_dir(trained).into_iter().flatten().flatten();

@@ -16,12 +16,12 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     if !arguments.is_empty() {
         // Somebody picks tests: these alone are run.
         if !names_packages(arguments) {
-            cargo.arg("--workspace");
+            cargo.args(["--workspace", "--features", workspace::FEATURES]);
         }
         return workspace::become_command(cargo.args(arguments));
     }
     let status = cargo
-        .arg("--workspace")
+        .args(["--workspace", "--features", workspace::FEATURES])
         .status()
         .context("starting cargo")?;
     if !status.success() {
@@ -30,7 +30,7 @@ pub(crate) fn run(arguments: &[OsString]) -> Result<ExitCode> {
     let mut passed = true;
     if python3() {
         println!("\npeers in Python: python3");
-        let protocol = ["--lib", "bench::peer", "--", "--ignored"];
+        let protocol = ["--lib", "peer::", "--", "--ignored"];
         passed &= ignored("opt-bench", &protocol, None)?;
     } else {
         println!("\n{NO_PYTHON}");
