@@ -15,10 +15,11 @@ use crate::{ArtifactError, Provenance, Result};
 const FORMAT: &str = "opt";
 
 /// The version that is written.
-const VERSION: &str = VERSIONS[1];
+const VERSION: &str = VERSIONS[2];
 
 /// The versions that are read. The first does not say how images are prepared: [`crate::metadata_json`] knows what was done then.
-const VERSIONS: [&str; 2] = ["1", "2"];
+/// The first two have one output, whose labels are the input's: [`crate::graph_json`].
+const VERSIONS: [&str; 3] = ["1", "2", "3"];
 
 /// What a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -171,6 +172,12 @@ impl<'a> Container<'a> {
     /// Whether the file says how images are prepared.
     pub(crate) fn has_preparation(&self) -> Result<bool> {
         Ok(self.text("version")? != VERSIONS[0])
+    }
+
+    /// Whether the graph has its outputs, with their labels.
+    pub(crate) fn has_outputs(&self) -> Result<bool> {
+        let version = self.text("version")?;
+        Ok(version != VERSIONS[0] && version != VERSIONS[1])
     }
 
     pub(crate) fn text(&self, key: &'static str) -> Result<&str> {

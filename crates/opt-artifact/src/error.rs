@@ -52,7 +52,7 @@ pub enum ArtifactError {
     },
     /// A file of another version.
     #[error(
-        "format version `{found}`, expected `1` or `2`; read it with the version of the program that wrote it, or write it again with \
+        "format version `{found}`, expected `1`, `2` or `3`; read it with the version of the program that wrote it, or write it again with \
          this one"
     )]
     Version {

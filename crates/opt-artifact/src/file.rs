@@ -101,14 +101,14 @@ fn in_file(path: &Path, source: ArtifactError) -> ArtifactError {
 mod tests {
     use super::*;
     use crate::{Provenance, write_model};
-    use opt_core::{InputSpec, zoo};
+    use opt_core::{Task, zoo};
 
     #[test]
     fn files_are_replaced_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("net.opt");
         save(&path, b"old and longer than a model's first bytes").unwrap();
-        let model = zoo::build("airbench_2_2_2", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("airbench_2_2_2", &Task::cifar10(), 0).unwrap();
         save(&path, &write_model(&model, &Provenance::new()).unwrap()).unwrap();
         assert_eq!(load_model(&path).unwrap(), model);
         let names: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();

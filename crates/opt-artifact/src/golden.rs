@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! golden.images  U8  [n, C, H, W]
-//! golden.logits  F32 [n, classes]      every bit counts
+//! golden.logits  F32 [n, outputs]      all outputs, one after another; every bit counts, or 1e-4 of the largest behind f32 operators
 //! metadata       golden: {"codes_sha256":[HEX, …]}      per image
 //! checksum       SHA-256 over the nodes in order: the number of codes as u64, little-endian, then the codes as bytes in
-//!                [C, H, W] order. The image is the first node; the logits, which have no codes, the last: eight zero bytes.
+//!                [C, H, W] order. Nodes without codes, such as the logits, are eight zero bytes, and so are nodes behind f32
+//!                operators, whose codes may differ between executors (`QModel::exact`).
 //! ```
 
 use opt_core::{InputSpec, QModel, interpret_integer};
@@ -27,9 +28,9 @@ const LOGITS: &str = "golden.logits";
 pub struct Golden {
     /// Bytes, `[n, C, H, W]`.
     pub images: Vec<u8>,
-    /// `[n, classes]`.
+    /// `[n, outputs]`: all outputs of an image, one after another.
     pub logits: Vec<f32>,
-    /// [`codes_sha256`] of each image: the codes of all nodes.
+    /// [`codes_sha256`] of each image: the codes of all nodes that are exact.
     pub codes_sha256: Vec<String>,
 }
 
@@ -42,10 +43,10 @@ struct GoldenJson {
 /// Runs `images` through the integer reference interpreter.
 ///
 /// ```
-/// # use opt_core::{InputSpec, QModel, QNode, QOp, QWeight, qmodel::QEdge};
+/// # use opt_core::{Activation, InputSpec, Output, Params, QModel, QNode, QOp, QWeight};
 /// # let node = |name: &str, op, inputs: &[usize], scale: Option<f32>| QNode {
 /// #     name: name.to_owned(), op, inputs: inputs.to_vec(),
-/// #     edge: scale.map(|scale| QEdge { scale, zero_points: vec![0] }),
+/// #     activation: scale.map(|scale| Activation::new(scale, 0)),
 /// # };
 /// # let codes = ndarray::ArrayD::from_shape_vec(vec![1, 4], vec![1i8, 0, 0, -1])?;
 /// # let weight = QWeight { codes, scales: vec![0.5], bits: 8 };
@@ -55,8 +56,10 @@ struct GoldenJson {
 /// #         node("flat", QOp::Flatten, &[0], Some(1.0)),
 /// #         node("head", QOp::Logits { weight, bias: vec![0] }, &[1], None),
 /// #     ],
+/// #     params: Params::new(),
+/// #     outputs: vec![Output { node: 2, labels: vec!["a".into()] }],
 /// #     input: InputSpec {
-/// #         shape: [1, 2, 2], mean: vec![0.0], std: vec![1.0], labels: vec!["a".into()],
+/// #         shape: [1, 2, 2], mean: vec![0.0], std: vec![1.0],
 /// #         preparation: opt_core::Preparation::usual([1, 2, 2]),
 /// #     },
 /// # };
@@ -70,8 +73,8 @@ struct GoldenJson {
 /// for n in 0..stored.count() {
 ///     // In place of the interpreter, the program that is to be checked.
 ///     let trace = opt_core::interpret_integer::run(&model, stored.image(n))?;
-///     stored.check_codes(n, trace.codes.iter().map(Vec::as_slice))?;
-///     stored.check_logits(n, &trace.logits)?;
+///     stored.check_codes(n, &model, trace.codes())?;
+///     stored.check_logits(n, &model, &trace.outputs)?;
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -100,9 +103,9 @@ pub fn golden(model: &QModel, images: &[u8]) -> Result<Golden> {
     };
     for image in images.chunks_exact(size) {
         let trace = interpret_integer::run(model, image)?;
-        let codes = trace.codes.iter().map(Vec::as_slice);
+        let codes = exact_codes(model, trace.codes());
         golden.codes_sha256.push(codes_sha256(codes));
-        golden.logits.extend(trace.logits);
+        golden.logits.extend(trace.outputs);
     }
     Ok(golden)
 }
@@ -153,24 +156,33 @@ impl Golden {
         part(&self.logits, n, self.count())
     }
 
-    /// Compares logits with those of image `n`, bit by bit.
+    /// Compares outputs with those of image `n`: bit by bit, and behind f32 operators within 1e-4 of the largest.
     ///
     /// # Errors
     ///
-    /// [`ArtifactError::Golden`] with the first class that differs.
+    /// [`ArtifactError::Golden`] with the first number that differs.
     ///
     /// # Panics
     ///
     /// If `n` is not below [`Golden::count`].
     #[track_caller]
-    pub fn check_logits(&self, n: usize, logits: &[f32]) -> Result<()> {
+    pub fn check_logits(&self, n: usize, model: &QModel, logits: &[f32]) -> Result<()> {
         let expected = self.logits(n);
         if logits.len() != expected.len() {
             let (found, expected) = (logits.len(), expected.len());
             return Err(self.differs(n, format!("{found} logits, expected {expected}")));
         }
-        let mut pairs = logits.iter().zip(expected).enumerate();
-        match pairs.find(|(_, (a, b))| a.to_bits() != b.to_bits()) {
+        let exact = model.exact();
+        let all_exact = model
+            .outputs
+            .iter()
+            .all(|o| exact.get(o.node) == Some(&true));
+        let largest = expected.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
+        let differs = |(_, (a, b)): &(usize, (&f32, &f32))| {
+            let near = !all_exact && (**a - **b).abs() <= 1e-4 * largest;
+            a.to_bits() != b.to_bits() && !near
+        };
+        match logits.iter().zip(expected).enumerate().find(differs) {
             None => Ok(()),
             Some((class, (a, b))) => Err(self.differs(
                 n,
@@ -179,7 +191,7 @@ impl Golden {
         }
     }
 
-    /// Compares the codes of all nodes with those of image `n`.
+    /// Compares the codes of all nodes of `model` with those of image `n`, but for nodes behind f32 operators.
     ///
     /// # Errors
     ///
@@ -192,9 +204,11 @@ impl Golden {
     pub fn check_codes<'a>(
         &self,
         n: usize,
+        model: &QModel,
         codes: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<()> {
-        let (found, expected) = (codes_sha256(codes), &self.codes_sha256[n]);
+        let found = codes_sha256(exact_codes(model, codes));
+        let expected = &self.codes_sha256[n];
         if found == *expected {
             return Ok(());
         }
@@ -213,6 +227,15 @@ impl Golden {
     }
 }
 
+/// The codes of each node, or none where executors may differ.
+fn exact_codes<'a>(
+    model: &QModel,
+    codes: impl IntoIterator<Item = &'a [u8]>,
+) -> impl Iterator<Item = &'a [u8]> {
+    let pairs = codes.into_iter().zip(model.exact());
+    pairs.map(|(codes, exact)| if exact { codes } else { &[] })
+}
+
 #[track_caller]
 fn part<T>(all: &[T], n: usize, count: usize) -> &[T] {
     assert!(n < count, "image {n} of {count}");
@@ -225,13 +248,13 @@ fn image_size(input: &InputSpec) -> usize {
 }
 
 /// Puts images and answers into the file.
-pub(crate) fn store(content: &mut Container<'_>, input: &InputSpec, golden: &Golden) -> Result<()> {
+pub(crate) fn store(content: &mut Container<'_>, model: &QModel, golden: &Golden) -> Result<()> {
     let Golden {
         images,
         logits,
         codes_sha256,
     } = golden;
-    let [image_shape, logit_shape] = shapes(input, codes_sha256)?;
+    let [image_shape, logit_shape] = shapes(model, codes_sha256)?;
     for (name, found, shape) in [
         (IMAGES, images.len(), &image_shape),
         (LOGITS, logits.len(), &logit_shape),
@@ -252,13 +275,13 @@ pub(crate) fn store(content: &mut Container<'_>, input: &InputSpec, golden: &Gol
     content.set_json(KEY, &json)
 }
 
-/// Takes images and answers out of the file, if it has them. `input` was checked.
-pub(crate) fn fetch(content: &mut Container<'_>, input: &InputSpec) -> Result<Option<Golden>> {
+/// Takes images and answers out of the file, if it has them. `model` was checked.
+pub(crate) fn fetch(content: &mut Container<'_>, model: &QModel) -> Result<Option<Golden>> {
     if !content.metadata.contains_key(KEY) {
         return Ok(None);
     }
     let GoldenJson { codes_sha256 } = content.json(KEY)?;
-    let [image_shape, logit_shape] = shapes(input, &codes_sha256)?;
+    let [image_shape, logit_shape] = shapes(model, &codes_sha256)?;
     let mut take = |name, dtype, expected: &[usize]| {
         let stored = content.take(name, dtype)?;
         if stored.shape == expected {
@@ -279,7 +302,7 @@ pub(crate) fn fetch(content: &mut Container<'_>, input: &InputSpec) -> Result<Op
 }
 
 /// The shapes of images and logits, which follow from the number of checksums.
-fn shapes(input: &InputSpec, codes_sha256: &[String]) -> Result<[Vec<usize>; 2]> {
+fn shapes(model: &QModel, codes_sha256: &[String]) -> Result<[Vec<usize>; 2]> {
     check_golden_count(codes_sha256.len())?;
     let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
     if let Some(wrong) = codes_sha256
@@ -292,8 +315,13 @@ fn shapes(input: &InputSpec, codes_sha256: &[String]) -> Result<[Vec<usize>; 2]>
         ));
     }
     let count = codes_sha256.len();
-    let [c, h, w] = input.shape;
-    Ok([vec![count, c, h, w], vec![count, input.labels.len()]])
+    let [c, h, w] = model.input.shape;
+    let shapes = model.validate()?;
+    let sizes = model
+        .outputs
+        .iter()
+        .map(|o| shapes[o.node].iter().product::<usize>());
+    Ok([vec![count, c, h, w], vec![count, sizes.sum()]])
 }
 
 #[cfg(test)]

@@ -5,10 +5,10 @@
 //!
 //! ```text
 //! format      "opt"
-//! version     "2"                              "1" is read too, any other is refused
+//! version     "3"                              "1" and "2" are read too, any other is refused
 //! kind        "model" | "qmodel"
 //! graph       JSON, see graph_json.rs          loads without the code that built or pruned the network
-//! input       JSON: layout, dtype, shape, mean, std, labels, preparation
+//! input       JSON: layout, dtype, shape, mean, std, preparation
 //! codec       JSON: parameter or weight → how its codes are stored and decoded; see metadata_json.rs
 //! golden      JSON: checksums of the codes for the tensor golden.images, if there is one; see golden.rs
 //! provenance  JSON: string → string
@@ -17,7 +17,7 @@
 //!
 //! An image is bytes in the order `layout` says: C planes (red, green, blue) of H rows. A model expects
 //! `(byte / 255 - mean[c]) / std[c]`; a quantized model takes the bytes as they are, its mean and deviation are inside the
-//! weights. Output k belongs to `labels[k]`. `preparation` says how an image file becomes those bytes; the crate `opt-image` does
+//! weights. Number k of an output belongs to its label k. `preparation` says how an image file becomes those bytes; the crate `opt-image` does
 //! it.
 //!
 //! In reading order: [`model`] and [`qmodel`] (what is written and read), [`golden`](mod@golden) (images with which an
@@ -26,7 +26,7 @@
 //! ```
 //! use opt_artifact::{Provenance, read_model, write_model};
 //!
-//! let model = opt_core::zoo::build("airbench_4_4_4", &opt_core::InputSpec::cifar10(), 0)?;
+//! let model = opt_core::zoo::build("airbench_4_4_4", &opt_core::Task::cifar10(), 0)?;
 //! let bytes = write_model(&model, &Provenance::from([("seed".into(), "0".into())]))?;
 //! assert_eq!(read_model(&bytes)?, model);
 //! assert_eq!(opt_artifact::inspect(&bytes)?.provenance["seed"], "0");
@@ -36,7 +36,7 @@
 //! # What this crate does not do
 //!
 //! It chooses no codes and computes no network; it writes what it is given or refuses it. It reads no other program's
-//! files; of its own it reads version 1, which has no `preparation`, as what was done then. It compresses nothing yet: the coding of each weight is named in the file, `raw` and
+//! files; of its own it reads version 1, which has no `preparation`, as what was done then, and versions 1 and 2, which have one output. It compresses nothing yet: the coding of each weight is named in the file, `raw` and
 //! `packed` are those there are, and a name it does not know is an error.
 
 pub mod container;

@@ -51,7 +51,6 @@ pub(crate) fn check_input(input: &InputSpec) -> Result<()> {
         shape,
         mean,
         std,
-        labels: _,
         preparation: Preparation {
             orientation: _,
             cover,
@@ -111,9 +110,8 @@ pub(crate) fn check_model(model: &Model) -> Result<()> {
             Op::Input
             | Op::Gemm { .. }
             | Op::BatchNormalization { .. }
-            | Op::Relu
-            | Op::Clip { .. }
-            | Op::Add
+            | Op::Unary(_)
+            | Op::Binary(_)
             | Op::GlobalAveragePool
             | Op::Flatten
             | Op::Slice { .. } => Vec::new(),

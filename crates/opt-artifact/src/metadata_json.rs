@@ -1,8 +1,7 @@
 //! The input and the codings as JSON, minified.
 //!
 //! ```text
-//! input           {"layout":"CHW", "dtype":"u8", "shape":[3,32,32], "mean":[…], "std":[…], "labels":[…],
-//!                  "preparation":PREPARATION}
+//! input           {"layout":"CHW", "dtype":"u8", "shape":[3,32,32], "mean":[…], "std":[…], "preparation":PREPARATION}
 //! PREPARATION     {"orientation":"upright", "colours":"RGB", "filter":"triangle", "cover":[32,32], "cut":"centre"}
 //! codec (model)   {PARAMETER: {"codes":CODING, "decode":DECODE}, …}
 //! codec (qmodel)  {"NODE.weight": CODING, …}
@@ -102,7 +101,9 @@ pub(crate) struct InputJson {
     shape: [usize; 3],
     mean: Vec<f32>,
     std: Vec<f32>,
-    labels: Vec<String>,
+    /// Of versions 1 and 2; later ones have them at the outputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    labels: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     preparation: Option<PreparationJson>,
 }
@@ -113,7 +114,6 @@ impl From<&InputSpec> for InputJson {
             shape,
             mean,
             std,
-            labels,
             preparation: Preparation { orientation, cover },
         } = input.clone();
         Self {
@@ -122,7 +122,7 @@ impl From<&InputSpec> for InputJson {
             shape,
             mean,
             std,
-            labels,
+            labels: None,
             preparation: Some(PreparationJson {
                 orientation: match orientation {
                     Orientation::Upright => OrientationJson::Upright,
@@ -137,8 +137,8 @@ impl From<&InputSpec> for InputJson {
     }
 }
 
-/// The input of a file.
-pub(crate) fn input(content: &Container<'_>) -> Result<InputSpec> {
+/// The input of a file, and the labels that it has in versions 1 and 2.
+pub(crate) fn input(content: &Container<'_>) -> Result<(InputSpec, Option<Vec<String>>)> {
     let InputJson {
         layout: LayoutJson::Chw,
         dtype: DtypeJson::U8,
@@ -149,6 +149,11 @@ pub(crate) fn input(content: &Container<'_>) -> Result<InputSpec> {
         preparation,
     } = content.json("input")?;
     let wrong = |problem: &str| Err(tensor_error("input", problem));
+    match (content.has_outputs()?, &labels) {
+        (true, Some(_)) => return wrong("`labels`, which belong to the outputs of the graph"),
+        (false, None) => return wrong("no `labels`, which a file of version 1 or 2 has"),
+        (true, None) | (false, Some(_)) => {}
+    }
     let preparation = match (content.has_preparation()?, preparation) {
         (true, Some(json)) => {
             let PreparationJson {
@@ -175,18 +180,18 @@ pub(crate) fn input(content: &Container<'_>) -> Result<InputSpec> {
             orientation: Orientation::Stored,
             ..Preparation::usual(shape)
         },
-        (true, None) => return wrong("no `preparation`, which a file of version 2 has"),
+        (true, None) => return wrong("no `preparation`, which a file of this version has"),
         (false, Some(_)) => {
             return wrong("a `preparation`, which a file of version 1 does not have");
         }
     };
-    Ok(InputSpec {
+    let input = InputSpec {
         shape,
         mean,
         std,
-        labels,
         preparation,
-    })
+    };
+    Ok((input, labels))
 }
 
 /// How codes lie in their tensor.
@@ -252,29 +257,32 @@ mod tests {
             shape: [1, 2, 3],
             mean: vec![0.5],
             std: vec![0.25],
-            labels: vec!["a \"b\"".to_owned()],
             preparation: Preparation {
                 orientation: Orientation::Upright,
                 cover: [2, 4],
             },
         };
         let text = serde_json::to_string(&InputJson::from(&spec)).unwrap();
-        let old = r#"{"layout":"CHW","dtype":"u8","shape":[1,2,3],"mean":[0.5],"std":[0.25],"labels":["a \"b\""]"#;
+        let old = r#"{"layout":"CHW","dtype":"u8","shape":[1,2,3],"mean":[0.5],"std":[0.25]"#;
         let new = r#","preparation":{"orientation":"upright","colours":"grey","filter":"triangle","cover":[2,4],"cut":"centre"}}"#;
         assert_eq!(text, format!("{old}{new}"));
-        let read = |version: &str, text: &str| input(&content(version, text));
+        let read =
+            |version: &str, text: &str| input(&content(version, text)).map(|(input, _)| input);
+        let labelled = format!(r#"{old},"labels":["a \"b\""]"#);
         let short = text.replace(r#""layout":"CHW","dtype":"u8","#, "");
         for sound in [&text, &short] {
-            assert_eq!(read("2", sound).unwrap(), spec, "{sound}");
+            assert_eq!(read("3", sound).unwrap(), spec, "{sound}");
         }
         // Version 1 says nothing, and means what was done then.
-        let then = read("1", &format!("{old}}}")).unwrap();
+        let (_, labels) = input(&content("2", &format!("{labelled}{new}"))).unwrap();
+        assert_eq!(labels, Some(vec!["a \"b\"".to_owned()]));
+        let then = read("1", &format!("{labelled}}}")).unwrap();
         let stored = Preparation {
             orientation: Orientation::Stored,
             cover: [2, 3],
         };
         assert_eq!(then.preparation, stored);
-        let large = format!("{old}}}").replace("[1,2,3]", "[1,224,128]");
+        let large = format!("{labelled}}}").replace("[1,2,3]", "[1,224,128]");
         assert_eq!(read("1", &large).unwrap().preparation.cover, [256, 146]);
         // Other colours.
         for channels in [2, 3] {
@@ -285,7 +293,7 @@ mod tests {
             };
             let text = serde_json::to_string(&InputJson::from(&other)).unwrap();
             assert_eq!(text.contains("\"RGB\""), channels == 3, "{text}");
-            assert_eq!(read("2", &text).unwrap(), other);
+            assert_eq!(read("3", &text).unwrap(), other);
         }
         struct Case {
             find: &'static str,
@@ -345,13 +353,22 @@ mod tests {
         ];
         for case in cases {
             let text = text.replace(case.find, case.replace);
-            let error = read("2", &text).unwrap_err().to_string();
+            let error = read("3", &text).unwrap_err().to_string();
             assert!(error.contains(case.expect), "{text}: {error}");
         }
-        let error = read("2", &format!("{old}}}")).unwrap_err().to_string();
+        let error = read("2", &format!("{labelled}}}")).unwrap_err().to_string();
         assert!(error.contains("no `preparation`"), "{error}");
-        let error = read("1", &text).unwrap_err().to_string();
+        let error = read("1", &format!("{labelled}{new}"))
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("version 1 does not have"), "{error}");
+        // Labels where they do not belong, and none where they do.
+        let error = read("3", &format!("{labelled}{new}"))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("belong to the outputs"), "{error}");
+        let error = read("2", &text).unwrap_err().to_string();
+        assert!(error.contains("no `labels`"), "{error}");
     }
 
     #[test]

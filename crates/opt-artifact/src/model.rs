@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ndarray::{ArcArray, IxDyn};
-use opt_core::{CodedTensor, Graph, Model, Params, Tensor};
+use opt_core::{CodedTensor, Model, Params, Tensor};
 use safetensors::Dtype;
 use serde_json::Value;
 
@@ -74,8 +74,8 @@ pub fn write_model_with_codes(
 pub fn read_model(bytes: &[u8]) -> Result<Model> {
     let mut content = read(bytes)?;
     content.expect_kind(Kind::Model)?;
-    let graph: Graph = content.json::<GraphJson>("graph")?.into();
-    let input = input(&content)?;
+    let (input, old_labels) = input(&content)?;
+    let graph = content.json::<GraphJson>("graph")?.graph(old_labels)?;
     let mut params = Params::new();
     if content.metadata.contains_key("codec") {
         for (name, codec) in content.json::<BTreeMap<String, CodecJson<Value>>>("codec")? {
@@ -99,7 +99,8 @@ pub fn read_model(bytes: &[u8]) -> Result<Model> {
     Ok(model)
 }
 
-fn to_tensor(name: &str, shape: &[usize], values: Vec<f32>) -> Result<Tensor> {
+/// A parameter of a model.
+pub(crate) fn to_tensor(name: &str, shape: &[usize], values: Vec<f32>) -> Result<Tensor> {
     ArcArray::from_shape_vec(IxDyn(shape), values)
         .map_err(|e| tensor_error(name, format!("shape {shape:?}: {e}")))
 }

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use opt_core::lower::{Adds, QuantSpec, fold, fuse, lower};
-use opt_core::{
-    CodedTensor, Decode, InputSpec, QModel, QParams, QWeight, qparams::round_clamp, zoo,
-};
+use opt_core::{CodedTensor, Decode, QModel, QParams, QWeight, Task, qparams::round_clamp, zoo};
 use proptest::prelude::*;
 
 use crate::container::{self, Container};
@@ -22,18 +20,18 @@ fn noise(i: usize) -> usize {
 
 /// A net of the zoo with scales and zero points that no calibration would choose.
 pub(crate) fn quantized(name: &str, adds: Adds, bits: u8) -> QModel {
-    let folded = fold(&zoo::build(name, &InputSpec::cifar10(), 11).unwrap()).unwrap();
+    let folded = fold(&zoo::build(name, &Task::cifar10(), 11).unwrap()).unwrap();
     let mut spec = QuantSpec {
-        adds,
+        placement: adds.into(),
         ..QuantSpec::default()
     };
-    for (i, step) in fuse(&folded, adds).unwrap().into_iter().enumerate() {
+    for (i, step) in fuse(&folded, &adds.into()).unwrap().into_iter().enumerate() {
         if step.requantizes(&folded) {
             let scale = 0.01 + noise(i) as f32 / 20_000.0;
             let zero = i32::try_from(noise(7 * i + 3) % 256).unwrap();
             let params = QParams::new(scale, zero, 0, 255).unwrap();
             let name = folded.graph.nodes[step.value].name.clone();
-            spec.edges.insert(name, params);
+            spec.activations.insert(name, params);
         }
     }
     let limit = QWeight::code_limit(bits);
@@ -67,7 +65,7 @@ fn small_files() -> [Vec<u8>; 2] {
 }
 
 fn make_small_files() -> [Vec<u8>; 2] {
-    let mut model = zoo::build("airbench_2_2_2", &InputSpec::cifar10(), 0).unwrap();
+    let mut model = zoo::build("airbench_2_2_2", &Task::cifar10(), 0).unwrap();
     let decodes = [
         Decode::Affine {
             scales: vec![0.1],
@@ -143,12 +141,12 @@ fn what_does_not_fit_is_named() {
     let cases = [
         // A newer version, and none.
         Case {
-            file: resealed(&model, |c| put(c, "version", "3")),
-            expect: "format version `3`, expected `1` or `2`; read it with the version of the program that wrote it",
+            file: resealed(&model, |c| put(c, "version", "4")),
+            expect: "format version `4`, expected `1`, `2` or `3`; read it with the version of the program that wrote it",
         },
         Case {
             file: resealed(&model, |c| drop(c.metadata.remove("version"))),
-            expect: "format version ``, expected `1` or `2`",
+            expect: "format version ``, expected `1`, `2` or `3`",
         },
         // Somebody else's file.
         Case {
@@ -274,7 +272,7 @@ fn what_does_not_fit_is_named() {
         // A part of another version.
         Case {
             file: resealed(&model, |c| put(c, "version", "1")),
-            expect: "a `preparation`, which a file of version 1 does not have",
+            expect: "no `labels`, which a file of version 1 or 2 has",
         },
         // Padding that would overflow.
         Case {

@@ -4,14 +4,14 @@
 //! weights with rounded additions, without which they have no integer kernels, and the network in f32. Each gets its images
 //! in the form that costs it least: ours as bytes, the peers' integer network as bytes with their border.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use opt_core::lower::{Adds, fold, lower, observed_nodes};
-use opt_core::{InputSpec, Model, QModel, interpret, zoo};
+use opt_core::{Model, QModel, Task, interpret, zoo};
 use opt_format::onnx::{QdqOptions, padded_image, write_float, write_qdq};
 use opt_infer::{ImageOrder, Kernels, Options as Engine, Session};
 use opt_quant::{MinMax, WeightBits, min_max_spec};
@@ -88,8 +88,8 @@ struct Network {
 impl Network {
     fn new(name: &str) -> Result<Self> {
         let images = opt_data::synthetic::synthetic(0, 4, 0).train;
-        let folded = fold(&zoo::build(name, &InputSpec::cifar10(), 0)?)?;
-        let nodes = observed_nodes(&folded)?;
+        let folded = fold(&zoo::build(name, &Task::cifar10(), 0)?)?;
+        let nodes = observed_nodes(&folded, &BTreeSet::new())?;
         let mut ranges: BTreeMap<String, MinMax> = BTreeMap::new();
         for n in 0..images.len() {
             let values = interpret::run(&folded, &folded.input.normalize(images.image(n)))?;
@@ -98,8 +98,9 @@ impl Network {
                 ranges.entry(name).or_default().observe(&values[*node])?;
             }
         }
-        let integers = |adds| -> Result<QModel> {
-            let spec = min_max_spec(&folded, adds, &ranges, WeightBits::inner(8))?;
+        let widths = WeightBits::inner(8).by_name(&folded).into();
+        let integers = |adds: Adds| -> Result<QModel> {
+            let spec = min_max_spec(&folded, &adds.into(), &ranges, &widths)?;
             Ok(lower(&folded, &spec)?)
         };
         Ok(Self {
@@ -376,7 +377,7 @@ fn load(
 fn expected(network: &Network, arithmetic: &str, image: &[u8]) -> Result<Vec<f32>> {
     if arithmetic == "f32" {
         let mut values = interpret::run(&network.folded, &network.folded.input.normalize(image))?;
-        return Ok(values.swap_remove(network.folded.graph.output));
+        return Ok(values.swap_remove(network.folded.graph.output()));
     }
     Ok(session(&network.rounded, Kernels::best(), 1)?
         .run(image)?

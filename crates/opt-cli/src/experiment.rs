@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::Args;
 use indicatif::HumanDuration;
-use opt_core::InputSpec;
+use opt_core::Task;
 use opt_experiment::budget::{Fitted, fit};
 use opt_experiment::data::{Data, Limits, to_download};
 use opt_experiment::experiment::run_all;
@@ -104,32 +104,24 @@ pub(crate) fn run(options: Options) -> Result<()> {
         image_size: options.common.image_size,
         prepared: None,
     };
-    let chosen = |counts, input: &InputSpec| -> Result<Fitted> {
+    let chosen = |counts, task: &Task| -> Result<Fitted> {
         let speed = speed(device, &options)?;
         let fitted = match options.budget {
-            Some(budget) => fit(
-                &profile,
-                &experiments,
-                counts,
-                input,
-                device,
-                &speed,
-                budget,
-            )?,
+            Some(budget) => fit(&profile, &experiments, counts, task, device, &speed, budget)?,
             None => as_it_is(&profile, seeds),
         };
-        let plan = plan(&fitted.profile, &experiments, counts, input, device, &speed)?;
+        let plan = plan(&fitted.profile, &experiments, counts, task, device, &speed)?;
         show_plan(&plan, &options.profile, &fitted);
         Ok(fitted)
     };
     let missing = to_download(&options.common.data, &root());
-    if let Some((what, input)) = missing.filter(|_| options.dry_run) {
+    if let Some((what, task)) = missing.filter(|_| options.dry_run) {
         eprintln!("data: {what} would be downloaded into data/");
         let counts = Counts {
             train: limits.train.unwrap_or(50_000),
             test: limits.test.unwrap_or(10_000),
         };
-        chosen(counts, &input)?;
+        chosen(counts, &task)?;
         return Ok(());
     }
     let data = Data::load(&options.common.data, &root(), limits)?;
@@ -138,7 +130,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
         test: data.test.len(),
     };
     say_data(&data, device);
-    let fitted = chosen(counts, &data.input())?;
+    let fitted = chosen(counts, &data.task())?;
     if options.dry_run {
         return Ok(());
     }

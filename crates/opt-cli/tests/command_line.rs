@@ -123,8 +123,7 @@ fn smoke_leaves_everything_that_was_promised() {
     }
     let find = |variant: &str| lines.iter().find(|l| l.variant == variant).unwrap();
     // Pruning keeps the exact count: of the weights of convolutions and the linear layer, 30 % stay. Biases may be zero.
-    let zoo =
-        opt_core::zoo::build("airbench_16_32_32", &opt_core::InputSpec::cifar10(), 0).unwrap();
+    let zoo = opt_core::zoo::build("airbench_16_32_32", &opt_core::Task::cifar10(), 0).unwrap();
     let cost = opt_core::cost::cost(&zoo).unwrap();
     let (weights, others) = (cost.weights as u64, (cost.params - cost.weights) as u64);
     let kept = (3 * weights + 5) / 10;

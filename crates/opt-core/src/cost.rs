@@ -1,6 +1,6 @@
 //! What a model needs: parameters, non-zeros, multiply-accumulates and bytes, per layer and in total.
 
-use crate::op::{Op, ParamRole};
+use crate::op::ParamRole;
 use crate::shape::infer_shapes;
 use crate::{Model, Result};
 
@@ -91,10 +91,8 @@ pub fn cost(model: &Model) -> Result<Cost> {
             if role == ParamRole::Weight {
                 layer.weights += tensor.len();
                 layer.weights_nonzero += nonzero;
-                let positions = match node.op {
-                    Op::Conv { .. } => shapes[id][1] * shapes[id][2],
-                    _ => 1,
-                };
+                // A convolution takes its weights at every position.
+                let positions: usize = shapes[id].iter().skip(1).product();
                 layer.macs += tensor.len() as u64 * positions as u64;
             }
         }
@@ -115,7 +113,7 @@ pub fn cost(model: &Model) -> Result<Cost> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{InputSpec, zoo};
+    use crate::{Task, zoo};
 
     #[test]
     fn counts_equal_the_published_ones() {
@@ -173,7 +171,7 @@ mod tests {
             },
         ];
         for case in cases {
-            let model = zoo::build(case.net, &InputSpec::cifar10(), 0).unwrap();
+            let model = zoo::build(case.net, &Task::cifar10(), 0).unwrap();
             model.validate().unwrap();
             let cost = cost(&model).unwrap();
             assert_eq!(
@@ -187,7 +185,7 @@ mod tests {
 
     #[test]
     fn zeros_are_counted_where_they_are() {
-        let mut model = zoo::build("source_net", &InputSpec::cifar10(), 1).unwrap();
+        let mut model = zoo::build("source_net", &Task::cifar10(), 1).unwrap();
         let before = cost(&model).unwrap();
         let weight = model.params.get_mut("conv2.weight").unwrap();
         let old = weight[[0, 0, 0, 0]];

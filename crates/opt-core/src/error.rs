@@ -82,7 +82,7 @@ pub enum CoreError {
     /// Quantization parameters that cannot be used.
     #[error("quantization of `{what}`: {problem}")]
     Quant {
-        /// The edge or parameter.
+        /// The activation or parameter.
         what: String,
         /// What is wrong and what was expected.
         problem: String,

@@ -17,13 +17,33 @@ pub struct Node {
     pub inputs: Vec<NodeId>,
 }
 
-/// Nodes in topological order, one input, one output.
+/// A result of a network: the value of a node, under the node's name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Output {
+    /// The node.
+    pub node: NodeId,
+    /// The classes that the numbers stand for, in their order; empty where they stand for none.
+    pub labels: Vec<String>,
+}
+
+impl Output {
+    /// The value of a node, without labels.
+    #[must_use]
+    pub fn of(node: NodeId) -> Self {
+        Self {
+            node,
+            labels: Vec::new(),
+        }
+    }
+}
+
+/// Nodes in topological order, one input, one or several outputs.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Graph {
     /// The nodes. `nodes[0]` is the only [`Op::Input`].
     pub nodes: Vec<Node>,
-    /// The node whose value is the network's result.
-    pub output: NodeId,
+    /// The results. What has one answer, such as a training loss, takes the first.
+    pub outputs: Vec<Output>,
 }
 
 impl Graph {
@@ -36,19 +56,32 @@ impl Graph {
                 op: Op::Input,
                 inputs: Vec::new(),
             }],
-            output: 0,
+            outputs: vec![Output::of(0)],
         }
     }
 
-    /// Appends a node, makes it the output and returns its index.
+    /// The node of the first output.
+    #[must_use]
+    pub fn output(&self) -> NodeId {
+        self.outputs.first().map_or(0, |output| output.node)
+    }
+
+    /// Whether the node's value is a result.
+    #[must_use]
+    pub fn is_output(&self, node: NodeId) -> bool {
+        self.outputs.iter().any(|output| output.node == node)
+    }
+
+    /// Appends a node, makes it the only output and returns its index.
     pub fn push(&mut self, name: impl Into<String>, op: Op, inputs: &[NodeId]) -> NodeId {
         self.nodes.push(Node {
             name: name.into(),
             op,
             inputs: inputs.to_vec(),
         });
-        self.output = self.nodes.len() - 1;
-        self.output
+        let id = self.nodes.len() - 1;
+        self.outputs = vec![Output::of(id)];
+        id
     }
 
     /// The index of the node with this name.
@@ -69,7 +102,7 @@ impl Graph {
         consumers
     }
 
-    /// Checks order, arity, names and that every node contributes to the output.
+    /// Checks order, arity, names, outputs and that every node contributes to one.
     ///
     /// # Errors
     ///
@@ -81,9 +114,17 @@ impl Graph {
                 problem,
             })
         };
-        if self.output >= self.nodes.len() {
-            let problem = format!("the output is node {} of {}", self.output, self.nodes.len());
-            return fail("graph", problem);
+        if self.outputs.is_empty() {
+            return fail("graph", "it has no output".to_owned());
+        }
+        for (k, output) in self.outputs.iter().enumerate() {
+            let Some(node) = self.nodes.get(output.node) else {
+                let problem = format!("the output is node {} of {}", output.node, self.nodes.len());
+                return fail("graph", problem);
+            };
+            if self.outputs[..k].iter().any(|o| o.node == output.node) {
+                return fail(&node.name, "it is an output twice".to_owned());
+            }
         }
         let mut names = std::collections::BTreeSet::new();
         for (id, node) in self.nodes.iter().enumerate() {
@@ -114,7 +155,7 @@ impl Graph {
         }
         let consumers = self.consumers();
         for (id, node) in self.nodes.iter().enumerate() {
-            if consumers[id].is_empty() && id != self.output {
+            if consumers[id].is_empty() && !self.is_output(id) {
                 return fail(&node.name, "nothing reads it".to_owned());
             }
         }
@@ -125,13 +166,14 @@ impl Graph {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::op::{Binary, Unary};
 
     #[test]
     fn validation_names_the_offender() {
         let sound = {
             let mut g = Graph::new();
-            let a = g.push("a", Op::Relu, &[0]);
-            g.push("b", Op::Add, &[a, 0]);
+            let a = g.push("a", Op::Unary(Unary::Relu), &[0]);
+            g.push("b", Op::Binary(Binary::Add), &[a, 0]);
             g
         };
         sound.validate().unwrap();
@@ -167,13 +209,22 @@ mod tests {
             },
             // A dead end.
             Case {
-                break_it: |g| g.output = 1,
+                break_it: |g| g.outputs[0].node = 1,
                 expect: "node `b`: nothing reads it",
             },
             // An output outside the graph.
             Case {
-                break_it: |g| g.output = 9,
+                break_it: |g| g.outputs[0].node = 9,
                 expect: "the output is node 9 of 3",
+            },
+            // No output, and one that is named twice.
+            Case {
+                break_it: |g| g.outputs.clear(),
+                expect: "it has no output",
+            },
+            Case {
+                break_it: |g| g.outputs.push(Output::of(2)),
+                expect: "node `b`: it is an output twice",
             },
         ];
         for case in cases {

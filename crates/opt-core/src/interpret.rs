@@ -1,8 +1,9 @@
 //! The f32 reference interpreter: what each operator computes, written to be read.
 
 use crate::op::{Op, Window};
+use crate::rounding::to_f32;
 use crate::shape::infer_shapes;
-use crate::{CoreError, Model, Result};
+use crate::{CoreError, Model, Params, Result};
 
 /// Runs one normalised image (`[C, H, W]`) through `model` and returns the value of every node, flat, in graph order.
 ///
@@ -24,120 +25,140 @@ pub fn run(model: &Model, image: &[f32]) -> Result<Vec<Vec<f32>>> {
     }
     let mut values: Vec<Vec<f32>> = Vec::with_capacity(shapes.len());
     for (id, node) in model.graph.nodes.iter().enumerate() {
-        let x: &[f32] = node.inputs.first().map_or(&[], |&i| &values[i]);
-        let in_shape: &[usize] = node.inputs.first().map_or(&[], |&i| &shapes[i]);
-        let out_shape = shapes[id].as_slice();
-        let param = |name: &str| -> Vec<f32> { model.params[name].iter().copied().collect() };
+        let operands: Vec<Operand<'_>> = node
+            .inputs
+            .iter()
+            .map(|&i| (values[i].as_slice(), shapes[i].as_slice()))
+            .collect();
         let value = match &node.op {
             Op::Input => image.to_vec(),
-            Op::Conv {
-                weight,
-                bias,
-                window,
-                group,
-            } => conv(
-                x,
-                in_shape,
-                out_shape,
-                &param(weight),
-                bias.as_deref().map(param).as_deref(),
-                window,
-                *group,
-            ),
-            Op::Gemm { weight, bias } => {
-                let weight = param(weight);
-                let bias = bias.as_deref().map(param);
-                let row = |o: usize| {
-                    let products = x.iter().zip(&weight[o * x.len()..]);
-                    let sum: f64 = products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
-                    to_f32(sum + bias.as_ref().map_or(0.0, |b| f64::from(b[o])))
-                };
-                (0..out_shape[0]).map(row).collect()
-            }
-            Op::BatchNormalization {
-                scale,
-                bias,
-                mean,
-                var,
-                epsilon,
-                ..
-            } => {
-                let (bias, mean, var) = (param(bias), param(mean), param(var));
-                let scale = scale.as_deref().map(param);
-                let plane = x.len() / bias.len().max(1);
-                let normalize = |(i, v): (usize, &f32)| {
-                    let c = i / plane;
-                    let gamma = scale.as_ref().map_or(1.0, |s| f64::from(s[c]));
-                    let deviation = (f64::from(var[c]) + f64::from(*epsilon)).sqrt();
-                    to_f32(
-                        (f64::from(*v) - f64::from(mean[c])) / deviation * gamma
-                            + f64::from(bias[c]),
-                    )
-                };
-                x.iter().enumerate().map(normalize).collect()
-            }
-            // Not `f32::max`, which gives the other operand for a NaN.
-            Op::Relu => x.iter().map(|v| larger(0.0, *v)).collect(),
-            Op::Clip { min, max } => x.iter().map(|v| v.clamp(*min, *max)).collect(),
-            Op::Add => x
-                .iter()
-                .zip(&values[node.inputs[1]])
-                .map(|(a, b)| a + b)
-                .collect(),
-            Op::MaxPool(window) => pool(in_shape, out_shape, window, |positions| {
-                positions.map(|i| x[i]).fold(f32::NEG_INFINITY, larger)
-            }),
-            Op::AveragePool(window) => pool(in_shape, out_shape, window, |positions| {
-                let (sum, n) =
-                    positions.fold((0.0, 0u32), |(s, n), i| (s + f64::from(x[i]), n + 1));
-                to_f32(sum / f64::from(n))
-            }),
-            Op::GlobalAveragePool => {
-                let plane = in_shape[1] * in_shape[2];
-                x.chunks_exact(plane)
-                    .map(|p| to_f32(p.iter().copied().map(f64::from).sum::<f64>() / plane as f64))
-                    .collect()
-            }
-            Op::Flatten => x.to_vec(),
-            Op::Slice { start, step, .. } => map_indices(
-                out_shape,
-                |index| {
-                    Some(
-                        (0..index.len())
-                            .map(|a| start[a] + index[a] * step[a])
-                            .collect(),
-                    )
-                },
-                in_shape,
-                x,
-                0.0,
-            ),
-            Op::Pad { begin, .. } => map_indices(
-                out_shape,
-                |index| {
-                    let source: Option<Vec<usize>> = (0..index.len())
-                        .map(|a| index[a].checked_sub(begin[a]))
-                        .collect();
-                    source.filter(|s| (0..s.len()).all(|a| s[a] < in_shape[a]))
-                },
-                in_shape,
-                x,
-                0.0,
-            ),
+            op => value(op, &model.params, &operands, &shapes[id]),
         };
         values.push(value);
     }
     Ok(values)
 }
 
+/// A value, flat, with its shape.
+pub(crate) type Operand<'a> = (&'a [f32], &'a [usize]);
+
+/// What an operator gives for operands that shape inference has accepted; [`Op::Input`] gives nothing.
+pub(crate) fn value(
+    op: &Op,
+    params: &Params,
+    operands: &[Operand<'_>],
+    out_shape: &[usize],
+) -> Vec<f32> {
+    let (x, in_shape): Operand<'_> = operands.first().copied().unwrap_or((&[], &[]));
+    let param = |name: &str| -> Vec<f32> { params[name].iter().copied().collect() };
+    match op {
+        Op::Input => Vec::new(),
+        Op::Conv {
+            weight,
+            bias,
+            window,
+            group,
+        } => conv(
+            x,
+            in_shape,
+            out_shape,
+            &param(weight),
+            bias.as_deref().map(param).as_deref(),
+            window,
+            *group,
+        ),
+        Op::Gemm { weight, bias } => {
+            let weight = param(weight);
+            let bias = bias.as_deref().map(param);
+            let row = |o: usize| {
+                let products = x.iter().zip(&weight[o * x.len()..]);
+                let sum: f64 = products.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                to_f32(sum + bias.as_ref().map_or(0.0, |b| f64::from(b[o])))
+            };
+            (0..out_shape[0]).map(row).collect()
+        }
+        Op::BatchNormalization {
+            scale,
+            bias,
+            mean,
+            var,
+            epsilon,
+            ..
+        } => {
+            let (bias, mean, var) = (param(bias), param(mean), param(var));
+            let scale = scale.as_deref().map(param);
+            let plane = x.len() / bias.len().max(1);
+            let normalize = |(i, v): (usize, &f32)| {
+                let c = i / plane;
+                let gamma = scale.as_ref().map_or(1.0, |s| f64::from(s[c]));
+                let deviation = (f64::from(var[c]) + f64::from(*epsilon)).sqrt();
+                to_f32(
+                    (f64::from(*v) - f64::from(mean[c])) / deviation * gamma + f64::from(bias[c]),
+                )
+            };
+            x.iter().enumerate().map(normalize).collect()
+        }
+        Op::Unary(function) => x.iter().map(|v| function.apply(*v)).collect(),
+        Op::Binary(function) => x
+            .iter()
+            .zip(operands[1].0)
+            .map(|(a, b)| function.apply(*a, *b))
+            .collect(),
+        Op::MaxPool(window) => pool(in_shape, out_shape, window, |positions| {
+            positions.map(|i| x[i]).fold(f32::NEG_INFINITY, larger)
+        }),
+        Op::AveragePool(window) => pool(in_shape, out_shape, window, |positions| {
+            let (sum, n) = positions.fold((0.0, 0u32), |(s, n), i| (s + f64::from(x[i]), n + 1));
+            to_f32(sum / f64::from(n))
+        }),
+        Op::GlobalAveragePool => {
+            let plane = in_shape[1] * in_shape[2];
+            x.chunks_exact(plane)
+                .map(|p| to_f32(p.iter().copied().map(f64::from).sum::<f64>() / plane as f64))
+                .collect()
+        }
+        Op::Flatten => x.to_vec(),
+        Op::Slice { start, step, .. } => slice(x, in_shape, out_shape, start, step),
+        Op::Pad { begin, .. } => pad(x, in_shape, out_shape, begin, 0.0),
+    }
+}
+
+/// Every `step`-th element from `start`, along each axis.
+pub(crate) fn slice<T: Copy>(
+    x: &[T],
+    in_shape: &[usize],
+    out_shape: &[usize],
+    start: &[usize],
+    step: &[usize],
+) -> Vec<T> {
+    let from = |index: &[usize]| {
+        let at = |a: usize| start[a] + index[a] * step[a];
+        Some((0..index.len()).map(at).collect())
+    };
+    // Every index has a source: the fill is never used.
+    x.first().map_or_else(Vec::new, |fill| {
+        map_indices(out_shape, from, in_shape, x, *fill)
+    })
+}
+
+/// `fill` before and after each axis.
+pub(crate) fn pad<T: Copy>(
+    x: &[T],
+    in_shape: &[usize],
+    out_shape: &[usize],
+    begin: &[usize],
+    fill: T,
+) -> Vec<T> {
+    let from = |index: &[usize]| {
+        let at = |a: usize| index[a].checked_sub(begin[a]).filter(|i| *i < in_shape[a]);
+        (0..index.len()).map(at).collect()
+    };
+    map_indices(out_shape, from, in_shape, x, fill)
+}
+
 /// The larger of two numbers; NaN if one of them is.
 fn larger(a: f32, b: f32) -> f32 {
     if b > a || b.is_nan() { b } else { a }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the one rounding to f32")]
-fn to_f32(x: f64) -> f32 {
-    x as f32
 }
 
 fn conv(
@@ -216,7 +237,7 @@ pub(crate) fn pool<T>(
 }
 
 /// Gathers: each output index names the input index that it copies, or none for the fill value.
-pub(crate) fn map_indices<T: Copy>(
+fn map_indices<T: Copy>(
     out_shape: &[usize],
     source: impl Fn(&[usize]) -> Option<Vec<usize>>,
     in_shape: &[usize],

@@ -4,8 +4,8 @@
 //! In reading order: [`graph`] and [`op`] (what a network is), [`model`] (a graph with its parameters and its input), [`preparation`] (how an image
 //! file becomes that input),
 //! [`shape`] and [`cost`] (what it needs), [`mask`] (which weights are kept) and [`gradients`] (what the
-//! data says about them), [`interpret`] (what it computes, in f32),
-//! [`codes`] (tensors as integer codes and as packed bytes), [`qparams`], [`qmodel`] and [`lower`] (the integer network and the only place where one is made from a
+//! data says about them), [`interpret`] (what it computes, in f32) and [`observe`](mod@observe) (how its values are seen),
+//! [`codes`] (tensors as integer codes and as packed bytes), [`qparams`], [`qmodel`] and [`lower`] (the quantized network and the only place where one is made from a
 //! model), [`interpret_integer`] (what that computes, code by code), and [`zoo`] (the networks of the experiments).
 //!
 //! # What this crate does not do
@@ -23,10 +23,12 @@ pub mod interpret_integer;
 pub mod lower;
 pub mod mask;
 pub mod model;
+pub mod observe;
 pub mod op;
 pub mod preparation;
 pub mod qmodel;
 pub mod qparams;
+mod rounding;
 pub mod shape;
 pub mod zoo;
 
@@ -34,12 +36,13 @@ pub use codes::{CodedTensor, Decode};
 pub use cost::{Cost, LayerCost};
 pub use error::CoreError;
 pub use gradients::{Gate, GradientSums};
-pub use graph::{Graph, Node, NodeId};
+pub use graph::{Graph, Node, NodeId, Output};
 pub use mask::Mask;
-pub use model::{InputSpec, Model, Params, Tensor};
-pub use op::{Op, ParamRole};
+pub use model::{InputSpec, Model, Params, Task, Tensor};
+pub use observe::{Observe, Observed};
+pub use op::{Binary, Op, ParamRole, Unary};
 pub use preparation::{Orientation, Preparation};
-pub use qmodel::{QModel, QNode, QOp, QWeight};
+pub use qmodel::{Activation, QModel, QNode, QOp, QWeight};
 pub use qparams::QParams;
 
 /// The result of this crate's fallible functions.

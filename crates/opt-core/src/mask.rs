@@ -118,7 +118,7 @@ pub fn apply_masks(model: &Model, masks: &Masks) -> Result<Model> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{InputSpec, zoo};
+    use crate::{Task, zoo};
     use ndarray::Array;
     use proptest::prelude::*;
 
@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn a_mask_of_a_rebuilt_layer_is_an_error() {
-        let model = zoo::build("source_net", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("source_net", &Task::cifar10(), 0).unwrap();
         let wrong = |name: &str, len: usize| {
             let mask = Mask::new(Array::from_elem(vec![len], true));
             apply_masks(&model, &Masks::from([(name.to_owned(), mask)]))

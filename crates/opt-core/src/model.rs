@@ -6,7 +6,7 @@ use ndarray::{ArcArray, IxDyn};
 
 use crate::op::{Op, ParamRole};
 use crate::shape::infer_shapes;
-use crate::{CoreError, Graph, Node, Preparation, Result};
+use crate::{CoreError, Graph, Output, Preparation, Result};
 
 /// A shared f32 array: cloning it copies no numbers.
 pub type Tensor = ArcArray<f32, IxDyn>;
@@ -30,37 +30,11 @@ pub struct InputSpec {
     pub mean: Vec<f32>,
     /// Standard deviation per channel, on the scale 0 to 1.
     pub std: Vec<f32>,
-    /// Class names; their number is the size of the output.
-    pub labels: Vec<String>,
     /// How an image file becomes the bytes.
     pub preparation: Preparation,
 }
 
 impl InputSpec {
-    /// 32×32 RGB with the mean and deviation that published CIFAR-10 checkpoints use, and CIFAR-10's classes.
-    #[must_use]
-    pub fn cifar10() -> Self {
-        let labels = [
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
-        ];
-        Self {
-            shape: [3, 32, 32],
-            mean: vec![0.485, 0.456, 0.406],
-            std: vec![0.229, 0.224, 0.225],
-            labels: labels.map(str::to_owned).to_vec(),
-            preparation: Preparation::usual([3, 32, 32]),
-        }
-    }
-
     /// Checks that every channel has a finite mean and a positive, finite deviation.
     ///
     /// # Errors
@@ -103,6 +77,43 @@ impl InputSpec {
             out.extend(chunk.iter().map(|&b| (f32::from(b) / 255.0 - mean) / std));
         }
         out
+    }
+}
+
+/// What a data set asks of a classifier: what it is fed, and the classes that it tells apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Task {
+    /// What it is fed.
+    pub input: InputSpec,
+    /// The classes, in the order of the logits.
+    pub labels: Vec<String>,
+}
+
+impl Task {
+    /// 32×32 RGB with the mean and deviation that published CIFAR-10 checkpoints use, and CIFAR-10's classes.
+    #[must_use]
+    pub fn cifar10() -> Self {
+        let labels = [
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        ];
+        Self {
+            input: InputSpec {
+                shape: [3, 32, 32],
+                mean: vec![0.485, 0.456, 0.406],
+                std: vec![0.229, 0.224, 0.225],
+                preparation: Preparation::usual([3, 32, 32]),
+            },
+            labels: labels.map(str::to_owned).to_vec(),
+        }
     }
 }
 
@@ -171,30 +182,21 @@ impl Model {
         self.graph.validate()?;
         let shapes = infer_shapes(self)?;
         self.input.validate()?;
-        let classes: usize = shapes[self.graph.output].iter().product();
-        if classes != self.input.labels.len() {
-            return Err(CoreError::Graph {
-                node: self.graph.nodes[self.graph.output].name.clone(),
-                problem: format!(
-                    "gives {classes} numbers for {} labels",
-                    self.input.labels.len()
-                ),
-            });
+        for output in &self.graph.outputs {
+            check_labels(
+                output,
+                &self.graph.nodes[output.node].name,
+                &shapes[output.node],
+            )?;
         }
         let mut used = std::collections::BTreeSet::new();
         for param in self.param_refs() {
             let tensor = &self.params[param.name];
             used.insert(param.name);
-            if let Some((index, value)) = tensor.iter().enumerate().find(|(_, v)| !v.is_finite()) {
-                return Err(CoreError::NotFinite {
-                    param: param.name.to_owned(),
-                    index,
-                    value: *value,
-                });
-            }
+            check_finite(param.name, tensor)?;
         }
         for node in &self.graph.nodes {
-            self.check_deviations(node)?;
+            check_deviations(&self.params, &node.name, &node.op)?;
         }
         if let Some(stray) = self.params.keys().find(|k| !used.contains(k.as_str())) {
             return Err(CoreError::Graph {
@@ -206,31 +208,61 @@ impl Model {
     }
 }
 
+/// Checks that an output of this shape has as many labels as numbers, if it has any.
+pub(crate) fn check_labels(output: &Output, name: &str, shape: &[usize]) -> Result<()> {
+    let (numbers, labels) = (shape.iter().product::<usize>(), output.labels.len());
+    if labels == 0 || labels == numbers {
+        return Ok(());
+    }
+    Err(CoreError::Graph {
+        node: name.to_owned(),
+        problem: format!("gives {numbers} numbers for {labels} labels"),
+    })
+}
+
 impl Model {
-    /// A BatchNormalization divides by `sqrt(var + ε)`: of a negative variance, which no batch has, nothing but NaN would
-    /// come, and later operators can hide it.
-    fn check_deviations(&self, node: &Node) -> Result<()> {
-        let Op::BatchNormalization { var, epsilon, .. } = &node.op else {
-            return Ok(());
-        };
-        if !(epsilon.is_finite() && *epsilon >= 0.0) {
-            return Err(CoreError::Graph {
-                node: node.name.clone(),
-                problem: format!("its epsilon is {epsilon}, expected a finite number from 0"),
-            });
-        }
-        let variances = self.params[var].iter().enumerate();
-        let unusable = |(_, v): &(usize, &f32)| **v < 0.0 || **v + epsilon <= 0.0;
-        match variances.into_iter().find(unusable) {
-            None => Ok(()),
-            Some((channel, value)) => Err(CoreError::Variance {
-                param: var.clone(),
-                node: node.name.clone(),
-                channel,
-                value: *value,
-                epsilon: *epsilon,
-            }),
-        }
+    /// The labels of the first output; none if it has none.
+    #[must_use]
+    pub fn labels(&self) -> &[String] {
+        self.graph.outputs.first().map_or(&[], |o| &o.labels)
+    }
+}
+
+/// A BatchNormalization divides by `sqrt(var + ε)`: of a negative variance, which no batch has, nothing but NaN would
+/// come, and later operators can hide it.
+pub(crate) fn check_deviations(params: &Params, name: &str, op: &Op) -> Result<()> {
+    let Op::BatchNormalization { var, epsilon, .. } = op else {
+        return Ok(());
+    };
+    if !(epsilon.is_finite() && *epsilon >= 0.0) {
+        return Err(CoreError::Graph {
+            node: name.to_owned(),
+            problem: format!("its epsilon is {epsilon}, expected a finite number from 0"),
+        });
+    }
+    let variances = params.get(var).into_iter().flatten().enumerate();
+    let unusable = |(_, v): &(usize, &f32)| **v < 0.0 || **v + epsilon <= 0.0;
+    match variances.into_iter().find(unusable) {
+        None => Ok(()),
+        Some((channel, value)) => Err(CoreError::Variance {
+            param: var.clone(),
+            node: name.to_owned(),
+            channel,
+            value: *value,
+            epsilon: *epsilon,
+        }),
+    }
+}
+
+/// Checks that a parameter holds numbers alone.
+pub(crate) fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
+    match tensor.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+        None => Ok(()),
+        Some((index, value)) => Err(CoreError::NotFinite {
+            param: name.to_owned(),
+            index,
+            value: *value,
+        }),
     }
 }
 
@@ -241,7 +273,7 @@ mod tests {
 
     #[test]
     fn normalization_is_per_channel() {
-        let mut spec = InputSpec::cifar10();
+        let mut spec = Task::cifar10().input;
         spec.shape = [2, 1, 2];
         spec.mean = vec![0.0, 0.5];
         spec.std = vec![1.0, 0.5];
@@ -257,7 +289,7 @@ mod tests {
 
     #[test]
     fn validation_finds_what_is_wrong_with_parameters() {
-        let sound = zoo::build("resnet20", &InputSpec::cifar10(), 0).unwrap();
+        let sound = zoo::build("resnet20", &Task::cifar10(), 0).unwrap();
         sound.validate().unwrap();
         struct Case {
             break_it: fn(&mut Model),
@@ -322,7 +354,7 @@ mod tests {
             },
             // A class too many.
             Case {
-                break_it: |m| m.input.labels.push("zebra".to_owned()),
+                break_it: |m| m.graph.outputs[0].labels.push("zebra".to_owned()),
                 expect: "gives 10 numbers for 11 labels",
             },
             // A zero deviation.

@@ -1,61 +1,13 @@
-//! The operators, with ONNX names and ONNX semantics (NCHW, no batch axis in shapes).
+//! The operators, with ONNX names and ONNX semantics (NCHW, no batch axis in shapes). Families of operators that differ in their
+//! formula alone are files of their own: [`unary`] and [`binary`].
 
-/// A window that slides over the two spatial axes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Window {
-    /// Height and width.
-    pub kernel: [usize; 2],
-    /// Vertical and horizontal step.
-    pub stride: [usize; 2],
-    /// Padding in ONNX order: top, left, bottom, right.
-    pub pads: [usize; 4],
-}
+pub mod binary;
+pub mod unary;
+pub mod window;
 
-/// The largest kernel and padding along an axis: larger ones come from broken files and would take forever.
-const MAX_WINDOW: usize = 4096;
-
-impl Window {
-    /// A square window with the same stride and padding everywhere.
-    ///
-    /// ```
-    /// let w = opt_core::op::Window::square(3, 2, 1);
-    /// assert_eq!(w.output([32, 32]), Some([16, 16]));
-    /// ```
-    #[must_use]
-    pub fn square(kernel: usize, stride: usize, pad: usize) -> Self {
-        Self {
-            kernel: [kernel; 2],
-            stride: [stride; 2],
-            pads: [pad; 4],
-        }
-    }
-
-    /// The number of positions along each axis, or `None` where the window does not fit once or is larger than any that is
-    /// meant in earnest (4,096 along an axis).
-    ///
-    /// ```text
-    /// out = (in + pad_begin + pad_end - kernel) / stride + 1      (rounded down)
-    /// ```
-    #[must_use]
-    pub fn output(&self, input: [usize; 2]) -> Option<[usize; 2]> {
-        let axis = |i: usize| -> Option<usize> {
-            let numbers = [self.kernel[i], self.pads[i], self.pads[i + 2]];
-            if self.stride[i] == 0 || self.kernel[i] == 0 || numbers.iter().any(|n| *n > MAX_WINDOW)
-            {
-                return None;
-            }
-            let padded = input[i].checked_add(self.pads[i] + self.pads[i + 2])?;
-            Some(padded.checked_sub(self.kernel[i])? / self.stride[i] + 1)
-        };
-        Some([axis(0)?, axis(1)?])
-    }
-
-    /// Height times width of the kernel.
-    #[must_use]
-    pub fn area(&self) -> usize {
-        self.kernel[0].saturating_mul(self.kernel[1])
-    }
-}
+pub use binary::Binary;
+pub use unary::Unary;
+pub use window::Window;
 
 /// What a parameter is to its node: decides initialisation, weight decay and what may be pruned or quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,17 +76,10 @@ pub enum Op {
         /// The weight of the newest batch in the running statistics (PyTorch's convention).
         momentum: f32,
     },
-    /// `max(x, 0)`.
-    Relu,
-    /// `min(max(x, min), max)`.
-    Clip {
-        /// Lower bound.
-        min: f32,
-        /// Upper bound.
-        max: f32,
-    },
-    /// Element-wise sum of two tensors of one shape.
-    Add,
+    /// A function of each element.
+    Unary(Unary),
+    /// A function of two tensors, element by element.
+    Binary(Binary),
     /// Maximum over the window; padding never wins.
     MaxPool(Window),
     /// Mean over the window; padding is not counted (ONNX `count_include_pad = 0`).
@@ -170,9 +115,8 @@ impl Op {
             Self::Conv { .. } => "Conv",
             Self::Gemm { .. } => "Gemm",
             Self::BatchNormalization { .. } => "BatchNormalization",
-            Self::Relu => "Relu",
-            Self::Clip { .. } => "Clip",
-            Self::Add => "Add",
+            Self::Unary(function) => function.name(),
+            Self::Binary(function) => function.name(),
             Self::MaxPool(_) => "MaxPool",
             Self::AveragePool(_) => "AveragePool",
             Self::GlobalAveragePool => "GlobalAveragePool",
@@ -187,8 +131,17 @@ impl Op {
     pub fn arity(&self) -> usize {
         match self {
             Self::Input => 0,
-            Self::Add => 2,
-            _ => 1,
+            Self::Binary(_) => 2,
+            Self::Conv { .. }
+            | Self::Gemm { .. }
+            | Self::BatchNormalization { .. }
+            | Self::Unary(_)
+            | Self::MaxPool(_)
+            | Self::AveragePool(_)
+            | Self::GlobalAveragePool
+            | Self::Flatten
+            | Self::Slice { .. }
+            | Self::Pad { .. } => 1,
         }
     }
 
@@ -215,7 +168,15 @@ impl Op {
                 params.push((var, ParamRole::RunningVar));
                 params
             }
-            _ => Vec::new(),
+            Self::Input
+            | Self::Unary(_)
+            | Self::Binary(_)
+            | Self::MaxPool(_)
+            | Self::AveragePool(_)
+            | Self::GlobalAveragePool
+            | Self::Flatten
+            | Self::Slice { .. }
+            | Self::Pad { .. } => Vec::new(),
         }
     }
 }

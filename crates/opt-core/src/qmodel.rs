@@ -1,23 +1,30 @@
-//! The integer network: what is stored, interpreted and executed.
+//! The quantized network: what is stored, interpreted and executed. Each value is codes, or f32.
 //!
 //! ```text
-//! weights  : s8, per output channel, symmetric, narrow range ±(2^(bits-1) - 1), zero point 0
-//! edges    : u8 with a zero point each; the input image has scale 1 and a zero point per channel
-//! acc      : i32 = bias + Σ (q_x - z_x)·q_w          padding has q_x = z_x and so adds nothing
-//! requant  : f = (acc as f32)·m[o],   m[o] = (s_x·s_w[o])/s_y in f32, in that order
-//! residual : f = f + ((r - z_r) as f32)·(s_r/s_y)    two roundings, no fused multiply-add
-//!            q = clamp(round_half_even(f) + z_y, lo, hi)
-//! Add      : f = ((a - z_a) as f32)·(s_a/s_y) + ((b - z_b) as f32)·(s_b/s_y), then as above
-//! averages : f = (Σ (q_x - z_x) as f32)·(s_x/(s_y·N)), then as above
-//! logits   : f32 = (acc as f32)·(s_x·s_w[o])
-//! others   : MaxPool, Flatten, Slice, Pad and Clamp move or compare codes; their edge is their input's
+//! weights    : s8, per output channel, symmetric, narrow range ±(2^(bits-1) - 1), zero point 0
+//! codes      : u8 within lo..hi, with a zero point each; the input image has scale 1 and a zero point per channel
+//! acc        : i32 = bias + Σ (q_x - z_x)·q_w          padding has q_x = z_x and so adds nothing
+//! requant    : f = (acc as f32)·m[o],   m[o] = (s_x·s_w[o])/s_y in f32, in that order
+//! residual   : f = f + ((r - z_r) as f32)·(s_r/s_y)    two roundings, no fused multiply-add
+//!              q = clamp(round_half_even(f) + z_y, lo_y, hi_y)
+//! Add        : f = ((a - z_a) as f32)·(s_a/s_y) + ((b - z_b) as f32)·(s_b/s_y), then as above
+//! averages   : f = (Σ (q_x - z_x) as f32)·(s_x/(s_y·N)), then as above
+//! Table      : q = table[q_x]
+//! Clamp      : q = clamp(q_x, lo_y, hi_y)
+//! others     : MaxPool, Flatten, Slice and Pad move or compare codes; what their codes mean is what their input's mean
+//!
+//! logits     : x = (acc as f32)·(s_x·s_w[o])
+//! Dequantize : x = ((q - z) as f32)·s
+//! Quantize   : q = clamp(round_half_even(x/s) + z, lo, hi); NaN becomes z
+//! Float(op)  : op on f32, as `interpret` has it; an engine may sum in another order
 //! ```
 
 use ndarray::ArrayD;
 
-use crate::op::Window;
-use crate::shape::{MAX_ELEMENTS, fits};
-use crate::{CoreError, InputSpec, Result};
+use crate::model::{check_deviations, check_finite, check_labels};
+use crate::op::{Op, Unary, Window};
+use crate::shape::{self, MAX_ELEMENTS, Rule, fits, image, infer_node};
+use crate::{CoreError, InputSpec, Output, Params, Result};
 
 /// A weight as integer codes with a scale per output channel.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,24 +66,55 @@ impl QWeight {
     }
 }
 
-/// What the codes of an edge mean.
+/// What the codes of a value mean, and which there are.
 #[derive(Debug, Clone, PartialEq)]
-pub struct QEdge {
+pub struct Activation {
     /// The distance between neighbouring codes.
     pub scale: f32,
-    /// The code of real zero: one for the edge, or one per channel (the input image).
+    /// The code of real zero: one for the value, or one per channel (the input image).
     pub zero_points: Vec<u8>,
+    /// The smallest code: 0, or the zero point where a ReLU is fused.
+    pub lo: u8,
+    /// The largest code: 2^bits - 1, or less where a Clip is fused.
+    pub hi: u8,
 }
 
-impl QEdge {
+impl Activation {
+    /// All 256 codes.
+    ///
+    /// ```
+    /// let bytes = opt_core::qmodel::Activation::new(0.5, 3);
+    /// assert_eq!((bytes.zero(7), bytes.lo, bytes.hi), (3, 0, 255));
+    /// ```
+    #[must_use]
+    pub fn new(scale: f32, zero_point: u8) -> Self {
+        Self {
+            scale,
+            zero_points: vec![zero_point],
+            lo: 0,
+            hi: u8::MAX,
+        }
+    }
+
+    /// With these codes alone.
+    #[must_use]
+    pub fn within(self, lo: u8, hi: u8) -> Self {
+        Self { lo, hi, ..self }
+    }
+
     /// The zero point of channel `c`.
     #[must_use]
     pub fn zero(&self, c: usize) -> i32 {
         i32::from(self.zero_points[if self.zero_points.len() == 1 { 0 } else { c }])
     }
+
+    /// Whether codes mean the same, wherever they are limited.
+    fn means(&self, other: &Self) -> bool {
+        self.scale == other.scale && self.zero_points == other.zero_points
+    }
 }
 
-/// An integer operator.
+/// An operator of a quantized network.
 #[derive(Debug, Clone, PartialEq)]
 pub enum QOp {
     /// The image as bytes, `[C, H, W]`.
@@ -91,10 +129,6 @@ pub enum QOp {
         window: Window,
         /// Number of groups.
         group: usize,
-        /// The smallest code of the result: its zero point where a ReLU is fused, else 0.
-        lo: u8,
-        /// The largest code of the result.
-        hi: u8,
     },
     /// Matrix times vector, requantized.
     Gemm {
@@ -102,24 +136,22 @@ pub enum QOp {
         weight: QWeight,
         /// As for Conv.
         bias: Vec<i32>,
-        /// As for Conv.
-        lo: u8,
-        /// As for Conv.
-        hi: u8,
     },
-    /// Matrix times vector with f32 result: the last node.
+    /// Matrix times vector with f32 result.
     Logits {
         /// Codes, `[O, I]`.
         weight: QWeight,
         /// As for Conv.
         bias: Vec<i32>,
     },
-    /// Sum of two edges of one shape.
-    Add {
-        /// As for Conv.
-        lo: u8,
-        /// As for Conv.
-        hi: u8,
+    /// Sum of two values of one shape.
+    Add,
+    /// A function of each code.
+    Table {
+        /// What the table was computed for; only readers and exports look at it.
+        function: Unary,
+        /// The result of every code.
+        table: Box<[u8; 256]>,
     },
     /// Maximum of the codes under the window; padding never wins.
     MaxPool(Window),
@@ -146,12 +178,13 @@ pub enum QOp {
         end: Vec<usize>,
     },
     /// Limits the codes.
-    Clamp {
-        /// The smallest code.
-        lo: u8,
-        /// The largest code.
-        hi: u8,
-    },
+    Clamp,
+    /// From f32 to codes.
+    Quantize,
+    /// From codes to f32.
+    Dequantize,
+    /// An operator on f32 values; its parameters are in [`QModel::params`].
+    Float(Op),
 }
 
 impl QOp {
@@ -163,65 +196,132 @@ impl QOp {
             Self::Conv { .. } => "Conv",
             Self::Gemm { .. } => "Gemm",
             Self::Logits { .. } => "Logits",
-            Self::Add { .. } => "Add",
+            Self::Add => "Add",
+            Self::Table { .. } => "Table",
             Self::MaxPool(_) => "MaxPool",
             Self::AveragePool(_) => "AveragePool",
             Self::GlobalAveragePool => "GlobalAveragePool",
             Self::Flatten => "Flatten",
             Self::Slice { .. } => "Slice",
             Self::Pad { .. } => "Pad",
-            Self::Clamp { .. } => "Clamp",
+            Self::Clamp => "Clamp",
+            Self::Quantize => "Quantize",
+            Self::Dequantize => "Dequantize",
+            Self::Float(op) => op.name(),
         }
     }
 
-    /// Its weight and bias, where it has them.
+    /// Its quantized weight and bias, where it has them.
     #[must_use]
     pub fn weight(&self) -> Option<(&QWeight, &[i32])> {
         match self {
             Self::Conv { weight, bias, .. }
-            | Self::Gemm { weight, bias, .. }
+            | Self::Gemm { weight, bias }
             | Self::Logits { weight, bias } => Some((weight, bias)),
-            _ => None,
+            Self::Input
+            | Self::Add
+            | Self::Table { .. }
+            | Self::MaxPool(_)
+            | Self::AveragePool(_)
+            | Self::GlobalAveragePool
+            | Self::Flatten
+            | Self::Slice { .. }
+            | Self::Pad { .. }
+            | Self::Clamp
+            | Self::Quantize
+            | Self::Dequantize
+            | Self::Float(_) => None,
         }
     }
 
-    /// Whether its result has its input's codes, moved or compared but never computed.
+    /// Whether its result's codes mean what its input's do: they are moved, compared or limited, never computed.
     #[must_use]
     pub fn keeps_codes(&self) -> bool {
+        match self {
+            Self::MaxPool(_)
+            | Self::Flatten
+            | Self::Slice { .. }
+            | Self::Pad { .. }
+            | Self::Clamp => true,
+            Self::Input
+            | Self::Conv { .. }
+            | Self::Gemm { .. }
+            | Self::Logits { .. }
+            | Self::Add
+            | Self::Table { .. }
+            | Self::AveragePool(_)
+            | Self::GlobalAveragePool
+            | Self::Quantize
+            | Self::Dequantize
+            | Self::Float(_) => false,
+        }
+    }
+
+    /// Whether its result is f32.
+    #[must_use]
+    pub fn is_float(&self) -> bool {
         matches!(
             self,
-            Self::MaxPool(_)
-                | Self::Flatten
-                | Self::Slice { .. }
-                | Self::Pad { .. }
-                | Self::Clamp { .. }
+            Self::Logits { .. } | Self::Dequantize | Self::Float(_)
         )
+    }
+
+    /// Whether it reads f32 values.
+    fn reads_float(&self) -> bool {
+        matches!(self, Self::Quantize | Self::Float(_))
     }
 }
 
-/// A node of the integer network.
+/// A node of the quantized network.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QNode {
-    /// The name of the f32 node whose value it holds.
+    /// The name of the f32 node whose value it holds; `NAME/codes` and `NAME/f32` where that value is converted.
     pub name: String,
     /// What it computes.
     pub op: QOp,
     /// Where its operands come from; each is smaller than this node's index.
     pub inputs: Vec<usize>,
-    /// What its codes mean; `None` for [`QOp::Logits`] alone.
-    pub edge: Option<QEdge>,
+    /// What its codes mean; `None` where its value is f32 ([`QOp::is_float`]).
+    pub activation: Option<Activation>,
 }
 
-/// An integer network: nodes in topological order, the last one [`QOp::Logits`].
+/// A quantized network: nodes in topological order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QModel {
     /// The nodes. `nodes[0]` is the only [`QOp::Input`].
     pub nodes: Vec<QNode>,
-    /// Size and labels of the input. Its mean and deviation are already inside the weights; they are kept for readers.
+    /// The parameters of the operators on f32 values, by the names that these use.
+    pub params: Params,
+    /// The results, all of them f32.
+    pub outputs: Vec<Output>,
+    /// The image. Its mean and deviation are already inside the weights; they are kept for readers.
     pub input: InputSpec,
 }
 
 impl QModel {
+    /// The labels of the first output; none if it has none.
+    #[must_use]
+    pub fn labels(&self) -> &[String] {
+        self.outputs.first().map_or(&[], |o| &o.labels)
+    }
+
+    /// For each node, whether every executor gives the same bits: no f32 operator, whose sums may be taken in another order, lies
+    /// before it.
+    #[must_use]
+    pub fn exact(&self) -> Vec<bool> {
+        let mut exact: Vec<bool> = Vec::with_capacity(self.nodes.len());
+        for node in &self.nodes {
+            let own = !matches!(node.op, QOp::Float(_));
+            exact.push(
+                own && node
+                    .inputs
+                    .iter()
+                    .all(|i| exact.get(*i).is_some_and(|e| *e)),
+            );
+        }
+        exact
+    }
+
     /// The shape of every node's value. Checks everything that execution relies on, so that a network that passes
     /// cannot panic or overflow, whatever the image.
     ///
@@ -232,84 +332,136 @@ impl QModel {
         self.input.validate()?;
         let mut shapes: Vec<Vec<usize>> = Vec::with_capacity(self.nodes.len());
         for (id, node) in self.nodes.iter().enumerate() {
-            let shape = self
-                .node_shape(id, &shapes)
-                .map_err(|problem| CoreError::Graph {
-                    node: node.name.clone(),
-                    problem: format!("{}: {problem}", node.op.name()),
-                })?;
+            let shape = if let QOp::Float(op) = &node.op {
+                self.float_shape(id, op, &shapes)?
+            } else {
+                self.node_shape(id, &shapes).map_err(|p| wrong(node, &p))?
+            };
             shapes.push(shape);
         }
-        self.check_logits()?;
-        let classes = self.input.labels.len();
-        match self.nodes.last().zip(shapes.last()) {
-            Some((node, shape)) if matches!(node.op, QOp::Logits { .. }) && *shape == [classes] => {
-                Ok(shapes)
-            }
-            _ => Err(CoreError::Graph {
-                node: "output".to_owned(),
-                problem: format!("the last node must be Logits of {classes} classes"),
-            }),
-        }
+        self.check_outputs(&shapes)?;
+        self.check_params()?;
+        Ok(shapes)
     }
 
-    /// Logits before the end would be taken for the result, or for a value with codes.
-    fn check_logits(&self) -> Result<()> {
-        let before_the_end = self.nodes.split_last().map_or(&[][..], |(_, nodes)| nodes);
-        let logits = |node: &&QNode| matches!(node.op, QOp::Logits { .. });
-        match before_the_end.iter().find(logits) {
-            None => Ok(()),
-            Some(node) => Err(CoreError::Graph {
-                node: node.name.clone(),
-                problem: "Logits: expected once, as the last node, which gives the result"
-                    .to_owned(),
-            }),
-        }
-    }
-
-    fn node_shape(
-        &self,
-        id: usize,
-        shapes: &[Vec<usize>],
-    ) -> std::result::Result<Vec<usize>, String> {
-        let node = &self.nodes[id];
-        let arity = match node.op {
-            QOp::Input => 0..=0,
-            QOp::Add { .. } => 2..=2,
-            QOp::Conv { .. } => 1..=2,
-            _ => 1..=1,
+    fn check_outputs(&self, shapes: &[Vec<usize>]) -> Result<()> {
+        let fail = |node: &str, problem: &str| {
+            Err(CoreError::Graph {
+                node: node.to_owned(),
+                problem: problem.to_owned(),
+            })
         };
+        if self.outputs.is_empty() {
+            return fail("output", "the network has no output");
+        }
+        for (k, output) in self.outputs.iter().enumerate() {
+            let Some(node) = self.nodes.get(output.node) else {
+                return fail("output", "an output is a node that there is not");
+            };
+            if self.outputs[..k].iter().any(|o| o.node == output.node) {
+                return fail(&node.name, "it is an output twice");
+            }
+            if node.activation.is_some() {
+                return fail(
+                    &node.name,
+                    "an output must be f32; put a Dequantize behind it",
+                );
+            }
+            check_labels(output, &node.name, &shapes[output.node])?;
+        }
+        Ok(())
+    }
+
+    fn check_params(&self) -> Result<()> {
+        let mut used = std::collections::BTreeSet::new();
+        for node in &self.nodes {
+            if let QOp::Float(op) = &node.op {
+                used.extend(op.params().into_iter().map(|(name, _)| name));
+                check_deviations(&self.params, &node.name, op)?;
+            }
+        }
+        for (name, tensor) in &self.params {
+            check_finite(name, tensor)?;
+            if !used.contains(name.as_str()) {
+                return Err(CoreError::Graph {
+                    node: name.clone(),
+                    problem: "this parameter belongs to no node".to_owned(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn float_shape(&self, id: usize, op: &Op, shapes: &[Vec<usize>]) -> Result<Vec<usize>> {
+        let node = &self.nodes[id];
+        self.check_inputs(id, op.arity()..=op.arity())
+            .map_err(|p| wrong(node, &p))?;
+        let inputs: Vec<&[usize]> = node.inputs.iter().map(|i| shapes[*i].as_slice()).collect();
+        let shape = infer_node(&self.params, &node.name, op, &inputs)?;
+        if !fits(&shape) {
+            return Err(wrong(node, &too_large(&shape)));
+        }
+        Ok(shape)
+    }
+
+    /// As many operands as the operator takes, of earlier nodes, of codes or f32 as it reads them; and a result of the kind
+    /// that it gives.
+    fn check_inputs(&self, id: usize, arity: std::ops::RangeInclusive<usize>) -> Rule<()> {
+        let node = &self.nodes[id];
         if !arity.contains(&node.inputs.len()) || node.inputs.iter().any(|&i| i >= id) {
             return Err(format!(
                 "inputs {:?}, expected {arity:?} of earlier nodes",
                 node.inputs
             ));
         }
+        for input in &node.inputs {
+            let source = &self.nodes[*input];
+            match (source.activation.is_some(), node.op.reads_float()) {
+                (true, true) => {
+                    return Err(format!(
+                        "reads `{}`, which is codes, expected f32",
+                        source.name
+                    ));
+                }
+                (false, false) => {
+                    return Err(format!("reads `{}`, which has no codes", source.name));
+                }
+                (true, false) | (false, true) => {}
+            }
+        }
+        match (&node.activation, node.op.is_float()) {
+            (None, true) | (Some(_), false) => Ok(()),
+            (None, false) => Err("has no scale and zero point".to_owned()),
+            (Some(_), true) => Err("has codes, expected f32".to_owned()),
+        }
+    }
+
+    fn node_shape(&self, id: usize, shapes: &[Vec<usize>]) -> Rule<Vec<usize>> {
+        let node = &self.nodes[id];
+        let arity = match &node.op {
+            QOp::Input => 0..=0,
+            QOp::Add => 2..=2,
+            QOp::Conv { .. } => 1..=2,
+            QOp::Float(op) => op.arity()..=op.arity(),
+            QOp::Gemm { .. }
+            | QOp::Logits { .. }
+            | QOp::Table { .. }
+            | QOp::MaxPool(_)
+            | QOp::AveragePool(_)
+            | QOp::GlobalAveragePool
+            | QOp::Flatten
+            | QOp::Slice { .. }
+            | QOp::Pad { .. }
+            | QOp::Clamp
+            | QOp::Quantize
+            | QOp::Dequantize => 1..=1,
+        };
+        self.check_inputs(id, arity)?;
         if (id == 0) != (node.op == QOp::Input) {
             return Err("exactly the first node must be the Input".to_owned());
         }
-        let in_edge = |i: usize| -> std::result::Result<&QEdge, String> {
-            let source = &self.nodes[node.inputs[i]];
-            let edge = source.edge.as_ref();
-            edge.ok_or_else(|| format!("reads `{}`, which has no codes", source.name))
-        };
-        let x: &[usize] = node.inputs.first().map_or(&[], |&i| &shapes[i]);
-        let image = || -> std::result::Result<[usize; 3], String> {
-            x.try_into()
-                .map_err(|_| format!("reads {x:?}, expected [C, H, W]"))
-        };
-        let windowed = |window: &Window, channels: usize| {
-            let [_, h, w] = image()?;
-            let out = window.output([h, w]);
-            out.map(|[h, w]| vec![channels, h, w])
-                .ok_or_else(|| format!("{window:?} does not fit {x:?}"))
-        };
-        let pooled = |window: &Window| {
-            if (0..4).any(|i| window.pads[i] >= window.kernel[i % 2]) {
-                return Err(format!("the padding of {window:?} reaches the kernel"));
-            }
-            windowed(window, image()?[0])
-        };
+        let inputs: Vec<&[usize]> = node.inputs.iter().map(|&i| shapes[i].as_slice()).collect();
+        let x: &[usize] = inputs.first().copied().unwrap_or(&[]);
         let shape = match &node.op {
             QOp::Input => self.input.shape.to_vec(),
             QOp::Conv {
@@ -317,22 +469,18 @@ impl QModel {
                 bias,
                 window,
                 group,
-                ..
             } => {
-                let [c, ..] = image()?;
                 let out = weight.scales.len();
-                if *group == 0 || c % group != 0 || out % group != 0 {
-                    return Err(format!("{c} and {out} channels in {group} groups"));
-                }
+                let per_group = shape::grouped(x, out, *group)?;
                 let [kh, kw] = window.kernel;
-                check_weight(weight, bias, &[out, c / group, kh, kw])?;
-                let y = windowed(window, out)?;
-                if node.inputs.len() == 2 && shapes[node.inputs[1]] != y {
-                    return Err(format!("adds {:?} to {y:?}", shapes[node.inputs[1]]));
+                check_weight(weight, bias, &[out, per_group, kh, kw])?;
+                let y = shape::windowed(window, x, out)?;
+                if let Some(residual) = inputs.get(1).filter(|r| **r != y) {
+                    return Err(format!("adds {residual:?} to {y:?}"));
                 }
                 y
             }
-            QOp::Gemm { weight, bias, .. } | QOp::Logits { weight, bias } => {
+            QOp::Gemm { weight, bias } | QOp::Logits { weight, bias } => {
                 let out = weight.scales.len();
                 let [features] = x else {
                     return Err(format!("reads {x:?}, expected [F]"));
@@ -340,120 +488,135 @@ impl QModel {
                 check_weight(weight, bias, &[out, *features])?;
                 vec![out]
             }
-            QOp::Add { .. } => {
-                if x != shapes[node.inputs[1]] {
-                    return Err(format!("adds {:?} to {x:?}", shapes[node.inputs[1]]));
-                }
+            QOp::Add => shape::equal(&inputs)?,
+            QOp::MaxPool(window) | QOp::AveragePool(window) => shape::pooled(window, x)?,
+            QOp::GlobalAveragePool => vec![image(x)?[0], 1, 1],
+            QOp::Flatten => vec![x.iter().product()],
+            QOp::Slice { start, end, step } => shape::sliced(x, start, end, step)?,
+            QOp::Pad { begin, end } => shape::padded(x, begin, end)?,
+            QOp::Clamp | QOp::Table { .. } | QOp::Quantize | QOp::Dequantize | QOp::Float(_) => {
                 x.to_vec()
             }
-            QOp::MaxPool(window) | QOp::AveragePool(window) => pooled(window)?,
-            QOp::GlobalAveragePool => vec![image()?[0], 1, 1],
-            QOp::Flatten => vec![x.iter().product()],
-            QOp::Slice { start, end, step } => {
-                let fits = start.len() == x.len()
-                    && end.len() == x.len()
-                    && step.len() == x.len()
-                    && (0..x.len()).all(|i| step[i] > 0 && start[i] < end[i] && end[i] <= x[i]);
-                if !fits {
-                    return Err(format!("{start:?} to {end:?} by {step:?} is not in {x:?}"));
-                }
-                (0..x.len())
-                    .map(|i| (end[i] - start[i]).div_ceil(step[i]))
-                    .collect()
-            }
-            QOp::Pad { begin, end } => {
-                if begin.len() != x.len() || end.len() != x.len() {
-                    return Err(format!("{begin:?} and {end:?} for {x:?}"));
-                }
-                (0..x.len())
-                    .map(|i| begin[i].saturating_add(x[i]).saturating_add(end[i]))
-                    .collect()
-            }
-            QOp::Clamp { .. } => x.to_vec(),
         };
         if !fits(&shape) {
-            return Err(format!(
-                "its shape is {shape:?}, expected 1 to {MAX_ELEMENTS} elements"
-            ));
+            return Err(too_large(&shape));
         }
-        let averaged = match &node.op {
-            QOp::AveragePool(window) => window.area(),
-            QOp::GlobalAveragePool => x[1] * x[2],
-            _ => 0,
-        };
-        if averaged > MAX_AVERAGED {
-            return Err(format!(
-                "averages {averaged} values, at most {MAX_AVERAGED} have an exact sum"
-            ));
+        if let QOp::AveragePool(window) = &node.op {
+            check_averaged(window.area())?;
+        } else if node.op == QOp::GlobalAveragePool {
+            check_averaged(x[1] * x[2])?;
         }
-        let logits = matches!(node.op, QOp::Logits { .. });
-        if let (true, Some((weight, _))) = (logits, node.op.weight()) {
-            let x = in_edge(0)?.scale;
-            check_multipliers(weight, |s| x * s)?;
-        }
-        match &node.edge {
-            None if logits => {}
-            None => return Err("has no scale and zero point".to_owned()),
-            Some(_) if logits => return Err("has codes, expected f32".to_owned()),
-            Some(edge) => {
-                if !(edge.scale > 0.0 && edge.scale.is_normal() && edge.scale <= MAX_SCALE) {
-                    return Err(format!(
-                        "its scale is {:?}, expected a positive normal number up to 2^100",
-                        edge.scale
-                    ));
-                }
-                let per_channel = matches!(node.op, QOp::Input).then_some(shape[0]);
-                let n = edge.zero_points.len();
-                if n != 1 && Some(n) != per_channel {
-                    return Err(format!("{n} zero points"));
-                }
-                for i in 0..node.inputs.len() {
-                    let ratio = in_edge(i)?.scale / edge.scale;
-                    if ratio > MAX_MULTIPLIER {
-                        return Err(format!(
-                            "its scale is {ratio:?} times smaller than its input's"
-                        ));
-                    }
-                }
-                if let Some((weight, _)) = node.op.weight() {
-                    let x = in_edge(0)?.scale;
-                    check_multipliers(weight, |s| x * s / edge.scale)?;
-                }
-                if node.op.keeps_codes() && in_edge(0)? != edge {
-                    return Err("its scale and zero point are not its input's".to_owned());
-                }
-            }
-        }
-        for i in 0..node.inputs.len() {
-            let edge = in_edge(i)?;
-            let per_channel_ok = i == 0 && matches!(node.op, QOp::Conv { .. });
-            if edge.zero_points.len() != 1 && !per_channel_ok {
-                return Err("reads zero points per channel, which only Conv does".to_owned());
-            }
-        }
-        let (QOp::Conv { lo, hi, .. }
-        | QOp::Gemm { lo, hi, .. }
-        | QOp::Add { lo, hi }
-        | QOp::Clamp { lo, hi }) = &node.op
-        else {
-            return Ok(shape);
-        };
-        if lo > hi {
-            return Err(format!("its smallest code {lo} is above its largest {hi}"));
-        }
+        self.check_activations(id, &shape)?;
         Ok(shape)
     }
 
-    /// Bytes of codes, scales and biases as they are packed in a file, without any header.
+    /// Scales, zero points and limits: of the node itself, and beside those of what it reads.
+    fn check_activations(&self, id: usize, shape: &[usize]) -> Rule<()> {
+        let node = &self.nodes[id];
+        let read: Vec<&Activation> = node
+            .inputs
+            .iter()
+            .filter_map(|i| self.nodes[*i].activation.as_ref())
+            .collect();
+        for (i, x) in read.iter().enumerate() {
+            let first_of_conv = i == 0 && matches!(node.op, QOp::Conv { .. });
+            let per_channel_ok = first_of_conv || node.op == QOp::Dequantize;
+            if x.zero_points.len() != 1 && !per_channel_ok {
+                return Err(
+                    "reads zero points per channel, which only Conv and Dequantize do".to_owned(),
+                );
+            }
+        }
+        let Some(y) = &node.activation else {
+            if let (QOp::Logits { weight, .. }, Some(x)) = (&node.op, read.first()) {
+                check_multipliers(weight, |s| x.scale * s)?;
+            }
+            return Ok(());
+        };
+        if !(y.scale > 0.0 && y.scale.is_normal() && y.scale <= MAX_SCALE) {
+            return Err(format!(
+                "its scale is {:?}, expected a positive normal number up to 2^100",
+                y.scale
+            ));
+        }
+        let per_channel = matches!(node.op, QOp::Input).then_some(shape[0]);
+        let n = y.zero_points.len();
+        if n != 1 && Some(n) != per_channel {
+            return Err(format!("{n} zero points"));
+        }
+        if y.lo > y.hi {
+            return Err(format!(
+                "its smallest code {} is above its largest {}",
+                y.lo, y.hi
+            ));
+        }
+        for x in &read {
+            let ratio = x.scale / y.scale;
+            if ratio > MAX_MULTIPLIER {
+                return Err(format!(
+                    "its scale is {ratio:?} times smaller than its input's"
+                ));
+            }
+        }
+        if let (Some((weight, _)), Some(x)) = (node.op.weight(), read.first()) {
+            check_multipliers(weight, |s| x.scale * s / y.scale)?;
+        }
+        if let QOp::Table { table, .. } = &node.op
+            && let Some(code) = table.iter().find(|q| !(y.lo..=y.hi).contains(q))
+        {
+            return Err(format!(
+                "its table holds {code}, outside {} to {}",
+                y.lo, y.hi
+            ));
+        }
+        let Some(x) = read.first().filter(|_| node.op.keeps_codes()) else {
+            return Ok(());
+        };
+        let zero = y.zero_points[0];
+        let fits = if node.op == QOp::Clamp {
+            x.lo <= y.lo && y.hi <= x.hi
+        } else if matches!(node.op, QOp::Pad { .. }) {
+            (y.lo, y.hi) == (x.lo.min(zero), x.hi.max(zero))
+        } else {
+            (y.lo, y.hi) == (x.lo, x.hi)
+        };
+        if !x.means(y) {
+            return Err("its scale and zero point are not its input's".to_owned());
+        }
+        if !fits {
+            return Err(format!(
+                "its codes are {} to {}, its input's {} to {}",
+                y.lo, y.hi, x.lo, x.hi
+            ));
+        }
+        Ok(())
+    }
+
+    /// Bytes of codes, scales, biases, tables and f32 parameters as they are packed in a file, without any header.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
         let weights = self.nodes.iter().filter_map(|n| n.op.weight());
-        weights
+        let quantized: usize = weights
             .map(|(w, b)| {
                 (w.codes.len() * usize::from(w.bits)).div_ceil(8) + 4 * (w.scales.len() + b.len())
             })
-            .sum()
+            .sum();
+        let is_table = |node: &&QNode| matches!(node.op, QOp::Table { .. });
+        let tables = 256 * self.nodes.iter().filter(is_table).count();
+        let floats = self.params.values().map(|tensor| 4 * tensor.len());
+        quantized + tables + floats.sum::<usize>()
     }
+}
+
+fn wrong(node: &QNode, problem: &str) -> CoreError {
+    CoreError::Graph {
+        node: node.name.clone(),
+        problem: format!("{}: {problem}", node.op.name()),
+    }
+}
+
+fn too_large(shape: &[usize]) -> String {
+    format!("its shape is {shape:?}, expected 1 to {MAX_ELEMENTS} elements")
 }
 
 /// The largest scale: 255 codes of it, and products with a multiplier's share, stay finite.
@@ -463,10 +626,7 @@ const MAX_SCALE: f32 = 1_267_650_600_228_229_401_496_703_205_376.0;
 /// their sum, are finite in f32, so that no logit is infinite and no sum `inf - inf`.
 const MAX_MULTIPLIER: f32 = 1_237_940_039_285_380_274_899_124_224.0;
 
-fn check_multipliers(
-    weight: &QWeight,
-    multiplier: impl Fn(f32) -> f32,
-) -> std::result::Result<(), String> {
+fn check_multipliers(weight: &QWeight, multiplier: impl Fn(f32) -> f32) -> Rule<()> {
     for (o, scale) in weight.scales.iter().enumerate() {
         let m = multiplier(*scale);
         if m.is_nan() || m > MAX_MULTIPLIER {
@@ -481,11 +641,16 @@ fn check_multipliers(
 /// The most values that a mean may cover: their centred sum stays below 2^24, where f32 is exact.
 const MAX_AVERAGED: usize = 1 << 16;
 
-fn check_weight(
-    weight: &QWeight,
-    bias: &[i32],
-    expected: &[usize],
-) -> std::result::Result<(), String> {
+fn check_averaged(values: usize) -> Rule<()> {
+    if values > MAX_AVERAGED {
+        return Err(format!(
+            "averages {values} values, at most {MAX_AVERAGED} have an exact sum"
+        ));
+    }
+    Ok(())
+}
+
+fn check_weight(weight: &QWeight, bias: &[i32], expected: &[usize]) -> Rule<()> {
     if weight.codes.shape() != expected || bias.len() != expected[0] || expected[0] == 0 {
         return Err(format!(
             "weight {:?} with {} biases, expected {expected:?}",

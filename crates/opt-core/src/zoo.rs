@@ -15,7 +15,7 @@ pub use resnet_imagenet::{Block, resnet_imagenet};
 pub use source_net::source_net;
 pub use vgg::vgg;
 
-use crate::{CoreError, InputSpec, Model, Result};
+use crate::{CoreError, Model, Result, Task};
 
 /// The names that [`build`] knows, with what they are.
 pub const NAMES: &[(&str, &str)] = &[
@@ -77,7 +77,7 @@ pub const NAMES: &[(&str, &str)] = &[
 ///
 /// [`CoreError::UnknownZoo`] lists the names; [`CoreError::ZooInput`] names the first layer that is too large for the
 /// input.
-pub fn build(name: &str, input: &InputSpec, seed: u64) -> Result<Model> {
+pub fn build(name: &str, task: &Task, seed: u64) -> Result<Model> {
     let unknown = || CoreError::UnknownZoo {
         name: name.to_owned(),
         guess: guess(name).map_or_else(String::new, |n| format!(", did you mean `{n}`?")),
@@ -89,20 +89,20 @@ pub fn build(name: &str, input: &InputSpec, seed: u64) -> Result<Model> {
             .join(", "),
     };
     let model = match name {
-        "source_net" => source_net(input, seed),
-        "resnet20" => resnet(input, 20, Shortcut::A, seed),
-        "resnet32" => resnet(input, 32, Shortcut::A, seed),
-        "resnet44" => resnet(input, 44, Shortcut::A, seed),
-        "resnet56" => resnet(input, 56, Shortcut::A, seed),
-        "resnet20_b" => resnet(input, 20, Shortcut::B, seed),
-        "resnet32_b" => resnet(input, 32, Shortcut::B, seed),
-        "resnet44_b" => resnet(input, 44, Shortcut::B, seed),
-        "resnet56_b" => resnet(input, 56, Shortcut::B, seed),
-        "vgg16_bn" => vgg(input, &vgg::VGG16, seed),
-        "mobilenet_v2_32" => mobilenet_v2(input, &MobileNetV2::cifar(), seed),
-        "resnet18" => resnet_imagenet(input, Block::Basic, [2, 2, 2, 2], 64, seed),
-        "resnet50" => resnet_imagenet(input, Block::Bottleneck, [3, 4, 6, 3], 64, seed),
-        "mobilenet_v2" => mobilenet_v2(input, &MobileNetV2::imagenet(), seed),
+        "source_net" => source_net(task, seed),
+        "resnet20" => resnet(task, 20, Shortcut::A, seed),
+        "resnet32" => resnet(task, 32, Shortcut::A, seed),
+        "resnet44" => resnet(task, 44, Shortcut::A, seed),
+        "resnet56" => resnet(task, 56, Shortcut::A, seed),
+        "resnet20_b" => resnet(task, 20, Shortcut::B, seed),
+        "resnet32_b" => resnet(task, 32, Shortcut::B, seed),
+        "resnet44_b" => resnet(task, 44, Shortcut::B, seed),
+        "resnet56_b" => resnet(task, 56, Shortcut::B, seed),
+        "vgg16_bn" => vgg(task, &vgg::VGG16, seed),
+        "mobilenet_v2_32" => mobilenet_v2(task, &MobileNetV2::cifar(), seed),
+        "resnet18" => resnet_imagenet(task, Block::Basic, [2, 2, 2, 2], 64, seed),
+        "resnet50" => resnet_imagenet(task, Block::Bottleneck, [3, 4, 6, 3], 64, seed),
+        "mobilenet_v2" => mobilenet_v2(task, &MobileNetV2::imagenet(), seed),
         _ => {
             let widths: Vec<usize> = name
                 .strip_prefix("airbench_")
@@ -111,15 +111,15 @@ pub fn build(name: &str, input: &InputSpec, seed: u64) -> Result<Model> {
                 .map(|w| w.parse::<usize>().ok().filter(|w| (1..=1024).contains(w)))
                 .collect::<Option<_>>()
                 .ok_or_else(unknown)?;
-            airbench(input, widths.try_into().map_err(|_| unknown())?, seed)
+            airbench(task, widths.try_into().map_err(|_| unknown())?, seed)
         }
     };
     model.validate().map_err(|error| {
         // Nothing else can be mended by larger images.
-        if matches!(error, CoreError::Shape { .. }) || input.shape.contains(&0) {
+        if matches!(error, CoreError::Shape { .. }) || task.input.shape.contains(&0) {
             CoreError::ZooInput {
                 name: name.to_owned(),
-                shape: input.shape,
+                shape: task.input.shape,
                 error: Box::new(error),
             }
         } else {

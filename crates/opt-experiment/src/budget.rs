@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use humantime::format_duration;
-use opt_core::InputSpec;
+use opt_core::Task;
 use tch::Device;
 
 use crate::plan::{Counts, Work, macs, plan_for};
@@ -48,7 +48,7 @@ pub fn fit(
     profile: &Profile,
     experiments: &[String],
     counts: Counts,
-    input: &InputSpec,
+    task: &Task,
     device: Device,
     speed: &Speed,
     budget: Duration,
@@ -57,7 +57,7 @@ pub fn fit(
         counts,
         device,
         speed: *speed,
-        macs: macs(profile, input)?,
+        macs: macs(profile, task)?,
     };
     fit_work(profile, experiments, &work, budget)
 }
@@ -421,7 +421,7 @@ precision = "f32"
 
     #[test]
     fn a_fitted_profile_is_one_that_can_be_run() {
-        let input = InputSpec::cifar10();
+        let task = Task::cifar10();
         let speed = Speed {
             bf16_training: 4e10,
             f32_training: 2e10,
@@ -439,7 +439,7 @@ precision = "f32"
                     &profile,
                     &names(&all),
                     counts,
-                    &input,
+                    &task,
                     Device::Cpu,
                     &speed,
                     Duration::from_secs(seconds),

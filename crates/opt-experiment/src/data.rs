@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use opt_core::{InputSpec, Preparation};
+use opt_core::{InputSpec, Preparation, Task};
 use opt_data::augment::Flip;
 use opt_data::batches::{
     TrainOptions, epoch_order, eval_batches, prefetch, train_batches, train_len,
@@ -58,7 +58,7 @@ pub struct Normalisation {
 impl Normalisation {
     /// What published CIFAR-10 checkpoints use.
     fn cifar10() -> Self {
-        let InputSpec { mean, std, .. } = InputSpec::cifar10();
+        let InputSpec { mean, std, .. } = Task::cifar10().input;
         Self { mean, std }
     }
 
@@ -96,17 +96,17 @@ pub struct Limits {
     pub prepared: Option<([usize; 2], Preparation)>,
 }
 
-/// What [`Data::load`] would have to download, in words, with the input of a network for it; `None` if nothing.
+/// What [`Data::load`] would have to download, in words, with the task of a network for it; `None` if nothing.
 #[must_use]
-pub fn to_download(request: &str, root: &Path) -> Option<(&'static str, InputSpec)> {
+pub fn to_download(request: &str, root: &Path) -> Option<(&'static str, Task)> {
     to_download_with(request, &Options::new(root))
 }
 
-fn to_download_with(request: &str, options: &Options) -> Option<(&'static str, InputSpec)> {
+fn to_download_with(request: &str, options: &Options) -> Option<(&'static str, Task)> {
     let absent = |folder| !options.data_dir.join(folder).exists();
     match request {
         "auto" if absent(cifar10::FOLDER) && options.env_dir.is_none() => {
-            Some(("CIFAR-10 (170 MB)", InputSpec::cifar10()))
+            Some(("CIFAR-10 (170 MB)", Task::cifar10()))
         }
         "cifar100" if absent(cifar100::FOLDER) && options.named_cifar100().is_none() => {
             let Normalisation { mean, std } = Normalisation::cifar100();
@@ -116,10 +116,9 @@ fn to_download_with(request: &str, options: &Options) -> Option<(&'static str, I
                 shape,
                 mean,
                 std,
-                labels,
                 preparation: Preparation::usual(shape),
             };
-            Some(("CIFAR-100 (169 MB)", input))
+            Some(("CIFAR-100 (169 MB)", Task { input, labels }))
         }
         _ => None,
     }
@@ -250,25 +249,28 @@ impl Data {
         })
     }
 
-    /// What a network for these images is fed: their shape, classes and normalisation.
+    /// What a network for these images is fed, and what it tells apart: their shape, normalisation and classes.
     #[must_use]
-    pub fn input(&self) -> InputSpec {
-        InputSpec {
-            shape: [self.train.channels, self.train.height, self.train.width],
-            mean: self.normalisation.mean.clone(),
-            std: self.normalisation.std.clone(),
+    pub fn task(&self) -> Task {
+        Task {
+            input: InputSpec {
+                shape: [self.train.channels, self.train.height, self.train.width],
+                mean: self.normalisation.mean.clone(),
+                std: self.normalisation.std.clone(),
+                preparation: self.preparation,
+            },
             labels: self.train.classes.clone(),
-            preparation: self.preparation,
         }
     }
 
-    /// [`Self::input`], normalised as the recipe says.
+    /// [`Self::task`], normalised as the recipe says.
     ///
     /// # Errors
     ///
     /// Means and deviations for another number of channels than the images have.
-    pub fn input_for(&self, recipe: &Recipe) -> Result<InputSpec> {
-        let mut input = self.input();
+    pub fn task_for(&self, recipe: &Recipe) -> Result<Task> {
+        let mut task = self.task();
+        let input = &mut task.input;
         for (what, wish, value) in [
             ("mean", &recipe.mean, &mut input.mean),
             ("std", &recipe.std, &mut input.std),
@@ -284,7 +286,7 @@ impl Data {
                 value.clone_from(wish);
             }
         }
-        Ok(input)
+        Ok(task)
     }
 
     /// Says with what the images are normalised, where that is not what published networks for the data use.
@@ -440,10 +442,10 @@ mod tests {
             ..Limits::default()
         };
         let data = Data::load(root.path().to_str().unwrap(), root.path(), limits).unwrap();
-        let input = data.input();
+        let Task { input, labels } = data.task();
         assert_eq!((input.shape, data.train.len()), ([3, 4, 4], 1));
         assert_eq!(input.preparation, Preparation::usual([3, 4, 4]));
-        assert_eq!(input.labels, ["a", "b"]);
+        assert_eq!(labels, ["a", "b"]);
         assert_eq!(input.mean, [0.5, 0.2, 0.25]);
         // √(¼), none, √(3/16).
         assert_eq!(input.std, [0.5, 1.0, 0.1875f32.sqrt()]);
@@ -467,12 +469,12 @@ mod tests {
         };
         let plain = recipe("weights = \"a.safetensors\"");
         let own = recipe("mean = [0.5, 0.25, 0.125]\nstd = [0.5, 0.5, 1]");
-        assert_eq!(data.input_for(&plain).unwrap(), data.input());
-        let input = data.input_for(&own).unwrap();
+        assert_eq!(data.task_for(&plain).unwrap(), data.task());
+        let input = data.task_for(&own).unwrap().input;
         assert_eq!(input.mean, [0.5, 0.25, 0.125]);
         assert_eq!(input.std, [0.5, 0.5, 1.0]);
         let error = data
-            .input_for(&recipe("mean = [0.5]\nstd = [0.5]"))
+            .task_for(&recipe("mean = [0.5]\nstd = [0.5]"))
             .unwrap_err();
         assert!(
             error.to_string().contains("1 numbers, expected 3"),
@@ -509,19 +511,19 @@ mod tests {
             ..Limits::default()
         };
         let data = Data::load("synthetic", Path::new("."), limits).unwrap();
-        let mut expected = InputSpec::cifar10();
+        let mut expected = Task::cifar10();
         expected.labels = synthetic(1, 0, 0).train.classes;
-        assert_eq!(data.input(), expected);
+        assert_eq!(data.task(), expected);
         // Nothing is below this folder and no folder is named, so CIFAR-100 would be fetched.
         let options = Options {
             env_dir: None,
             ..Options::new(Path::new("/nonexistent"))
         };
-        let (what, input) = to_download_with("cifar100", &options).unwrap();
+        let (what, Task { input, labels }) = to_download_with("cifar100", &options).unwrap();
         assert!(what.starts_with("CIFAR-100"));
         assert_eq!(input.mean, [0.5071, 0.4865, 0.4409]);
         assert_eq!(input.std, [0.2673, 0.2564, 0.2762]);
-        assert_eq!(input.labels.len(), 100);
+        assert_eq!(labels.len(), 100);
         assert!(to_download_with("synthetic", &options).is_none());
     }
 }

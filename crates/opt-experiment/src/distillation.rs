@@ -83,7 +83,7 @@ impl<O: Ingredient> Ingredient for Scaled<O> {
 
 #[cfg(test)]
 mod tests {
-    use opt_core::{InputSpec, zoo};
+    use opt_core::{Task, zoo};
     use opt_nn::Net;
     use opt_nn::train::CrossEntropy;
     use tch::{Device, Kind};
@@ -92,7 +92,7 @@ mod tests {
 
     /// The terms and the logits' gradient.
     fn of(objective: &mut dyn Objective) -> (Vec<(&'static str, f64)>, Vec<f64>) {
-        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         let net = Net::new(&model, Device::Cpu).unwrap();
         let logits = Tensor::from_slice2(&[[2.0f32, 0.0, -1.0], [0.0, 1.0, 3.0]]);
         let logits = logits.set_requires_grad(true);

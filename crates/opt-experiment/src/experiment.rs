@@ -237,7 +237,12 @@ fn train_aware(
 ) -> Result<(Calibrated, f64)> {
     let plain = fold_batch_norms(model)?;
     let spec = calibrated.spec(Adds::Fused, bits)?;
-    let fake_quant = FakeQuant::new(&plain, spec.adds, &spec.edges, bits.by_name(&plain))?;
+    let fake_quant = FakeQuant::new(
+        &plain,
+        &spec.placement,
+        &spec.activations,
+        bits.by_name(&plain),
+    )?;
     let mut net = Net::new(&plain, run.device)?;
     let constraints = Constraints {
         fake_quant: Some(&fake_quant),
@@ -282,7 +287,7 @@ fn started(run: &Run, recipe: &Recipe, mut model: Model) -> Result<Model> {
 const WHITENING_IMAGES: usize = 5000;
 
 fn initial_model(run: &Run, recipe: &Recipe, seed: u64) -> Result<Model> {
-    let model = zoo::build(&recipe.model, &run.data.input_for(recipe)?, seed)?;
+    let model = zoo::build(&recipe.model, &run.data.task_for(recipe)?, seed)?;
     let Some(path) = &recipe.weights else {
         ensure!(
             recipe.head == Head::Imported,

@@ -108,7 +108,7 @@ pub fn masks(masks: &Masks) -> String {
 mod tests {
     use super::*;
     use opt_core::mask::Mask;
-    use opt_core::{InputSpec, zoo};
+    use opt_core::{InputSpec, Task, zoo};
 
     #[test]
     fn every_line_counts() {
@@ -141,7 +141,7 @@ mod tests {
              masks: some(\"ab\\ncd\\\"\\\\\")\n"
         );
         assert_eq!(identity.hash(), "7597e9e18a2098be4069bd746b346fdb");
-        // SHA-256 of the header `[graph{nodes=[["input",Input{},[]]],output=0},input{…},1]`, of `["w",[2]]` and of the floats.
+        // SHA-256 of the header `[graph{nodes=[["input",Input{},[]]],outputs=[[0,[]]]},input{…},1]`, of `["w",[2]]` and of the floats.
         let weights = ndarray::arr1(&[1.0f32, -2.0]).into_dyn().into_shared();
         let network = Model {
             graph: opt_core::Graph::new(),
@@ -149,12 +149,11 @@ mod tests {
                 shape: [1, 1, 1],
                 mean: vec![0.5],
                 std: vec![0.25],
-                labels: vec!["a".to_owned(), "b".to_owned()],
                 preparation: opt_core::Preparation::usual([1, 1, 1]),
             },
             params: [("w".to_owned(), weights)].into(),
         };
-        assert_eq!(model(&network), "a1e2cd5dd393b9a5408345fad6fce64a");
+        assert_eq!(model(&network), "64d1b4e4d454bffff356a2b15c8a57e9");
     }
 
     #[test]
@@ -196,7 +195,7 @@ mod tests {
 
     #[test]
     fn one_bit_of_one_weight_is_another_model() {
-        let a = zoo::build("airbench_2_2_2", &InputSpec::cifar10(), 0).unwrap();
+        let a = zoo::build("airbench_2_2_2", &Task::cifar10(), 0).unwrap();
         let mut b = a.clone();
         assert_eq!(model(&a), model(&b));
         let weight = b.params.get_mut("head.weight").unwrap();

@@ -33,13 +33,13 @@ pub fn layers(model: &Model, cost: &Cost, bits: impl Fn(&str) -> (u32, u32)) -> 
 #[cfg(test)]
 mod tests {
     use opt_core::cost::cost;
-    use opt_core::{InputSpec, zoo};
+    use opt_core::{Task, zoo};
 
     use super::*;
 
     #[test]
     fn layers_have_their_own_bits_and_zeros() {
-        let mut model = zoo::build("source_net", &InputSpec::cifar10(), 0).unwrap();
+        let mut model = zoo::build("source_net", &Task::cifar10(), 0).unwrap();
         model.params.get_mut("conv2.weight").unwrap().fill(0.0);
         let bits = |weight: &str| match weight {
             "conv2.weight" => (4, 8),

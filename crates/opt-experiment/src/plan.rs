@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use opt_core::cost::cost;
-use opt_core::{InputSpec, zoo};
+use opt_core::{Task, zoo};
 use tch::Device;
 
 use crate::profile::Profile;
@@ -67,7 +67,7 @@ pub fn plan(
     profile: &Profile,
     experiments: &[String],
     counts: Counts,
-    input: &InputSpec,
+    task: &Task,
     device: Device,
     speed: &Speed,
 ) -> Result<Plan> {
@@ -75,7 +75,7 @@ pub fn plan(
         counts,
         device,
         speed: *speed,
-        macs: macs(profile, input)?,
+        macs: macs(profile, task)?,
     };
     plan_for(profile, experiments, &work)
 }
@@ -95,9 +95,9 @@ pub(crate) struct Work {
 /// # Errors
 ///
 /// A network that cannot be built.
-pub(crate) fn macs(profile: &Profile, input: &InputSpec) -> Result<BTreeMap<String, f64>> {
+pub(crate) fn macs(profile: &Profile, task: &Task) -> Result<BTreeMap<String, f64>> {
     let of = |model: &str| -> Result<f64> {
-        let model = zoo::build(model, input, 0)?;
+        let model = zoo::build(model, task, 0)?;
         Ok(cost(&model)?.macs as f64)
     };
     profile

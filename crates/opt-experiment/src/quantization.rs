@@ -1,12 +1,12 @@
 //! Joins calibration, quantizers and files: ranges from a data set, coded weights for the artifact.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use opt_core::lower::{Adds, QuantSpec, fold, observed_nodes};
+use opt_core::lower::{Adds, Placement, QuantSpec, fold, observed_nodes};
+use opt_core::observe::{LookError, Observe, Observed};
 use opt_core::{CodedTensor, Model};
-use opt_nn::observe::observe;
-use opt_nn::{Batch, Net, NnError};
+use opt_nn::{Batch, Net};
 use opt_quant::{MinMax, WeightBits, WeightMethod, min_max_spec, quantize_weight};
 
 /// A folded model with the ranges that calibration saw.
@@ -16,9 +16,11 @@ pub struct Calibrated {
     pub folded: Model,
     /// The smallest and largest value of every node that is rounded, by name.
     pub ranges: BTreeMap<String, MinMax>,
+    /// Nodes that stay f32, by name.
+    pub float: BTreeSet<String>,
 }
 
-/// Folds `model` and watches it on `images`.
+/// Folds `model` and watches it on `images`. Nodes of the names in `float` stay f32.
 ///
 /// # Errors
 ///
@@ -27,21 +29,23 @@ pub fn calibrate(
     model: &Model,
     images: impl Iterator<Item = Batch>,
     device: tch::Device,
+    float: &BTreeSet<String>,
 ) -> Result<Calibrated> {
     let folded = fold(model)?;
-    let nodes = observed_nodes(&folded)?;
+    let nodes = observed_nodes(&folded, float)?;
     let net = Net::new(&folded, device)?;
     let mut ranges: BTreeMap<String, MinMax> = BTreeMap::new();
-    observe(&net, images, &nodes, |node, values| {
-        let name = folded.graph.nodes[node].name.clone();
-        let range = ranges.entry(name.clone()).or_default();
-        range.observe(values).map_err(|source| NnError::Method {
-            what: format!("observing node `{name}`"),
-            source: Box::new(source),
-        })
+    let mut see = |seen: &Observed<'_>| -> Result<(), LookError> {
+        let name = folded.graph.nodes[seen.node].name.clone();
+        Ok(ranges.entry(name).or_default().observe(seen.values)?)
+    };
+    net.observe(&mut images.map(|batch| batch.images), &nodes, &mut see)
+        .context("calibrating")?;
+    Ok(Calibrated {
+        folded,
+        ranges,
+        float: float.clone(),
     })
-    .context("calibrating")?;
-    Ok(Calibrated { folded, ranges })
 }
 
 impl Calibrated {
@@ -51,7 +55,23 @@ impl Calibrated {
     ///
     /// Those of the quantizers.
     pub fn spec(&self, adds: Adds, bits: WeightBits) -> Result<QuantSpec> {
-        Ok(min_max_spec(&self.folded, adds, &self.ranges, bits)?)
+        let widths = bits.by_name(&self.folded).into();
+        let placement = self.placement(adds);
+        Ok(min_max_spec(
+            &self.folded,
+            &placement,
+            &self.ranges,
+            &widths,
+        )?)
+    }
+
+    /// Which values are rounded, with additions of this kind.
+    #[must_use]
+    pub fn placement(&self, adds: Adds) -> Placement {
+        Placement {
+            adds,
+            float: self.float.clone(),
+        }
     }
 
     /// The same calibration for weights that were trained on: `trained` is the network of the same graph, its
@@ -64,6 +84,7 @@ impl Calibrated {
         Ok(Self {
             folded: fold(trained)?,
             ranges: self.ranges.clone(),
+            float: self.float.clone(),
         })
     }
 }

@@ -450,7 +450,7 @@ impl Recipe {
         );
         self.train.check().context("in [train]")?;
         check_normalisation(self.mean.as_deref(), self.std.as_deref())?;
-        let model = opt_core::zoo::build(&self.model, &opt_core::InputSpec::cifar10(), 0)
+        let model = opt_core::zoo::build(&self.model, &opt_core::Task::cifar10(), 0)
             .context("in key `model`")?;
         if let Some(name) = self
             .train

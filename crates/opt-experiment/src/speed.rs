@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use opt_core::cost::cost;
-use opt_core::{InputSpec, Model, zoo};
+use opt_core::{Model, Task, zoo};
 use opt_nn::evaluate::evaluate;
 use opt_nn::optimizer::OptimizerOptions;
 use opt_nn::schedule::Schedule;
@@ -264,7 +264,7 @@ const BATCH: usize = 128;
 const REPETITION: f64 = 0.25;
 
 fn measure(device: Device) -> Result<Speed> {
-    let model = zoo::build(NETWORK, &InputSpec::cifar10(), 0)?;
+    let model = zoo::build(NETWORK, &Task::cifar10(), 0)?;
     let macs = cost(&model)?.macs as f64;
     let f32_training = macs * training(&model, Precision::F32, device)?;
     let bf16_training = match Precision::for_training(device) {
@@ -423,7 +423,7 @@ mod tests {
 
     #[test]
     fn teachers_and_rounding_are_part_of_the_planned_speed() {
-        let build = |name: &str| zoo::build(name, &InputSpec::cifar10(), 0).unwrap();
+        let build = |name: &str| zoo::build(name, &Task::cifar10(), 0).unwrap();
         let (small, large) = (build("airbench_2_2_2"), build("airbench_4_4_4"));
         let macs = |model: &Model| cost(model).unwrap().macs as f64;
         let alone = Training {

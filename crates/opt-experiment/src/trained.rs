@@ -314,7 +314,7 @@ fn from_stored(stored: Vec<StoredEpoch>) -> Vec<EpochReport> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opt_core::{InputSpec, zoo};
+    use opt_core::{Task, zoo};
 
     fn reports() -> Vec<EpochReport> {
         vec![EpochReport {
@@ -346,7 +346,7 @@ mod tests {
     fn a_stopped_phase_is_found_and_a_finished_one_replaces_it() {
         let dir = tempfile::tempdir().unwrap();
         let identity = Identity::default().with("seed", 1);
-        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         {
             let slot = Slot::open_in(dir.path(), &identity).unwrap();
             assert!(slot.finished().is_none() && slot.state().is_none());
@@ -369,7 +369,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |seed: u64| Slot::open_in(dir.path(), &Identity::default().with("seed", seed));
         let (one, other) = (at(1).unwrap(), at(2).unwrap());
-        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         let copy = |name: &str| {
             fs::copy(one.folder.join(name), other.folder.join(name)).unwrap();
         };
@@ -392,7 +392,7 @@ mod tests {
     fn what_an_older_version_kept_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let identity = Identity::default();
-        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         // The first version: no folder of the format, and no key in the file.
         let old = dir.path().join("trained").join(identity.hash());
         fs::create_dir_all(&old).unwrap();
@@ -421,7 +421,7 @@ mod tests {
             let slot = Slot::open_in(&path, &Identity::default()).unwrap();
             slot.finished()
         });
-        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         first.finish(&model, &reports()).unwrap();
         drop(first);
         assert_eq!(second.join().unwrap().unwrap().model, model);
@@ -460,7 +460,7 @@ mod tests {
         fs::write(&path, &whole).unwrap();
         assert_eq!(slot.state().unwrap(), state());
 
-        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         slot.finish(&model, &reports()).unwrap();
         let path = slot.folder.join("model.safetensors");
         let mut whole = fs::read(&path).unwrap();

@@ -2,17 +2,18 @@
 //! edge, also after a round trip through its file.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use opt_core::lower::{Adds, lower};
-use opt_core::{InputSpec, Model, interpret_integer, zoo};
+use opt_core::{Model, Task, interpret_integer, zoo};
 use opt_data::Dataset;
 use opt_experiment::data::{Data, Limits};
 use opt_experiment::measure::{Shipped, measure};
 use opt_experiment::quantization::calibrate;
 use opt_nn::Batch;
 use opt_nn::quantized::Simulation;
-use opt_quant::{WeightBits, min_max_spec};
+use opt_quant::WeightBits;
 use rayon::prelude::*;
 use tch::Device;
 
@@ -29,10 +30,15 @@ fn batch(set: &Dataset, n: usize) -> Batch {
 /// Quantizes after training and compares `n` images at every edge, with both kinds of addition.
 fn check(model: &Model, calibration: &Dataset, test: &Dataset, n: usize) {
     let images = batch(calibration, 200.min(calibration.len()));
-    let calibrated = calibrate(model, std::iter::once(images), Device::Cpu).unwrap();
+    let calibrated = calibrate(
+        model,
+        std::iter::once(images),
+        Device::Cpu,
+        &BTreeSet::new(),
+    )
+    .unwrap();
     for adds in [Adds::Fused, Adds::Rounded] {
-        let bits = WeightBits::inner(8);
-        let spec = min_max_spec(&calibrated.folded, adds, &calibrated.ranges, bits).unwrap();
+        let spec = calibrated.spec(adds, WeightBits::inner(8)).unwrap();
         let lowered = lower(&calibrated.folded, &spec).unwrap();
         let bytes = opt_artifact::write_qmodel(&lowered, &Default::default()).unwrap();
         let stored = opt_artifact::read_qmodel(&bytes).unwrap();
@@ -42,23 +48,26 @@ fn check(model: &Model, calibration: &Dataset, test: &Dataset, n: usize) {
         let logits = Vec::<f32>::try_from(trace.logits.reshape([-1])).unwrap();
         (0..n).into_par_iter().for_each(|i| {
             let expected = interpret_integer::run(&stored, test.image(i)).unwrap();
-            for (id, codes) in expected.codes.iter().enumerate() {
+            for (id, codes) in expected.codes().enumerate() {
                 let found = &trace.codes[id][i * codes.len()..][..codes.len()];
                 assert_eq!(
-                    found,
-                    codes.as_slice(),
+                    found, codes,
                     "{adds:?}, image {i}, `{}`",
                     stored.nodes[id].name
                 );
             }
-            let classes = expected.logits.len();
+            let classes = expected.outputs.len();
             assert_eq!(
                 logits[i * classes..][..classes],
-                expected.logits,
+                expected.outputs,
                 "{adds:?}, image {i}"
             );
         });
-        let edges = stored.nodes.iter().filter(|n| n.edge.is_some()).count();
+        let edges = stored
+            .nodes
+            .iter()
+            .filter(|n| n.activation.is_some())
+            .count();
         eprintln!("{adds:?}: {n} images equal at {edges} edges, and in every logit");
     }
 }
@@ -66,7 +75,7 @@ fn check(model: &Model, calibration: &Dataset, test: &Dataset, n: usize) {
 #[test]
 fn resnet20_codes_are_equal_at_every_edge() {
     let data = opt_data::synthetic::synthetic(3, 100, 100);
-    let mut model = zoo::build("resnet20", &InputSpec::cifar10(), 7).unwrap();
+    let mut model = zoo::build("resnet20", &Task::cifar10(), 7).unwrap();
     // Statistics that make folding do something, as training would.
     for (name, param) in &mut model.params {
         if name.ends_with("running_var") {
@@ -88,7 +97,7 @@ fn pretrained_resnet20_codes_are_equal_at_every_edge() {
     let data = opt_data::cifar10::load(&path("OPT_DATA_DIR"))
         .unwrap()
         .splits;
-    let zoo = zoo::build("resnet20", &InputSpec::cifar10(), 0).unwrap();
+    let zoo = zoo::build("resnet20", &Task::cifar10(), 0).unwrap();
     let bytes = std::fs::read(path("OPT_RESNET20")).unwrap();
     let (model, _) =
         opt_format::import_safetensors(&bytes, &zoo, opt_format::Head::Imported).unwrap();
@@ -110,8 +119,14 @@ fn every_shortcut_and_chain_can_be_shipped_and_measured() {
         ("airbench_4_8_12", 3),
         ("source_net", 8),
     ] {
-        let model = zoo::build(name, &data.input(), 5).unwrap();
-        let calibrated = calibrate(&model, data.calibration(40, 40), Device::Cpu).unwrap();
+        let model = zoo::build(name, &data.task(), 5).unwrap();
+        let calibrated = calibrate(
+            &model,
+            data.calibration(40, 40),
+            Device::Cpu,
+            &BTreeSet::new(),
+        )
+        .unwrap();
         let spec = calibrated
             .spec(Adds::Fused, WeightBits::inner(bits))
             .unwrap();
@@ -130,16 +145,14 @@ fn every_shortcut_and_chain_can_be_shipped_and_measured() {
         for n in 0..2 {
             assert_eq!(golden.image(n), data.test.image(n));
             let trace = interpret_integer::run(&stored, golden.image(n)).unwrap();
-            golden
-                .check_codes(n, trace.codes.iter().map(Vec::as_slice))
-                .unwrap();
-            golden.check_logits(n, &trace.logits).unwrap();
+            golden.check_codes(n, &stored, trace.codes()).unwrap();
+            golden.check_logits(n, &stored, &trace.outputs).unwrap();
         }
         // The answers are those of the interpreter on what the file holds.
         for (i, answer) in measured.evaluation.predictions.iter().enumerate().take(3) {
             let logits = interpret_integer::run(&stored, data.test.image(i))
                 .unwrap()
-                .logits;
+                .outputs;
             let best =
                 (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b]).then(b.cmp(a)));
             assert_eq!(best.map(|b| b as i64), Some(*answer), "{name}");

@@ -7,7 +7,8 @@ use std::path::Path;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, ExtendedColorType, ImageEncoder, ImageFormat, RgbImage};
 use ndarray::ArrayD;
-use opt_core::qmodel::{QEdge, QModel, QNode, QOp, QWeight};
+use opt_core::qmodel::{Activation, QModel, QNode, QOp, QWeight};
+use opt_core::{Output, Params};
 use opt_experiment::data::{Data, Limits};
 use opt_infer::{Options, Session};
 
@@ -70,10 +71,7 @@ fn classify_feeds_the_bytes_that_accuracy_was_measured_on() {
             name: name.to_owned(),
             op,
             inputs: inputs.to_vec(),
-            edge: scale.map(|scale| QEdge {
-                scale,
-                zero_points: vec![0],
-            }),
+            activation: scale.map(|scale| Activation::new(scale, 0)),
         };
         let weight = QWeight {
             codes: ArrayD::zeros(vec![2, 3]),
@@ -88,7 +86,12 @@ fn classify_feeds_the_bytes_that_accuracy_was_measured_on() {
                 node("vector", QOp::Flatten, &[1], Some(1.0)),
                 node("logits", QOp::Logits { weight, bias }, &[2], None),
             ],
-            input: data.input(),
+            params: Params::new(),
+            outputs: vec![Output {
+                node: 3,
+                labels: data.task().labels,
+            }],
+            input: data.task().input,
         };
         // As it ships: through a file.
         let file = root.path().join(format!("{side}.opt"));

@@ -2,11 +2,11 @@
 //! packing and reading back.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use opt_core::lower::{Adds, fold_batch_norms, lower};
 use opt_core::mask::{Mask, Masks, apply_masks};
-use opt_core::{InputSpec, Model, Preparation, interpret, interpret_integer, zoo};
+use opt_core::{InputSpec, Model, Preparation, Task, interpret, interpret_integer, zoo};
 use opt_experiment::quantization::{calibrate, code_weights};
 use opt_nn::optimizer::OptimizerOptions;
 use opt_nn::quantized::FakeQuant;
@@ -46,14 +46,16 @@ impl BatchSource for Bars {
 
 /// A network with shifts, the smaller half of its weights removed, and one filter of a layer with all of its weights.
 fn pruned() -> (Model, Masks) {
-    let input = InputSpec {
-        shape: [1, 28, 28],
-        mean: vec![0.5],
-        std: vec![0.25],
+    let task = Task {
+        input: InputSpec {
+            shape: [1, 28, 28],
+            mean: vec![0.5],
+            std: vec![0.25],
+            preparation: Preparation::usual([1, 28, 28]),
+        },
         labels: vec!["top".to_owned(), "bottom".to_owned()],
-        preparation: Preparation::usual([1, 28, 28]),
     };
-    let mut model = zoo::build("airbench_4_6_8", &input, 3).unwrap();
+    let mut model = zoo::build("airbench_4_6_8", &task, 3).unwrap();
     for (name, param) in &mut model.params {
         if name.ends_with("bias") && param.len() > 2 {
             for (i, v) in param.iter_mut().enumerate() {
@@ -88,7 +90,13 @@ fn revived<T: PartialEq + Default + Copy>(
 #[test]
 fn zeros_survive_calibration_training_packing_and_reading() {
     let (model, masks) = pruned();
-    let calibrated = calibrate(&model, std::iter::once(bars(0)), Device::Cpu).unwrap();
+    let calibrated = calibrate(
+        &model,
+        std::iter::once(bars(0)),
+        Device::Cpu,
+        &BTreeSet::new(),
+    )
+    .unwrap();
     for name in model.weight_names() {
         let folded = &calibrated.folded.params[name];
         assert_eq!(revived(&masks, name, folded.iter().copied()), 0, "{name}");
@@ -97,7 +105,8 @@ fn zeros_survive_calibration_training_packing_and_reading() {
         let plain = fold_batch_norms(&model).unwrap();
         let spec = calibrated.spec(Adds::Fused, bits).unwrap();
         let widths = bits.by_name(&plain);
-        let fake_quant = FakeQuant::new(&plain, spec.adds, &spec.edges, widths).unwrap();
+        let fake_quant =
+            FakeQuant::new(&plain, &spec.placement, &spec.activations, widths).unwrap();
         let mut net = Net::new(&plain, Device::Cpu).unwrap();
         let options = TrainOptions {
             epochs: 2,
@@ -149,9 +158,9 @@ fn zeros_survive_calibration_training_packing_and_reading() {
                     let image = &bars(0).images[..28 * 28];
                     let folded = &calibrated.folded;
                     let real = interpret::run(folded, &folded.input.normalize(image)).unwrap();
-                    let real = &real[folded.graph.output];
+                    let real = &real[folded.graph.output()];
                     let size = real.iter().fold(0f32, |m, v| m.max(v.abs()));
-                    let logits = interpret_integer::run(&lowered, image).unwrap().logits;
+                    let logits = interpret_integer::run(&lowered, image).unwrap().outputs;
                     for (a, b) in real.iter().zip(&logits) {
                         // Seven layers of 8 bits; a lost shift changes the logits by their own size.
                         assert!((a - b).abs() < 0.1 * size, "{adds:?}: {real:?} {logits:?}");

@@ -52,7 +52,7 @@ pub enum Head {
 /// use opt_format::{Head, export_safetensors, import_safetensors};
 /// use std::collections::BTreeMap;
 ///
-/// let build = |seed| opt_core::zoo::build("airbench_4_4_4", &opt_core::InputSpec::cifar10(), seed);
+/// let build = |seed| opt_core::zoo::build("airbench_4_4_4", &opt_core::Task::cifar10(), seed);
 /// let trained = build(1)?;
 /// let checkpoint = export_safetensors(&trained, &BTreeMap::new())?;
 /// let (imported, report) = import_safetensors(&checkpoint, &build(2)?, Head::Imported)?;

@@ -20,14 +20,14 @@ use sha2::{Digest, Sha256};
 /// What ONNX Runtime is given of a network: its files by name.
 fn files(net: &Net) -> BTreeMap<String, Vec<u8>> {
     let plain = QdqOptions::default();
-    let edges = QdqOptions {
-        all_edges: true,
+    let codes = QdqOptions {
+        all_codes: true,
         ..plain
     };
     let padded = QdqOptions {
         padded_input: true,
         batch: Some(IMAGES),
-        ..edges
+        ..codes
     };
     let images = images(net);
     let mut files = BTreeMap::new();
@@ -35,7 +35,7 @@ fn files(net: &Net) -> BTreeMap<String, Vec<u8>> {
         files.insert(format!("{}.{kind}", net.name), bytes);
     };
     write("plain.onnx", write_qdq(&net.model, &plain).unwrap());
-    write("edges.onnx", write_qdq(&net.model, &edges).unwrap());
+    write("edges.onnx", write_qdq(&net.model, &codes).unwrap());
     write("images", images.concat());
     if net.has_stem {
         write("padded.onnx", write_qdq(&net.model, &padded).unwrap());
@@ -72,7 +72,7 @@ fn onnx_runtime_was_given_these_files() {
     assert_eq!(golden["sha256"].as_object().unwrap().len(), seen);
 }
 
-/// Every code of every edge of four small networks, two images each: 17,710 in all, of which 11 differ, by one.
+/// Every code of five small networks, two images each: 19,150 in all, of which 11 differ, by one.
 ///
 /// ONNX Runtime's means and additions add the zero point before they round, so that with an odd one they break ties the other
 /// way: 7 means of `odd` are such ties, and 4 codes are those of other nodes that keep them. Convolutions, Gemms and logits
@@ -88,11 +88,15 @@ fn onnx_runtime_computes_the_interpreters_codes() {
             .collect();
         let theirs = &golden["nets"][net.name];
         for (id, node) in net.model.nodes.iter().enumerate().skip(1) {
-            if node.edge.is_none() {
+            if node.activation.is_none() {
                 continue;
             }
             let theirs = unhex(theirs["codes"][&node.name].as_str().unwrap());
-            let ours: Vec<u8> = runs.iter().flat_map(|r| r.codes[id].clone()).collect();
+            let ours: Vec<u8> = runs
+                .iter()
+                .flat_map(|r| r.values[id].codes())
+                .copied()
+                .collect();
             assert_eq!(theirs.len(), ours.len(), "{} {}", net.name, node.name);
             let distances = theirs.iter().zip(&ours).map(|(a, b)| a.abs_diff(*b));
             assert!(
@@ -111,9 +115,17 @@ fn onnx_runtime_computes_the_interpreters_codes() {
         let logits = theirs["logits"].as_array().unwrap().iter();
         let logits: Vec<f64> = logits.map(|x| x.as_f64().unwrap()).collect();
         // f32 numbers, exact as f64.
-        let ours = runs.iter().flat_map(|run| &run.logits);
+        let ours = runs.iter().flat_map(|run| &run.outputs);
         let ours: Vec<f64> = ours.map(|x| f64::from(*x)).collect();
-        assert_eq!(logits, ours, "{}", net.name);
+        let exact = net.model.exact()[net.model.outputs[0].node];
+        // Where f32 sums are in another order, the last bits are others.
+        let near = |(a, b): (&f64, &f64)| a == b || !exact && (a - b).abs() < 1e-6;
+        assert_eq!(logits.len(), ours.len(), "{}", net.name);
+        assert!(
+            logits.iter().zip(&ours).all(near),
+            "{}: {logits:?} {ours:?}",
+            net.name
+        );
     }
     let n: usize = different.iter().map(|(.., n)| n).sum();
     assert!(1000 * n <= codes, "{n} of {codes}");
@@ -122,7 +134,7 @@ fn onnx_runtime_computes_the_interpreters_codes() {
         different,
         expected.map(|(node, n)| ("odd", node.to_owned(), n))
     );
-    assert_eq!(codes, 17_710);
+    assert_eq!(codes, 19_150);
 }
 
 fn unhex(text: &str) -> Vec<u8> {

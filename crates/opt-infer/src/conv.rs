@@ -10,7 +10,7 @@
 //! steps.
 
 use opt_core::op::Window;
-use opt_core::qmodel::{QEdge, QWeight};
+use opt_core::qmodel::{Activation, QWeight};
 
 use crate::layout::{GROUP, LANES, Layout};
 
@@ -91,13 +91,13 @@ pub(crate) struct Requant {
 }
 
 impl Requant {
-    pub(crate) fn new(x: &QEdge, weight: &QWeight, y: &QEdge, lo: u8, hi: u8) -> Self {
+    pub(crate) fn new(x: &Activation, weight: &QWeight, y: &Activation) -> Self {
         let scales = weight.scales.iter();
         Self {
             multipliers: padded(scales.map(|s| x.scale * s / y.scale), 0.0),
             zero: y.zero_points[0],
-            lo,
-            hi,
+            lo: y.lo,
+            hi: y.hi,
         }
     }
 }
@@ -125,14 +125,14 @@ impl Conv {
         (weight, bias): (&QWeight, &[i32]),
         window: &Window,
         group: usize,
-        (x, x_edge): (&Layout, &QEdge),
+        (x, meaning): (&Layout, &Activation),
         requant: Requant,
         residual: Option<(&Layout, Residual)>,
         y: &Layout,
     ) -> Self {
         let border = |side: usize| x.border[side] - window.pads[side];
         Self {
-            products: Products::new(weight, bias, window.kernel, group, x, x_edge),
+            products: Products::new(weight, bias, window.kernel, group, x, meaning),
             requant,
             residual: residual.map(|(layout, residual)| Residual {
                 origin: layout.origin(),
@@ -179,7 +179,7 @@ impl Products {
         [kh, kw]: [usize; 2],
         group: usize,
         x: &Layout,
-        x_edge: &QEdge,
+        meaning: &Activation,
     ) -> Self {
         let out = weight.scales.len();
         let per_group = x.channels / group;
@@ -240,7 +240,7 @@ impl Products {
             // Wrapping: a part of the sum may pass 32 bits, the whole never does (`QModel::validate`).
             (0..per_group).fold(*b, |b, i| {
                 let sum: i32 = (0..kh * kw).map(|tap| i32::from(code(o, i, tap))).sum();
-                b.wrapping_sub(x_edge.zero(first + i).wrapping_mul(sum))
+                b.wrapping_sub(meaning.zero(first + i).wrapping_mul(sum))
             })
         });
         let last_run = runs.iter().map(|r| r.offset + r.steps * GROUP).max();

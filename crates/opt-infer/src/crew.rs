@@ -18,9 +18,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use opt_core::interpret_integer::Value;
+
 use crate::arena::Arena;
 use crate::exec::{Part, run_step};
-use crate::kernels::portable::ImageOrder;
+use crate::kernels::float::numbers;
+use crate::kernels::portable::{ImageOrder, Operand};
 use crate::plan::{Plan, Step, Work};
 use crate::session::{Options, Sharing};
 use crate::{InferError, Result};
@@ -249,7 +252,7 @@ impl Crew {
 
     /// Runs `logits.len() / classes` images.
     pub(crate) fn run(&mut self, images: &[u8], logits: &mut [f32]) {
-        let count = logits.len() / self.shared.plan.classes;
+        let count = logits.len() / self.shared.plan.numbers;
         if self.helpers.is_empty() || count == 0 {
             self.run_alone(images, logits);
             return;
@@ -277,7 +280,7 @@ impl Crew {
             self.run_images(images, logits, patience);
         } else {
             let mut in_time = true;
-            let (bytes, classes) = (images.len() / count, self.shared.plan.classes);
+            let (bytes, classes) = (images.len() / count, self.shared.plan.numbers);
             let each = images
                 .chunks_exact(bytes)
                 .zip(logits.chunks_exact_mut(classes));
@@ -305,7 +308,7 @@ impl Crew {
         let plan = &self.shared.plan;
         let each = images
             .chunks_exact(plan.image.iter().product())
-            .zip(logits.chunks_exact_mut(plan.classes));
+            .zip(logits.chunks_exact_mut(plan.numbers));
         for (image, logits) in each {
             // SAFETY: `OWN` is this thread's.
             unsafe { self.shared.run_image(OWN, image, logits) };
@@ -416,7 +419,7 @@ impl Crew {
         let rows_are_late = self.is_late_with_rows();
         let shared = &*self.shared;
         let bytes = shared.plan.image.iter().product();
-        let classes = shared.plan.classes;
+        let classes = shared.plan.numbers;
         let count = logits.len() / classes;
         let (images, logits) = (images.as_ptr(), logits.as_mut_ptr());
         let task = Task::Images {
@@ -486,12 +489,17 @@ impl Crew {
         }
     }
 
-    /// The codes of a node's value after a run of one image.
-    pub(crate) fn codes(&mut self, node: usize) -> Option<Vec<u8>> {
+    /// The value of a node after a run of one image, f32 or codes.
+    pub(crate) fn value(&mut self, node: usize, is_float: bool) -> Option<Value> {
         let place = &self.shared.plan.places[self.shared.plan.place_of[node]?];
         // SAFETY: nobody writes: `OWN` is this thread's, and `ROWS` is the last only if every helper has ended its rows.
         let bytes = unsafe { self.shared.arenas[self.last].read(place) };
-        Some(place.layout.codes(bytes))
+        let layout = &place.layout;
+        Some(if is_float {
+            Value::Float(numbers(Operand { layout, bytes }))
+        } else {
+            Value::Codes(layout.codes(bytes))
+        })
     }
 }
 
@@ -665,7 +673,7 @@ fn nanos(time: Duration) -> u64 {
 
 fn help(shared: &Shared, index: usize) {
     let Desk { orders, answers } = &shared.desks[index - 1];
-    let mut logits = vec![0.0; shared.plan.classes];
+    let mut logits = vec![0.0; shared.plan.numbers];
     let mut seen = 0;
     loop {
         let quits = || shared.quit.load(Ordering::Relaxed);

@@ -1,5 +1,6 @@
 //! The sets of kernels and which of them this CPU can run.
 
+pub(crate) mod float;
 pub(crate) mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_avx512vnni;

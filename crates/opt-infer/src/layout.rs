@@ -8,7 +8,7 @@ pub(crate) const LANES: usize = 16;
 /// Input channels that one 32-bit lane contracts.
 pub(crate) const GROUP: usize = 4;
 
-/// A tensor `[C, H, W]` as bytes.
+/// A tensor `[C, H, W]` as bytes, a code each, or four for each f32 ([`Layout::float`]).
 ///
 /// ```text
 /// at(c, y, x) = (top + y)·row + (left + x)·stride + c        row = (left + W + right)·stride
@@ -46,6 +46,15 @@ impl Layout {
             stride: channels.next_multiple_of(multiple),
             border,
             zero: zero.to_vec(),
+        }
+    }
+
+    /// Of f32 values: four bytes for each, without border and filling.
+    pub(crate) fn float(shape: &[usize]) -> Self {
+        let codes = Self::new(shape, 1, [0; 4], &[0]);
+        Self {
+            stride: codes.channels.saturating_mul(4),
+            ..codes
         }
     }
 

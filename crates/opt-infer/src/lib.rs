@@ -1,5 +1,5 @@
-//! The CPU engine: runs the integer network of a `.opt` file, without libtorch, and gives the codes that
-//! `opt_core::interpret_integer` defines, every one of them.
+//! The CPU engine: runs the quantized network of a `.opt` file, without libtorch, and gives the codes that
+//! `opt_core::interpret_integer` defines, every one of them. What the file leaves in f32 it computes in f32.
 //!
 //! ```no_run
 //! use opt_infer::{Options, Session};
@@ -12,7 +12,7 @@
 //! # Ok::<(), opt_infer::InferError>(())
 //! ```
 //!
-//! In reading order: [`session`] (what a program calls), `plan` (from a network to steps), `layout` and `conv` (how values
+//! In reading order: [`session`] (what a program calls), `plan` (from a network to steps), `layout`, `conv` and `float` (how values
 //! and weights lie in memory), [`kernels`] (the sets for different CPUs), `exec` and `crew` (one thread and several).
 //!
 //! # What this crate does not do
@@ -26,6 +26,7 @@ mod conv;
 mod crew;
 pub mod error;
 mod exec;
+mod float;
 pub mod kernels;
 mod layout;
 mod plan;
@@ -35,8 +36,8 @@ pub mod session;
 pub use error::InferError;
 pub use kernels::Kernels;
 pub use kernels::portable::ImageOrder;
-pub use selftest::self_test;
-pub use session::{Limits, Options, Session, Sharing, StepInfo};
+pub use selftest::{first_difference, self_test};
+pub use session::{Limits, Options, OutputInfo, Session, Sharing, StepInfo};
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, InferError>;

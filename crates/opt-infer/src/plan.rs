@@ -4,10 +4,12 @@
 
 use std::collections::HashMap;
 
-use opt_core::op::Window;
-use opt_core::qmodel::{QEdge, QModel, QNode, QOp};
+use opt_core::op::{Binary, Unary, Window};
+use opt_core::qmodel::{Activation, QModel, QNode, QOp};
+use opt_core::{Op, Params};
 
 use crate::conv::{Conv, Products, Requant, Residual};
+use crate::float::{Affine, FloatConv};
 use crate::kernels::portable::{Mean, Sum};
 use crate::layout::{GROUP, LANES, Layout};
 use crate::session::{Limits, Options};
@@ -44,7 +46,16 @@ pub(crate) enum Work {
         origin: usize,
         requant: Requant,
     },
+    /// Results that nothing reads, written where the caller has them.
     Logits {
+        products: Products,
+        origin: usize,
+        scales: Vec<f32>,
+        /// Where they begin among the outputs of an image.
+        first_output: usize,
+    },
+    /// The same as a value.
+    FloatLogits {
         products: Products,
         origin: usize,
         scales: Vec<f32>,
@@ -65,6 +76,30 @@ pub(crate) enum Work {
         hi: u8,
     },
     Flatten,
+    Table(Box<[u8; 256]>),
+    /// To codes of this meaning.
+    Quantize(Activation),
+    /// From codes of this meaning.
+    Dequantize(Activation),
+    FloatConv(Box<FloatConv>),
+    Unary(Unary),
+    Binary(Binary),
+    Affine(Affine),
+    FloatMaxPool(Window),
+    FloatMean(Option<Window>),
+    FloatSlice {
+        start: [usize; 3],
+        step: [usize; 3],
+    },
+    FloatPad {
+        begin: [usize; 3],
+    },
+    FloatFlatten,
+    /// Hands a value to the caller.
+    Output {
+        /// Where it begins among the outputs of an image.
+        first_output: usize,
+    },
 }
 
 /// One operation.
@@ -75,7 +110,7 @@ pub(crate) struct Step {
     pub(crate) work: Work,
     /// The places that it reads.
     pub(crate) sources: Vec<usize>,
-    /// The place that it writes; the logits have none.
+    /// The place that it writes; what goes to the caller has none.
     pub(crate) target: Option<usize>,
 }
 
@@ -84,18 +119,19 @@ pub(crate) struct Step {
 pub(crate) struct Plan {
     pub(crate) kernels: Kernels,
     pub(crate) places: Vec<Place>,
-    /// Where each node's value lies; the logits have no place.
+    /// Where each node's value lies; results that go to the caller at once have no place.
     pub(crate) place_of: Vec<Option<usize>>,
     pub(crate) steps: Vec<Step>,
     /// Bytes of the arena.
     pub(crate) arena: usize,
     pub(crate) image: [usize; 3],
-    pub(crate) classes: usize,
+    /// Numbers of all outputs of an image.
+    pub(crate) numbers: usize,
 }
 
 impl Plan {
     /// Plans a network that [`QModel::validate`] gave `shapes` for. With `options.keep_codes`, every value is computed and
-    /// keeps its place to the end of a run; else a value that the logits do not follow from is left out.
+    /// keeps its place to the end of a run; else a value that no output follows from is left out.
     ///
     /// # Errors
     ///
@@ -114,7 +150,7 @@ impl Plan {
             steps: Vec::with_capacity(model.nodes.len()),
             arena: 0,
             image: model.input.shape,
-            classes: model.input.labels.len(),
+            numbers: 0,
         };
         let readers = readers(model);
         let borders = borders(model, &readers);
@@ -126,6 +162,12 @@ impl Plan {
         let mut free: HashMap<Layout, Vec<usize>> = HashMap::new();
         let mut is_free: Vec<bool> = Vec::new();
         let mut need = Need::default();
+        // Where each output begins among the numbers of an image.
+        let mut first_output: HashMap<usize, usize> = HashMap::new();
+        for output in &model.outputs {
+            first_output.insert(output.node, plan.numbers);
+            plan.numbers += shapes[output.node].iter().product::<usize>();
+        }
         for (id, node) in model.nodes.iter().enumerate() {
             let sources: Vec<usize> = node
                 .inputs
@@ -142,10 +184,17 @@ impl Plan {
                 plan.place_of.push(None);
                 continue;
             }
-            let target = node.edge.as_ref().map(|edge| {
-                let multiple = if id == 0 { GROUP } else { LANES };
-                let zero = &edge.zero_points;
-                let layout = Layout::new(&shapes[id], multiple, borders[id], zero);
+            let at_once = matches!(node.op, QOp::Logits { .. })
+                && readers[id].is_empty()
+                && first_output.contains_key(&id);
+            let target = (!at_once).then(|| {
+                let layout = match &node.activation {
+                    Some(y) => {
+                        let multiple = if id == 0 { GROUP } else { LANES };
+                        Layout::new(&shapes[id], multiple, borders[id], &y.zero_points)
+                    }
+                    None => Layout::float(&shapes[id]),
+                };
                 let place = match free.get_mut(&layout).and_then(Vec::pop) {
                     Some(at) => at,
                     None => plan.add_place(layout),
@@ -156,9 +205,10 @@ impl Plan {
             });
             plan.place_of.push(target);
             let input = sources.first().map(|place| &plan.places[*place].layout);
-            need.add(&node.op, input, &shapes[id]);
+            need.add(&node.op, input, &shapes[id], &model.params);
             need.check(plan.arena, options.threads, &options.limits)?;
-            let work = plan.work(model, node, &sources, target);
+            let first = first_output.get(&id).copied();
+            let work = plan.work(model, node, &sources, target, first);
             if !keep {
                 for input in &node.inputs {
                     if let Some(place) = plan.place_of[*input]
@@ -176,6 +226,14 @@ impl Plan {
                 sources,
                 target,
             });
+            if let (Some(place), Some(first_output)) = (target, first) {
+                plan.steps.push(Step {
+                    node: id,
+                    work: Work::Output { first_output },
+                    sources: vec![place],
+                    target: None,
+                });
+            }
         }
         Ok(plan)
     }
@@ -192,20 +250,22 @@ impl Plan {
         self.places.len() - 1
     }
 
-    fn work(&self, model: &QModel, node: &QNode, sources: &[usize], target: Option<usize>) -> Work {
-        // What a validated network has: every operand but the logits is codes.
-        let none = QEdge {
-            scale: 1.0,
-            zero_points: vec![0],
+    fn work(
+        &self,
+        model: &QModel,
+        node: &QNode,
+        sources: &[usize],
+        target: Option<usize>,
+        first_output: Option<usize>,
+    ) -> Work {
+        // What a validated network has: codes are read where codes are expected.
+        let none = Activation::new(1.0, 0);
+        let meaning = |i: usize| {
+            let input = node.inputs.get(i);
+            let of = input.and_then(|n| model.nodes[*n].activation.as_ref());
+            of.unwrap_or(&none)
         };
-        let edge = |i: usize| {
-            let input = node
-                .inputs
-                .get(i)
-                .and_then(|n| model.nodes[*n].edge.as_ref());
-            input.unwrap_or(&none)
-        };
-        let y_edge = node.edge.as_ref().unwrap_or(&none);
+        let y = node.activation.as_ref().unwrap_or(&none);
         let layout = |place: usize| &self.places[place].layout;
         match &node.op {
             QOp::Input => Work::Input,
@@ -214,13 +274,11 @@ impl Plan {
                 bias,
                 window,
                 group,
-                lo,
-                hi,
             } => {
                 let residual = sources.get(1).map(|place| {
                     let residual = Residual {
-                        scale: edge(1).scale / y_edge.scale,
-                        zero: edge(1).zero(0),
+                        scale: meaning(1).scale / y.scale,
+                        zero: meaning(1).zero(0),
                         origin: 0,
                         row: 0,
                         stride: 0,
@@ -231,44 +289,50 @@ impl Plan {
                     (weight, bias),
                     window,
                     *group,
-                    (layout(sources[0]), edge(0)),
-                    Requant::new(edge(0), weight, y_edge, *lo, *hi),
+                    (layout(sources[0]), meaning(0)),
+                    Requant::new(meaning(0), weight, y),
                     residual,
                     layout(target.unwrap_or_default()),
                 )))
             }
-            QOp::Gemm {
-                weight,
-                bias,
-                lo,
-                hi,
-            } => {
+            QOp::Gemm { weight, bias } => {
                 let x = layout(sources[0]);
                 Work::Gemm {
-                    products: Products::new(weight, bias, [x.height, x.width], 1, x, edge(0)),
+                    products: Products::new(weight, bias, [x.height, x.width], 1, x, meaning(0)),
                     origin: x.origin(),
-                    requant: Requant::new(edge(0), weight, y_edge, *lo, *hi),
+                    requant: Requant::new(meaning(0), weight, y),
                 }
             }
             QOp::Logits { weight, bias } => {
                 let x = layout(sources[0]);
-                let scales = weight.scales.iter().map(|s| edge(0).scale * s);
-                Work::Logits {
-                    products: Products::new(weight, bias, [x.height, x.width], 1, x, edge(0)),
-                    origin: x.origin(),
-                    scales: scales.collect(),
+                let products = Products::new(weight, bias, [x.height, x.width], 1, x, meaning(0));
+                let scales = weight.scales.iter().map(|s| meaning(0).scale * s).collect();
+                let origin = x.origin();
+                match (target, first_output) {
+                    (None, Some(first_output)) => Work::Logits {
+                        products,
+                        origin,
+                        scales,
+                        first_output,
+                    },
+                    (Some(_), _) | (None, None) => Work::FloatLogits {
+                        products,
+                        origin,
+                        scales,
+                    },
                 }
             }
-            QOp::Add { lo, hi } => Work::Add(Sum {
-                zeros: [edge(0).zero(0), edge(1).zero(0)],
-                scales: [edge(0).scale / y_edge.scale, edge(1).scale / y_edge.scale],
-                zero: y_edge.zero_points[0],
-                lo: *lo,
-                hi: *hi,
+            QOp::Add => Work::Add(Sum {
+                zeros: [meaning(0).zero(0), meaning(1).zero(0)],
+                scales: [meaning(0).scale / y.scale, meaning(1).scale / y.scale],
+                zero: y.zero_points[0],
+                lo: y.lo,
+                hi: y.hi,
             }),
+            QOp::Table { table, .. } => Work::Table(table.clone()),
             QOp::MaxPool(window) => Work::MaxPool(*window),
-            QOp::AveragePool(window) => Work::Mean(mean(edge(0), y_edge), Some(*window)),
-            QOp::GlobalAveragePool => Work::Mean(mean(edge(0), y_edge), None),
+            QOp::AveragePool(window) => Work::Mean(mean(meaning(0), y), Some(*window)),
+            QOp::GlobalAveragePool => Work::Mean(mean(meaning(0), y), None),
             QOp::Flatten => Work::Flatten,
             QOp::Slice { start, step, .. } => Work::Slice {
                 start: three(start, 0),
@@ -276,10 +340,58 @@ impl Plan {
             },
             QOp::Pad { begin, .. } => Work::Pad {
                 begin: three(begin, 0),
-                zero: y_edge.zero_points[0],
+                zero: y.zero_points[0],
             },
-            QOp::Clamp { lo, hi } => Work::Clamp { lo: *lo, hi: *hi },
+            QOp::Clamp => Work::Clamp { lo: y.lo, hi: y.hi },
+            QOp::Quantize => Work::Quantize(y.clone()),
+            QOp::Dequantize => Work::Dequantize(meaning(0).clone()),
+            QOp::Float(op) => float_work(op, &model.params),
         }
+    }
+}
+
+/// What an operator on f32 values computes.
+fn float_work(op: &Op, params: &Params) -> Work {
+    let conv = |weight: &str, bias: &Option<String>, window, group| {
+        let bias = bias.as_deref();
+        Work::FloatConv(Box::new(FloatConv::new(
+            params, weight, bias, window, group,
+        )))
+    };
+    match op {
+        // A validated network has none behind its first node.
+        Op::Input => Work::Input,
+        Op::Conv {
+            weight,
+            bias,
+            window,
+            group,
+        } => conv(weight, bias, *window, *group),
+        Op::Gemm { weight, bias } => conv(weight, bias, Window::square(1, 1, 0), 1),
+        Op::BatchNormalization {
+            scale,
+            bias,
+            mean,
+            var,
+            epsilon,
+            ..
+        } => {
+            let names = [scale.as_deref(), Some(bias), Some(mean), Some(var)];
+            Work::Affine(Affine::new(params, names, *epsilon))
+        }
+        Op::Unary(function) => Work::Unary(*function),
+        Op::Binary(function) => Work::Binary(*function),
+        Op::MaxPool(window) => Work::FloatMaxPool(*window),
+        Op::AveragePool(window) => Work::FloatMean(Some(*window)),
+        Op::GlobalAveragePool => Work::FloatMean(None),
+        Op::Flatten => Work::FloatFlatten,
+        Op::Slice { start, step, .. } => Work::FloatSlice {
+            start: three(start, 0),
+            step: three(step, 1),
+        },
+        Op::Pad { begin, .. } => Work::FloatPad {
+            begin: three(begin, 0),
+        },
     }
 }
 
@@ -294,41 +406,59 @@ struct Need {
 
 impl Need {
     /// Adds an operator that reads `x` and gives a value of shape `y`.
-    fn add(&mut self, op: &QOp, x: Option<&Layout>, y: &[usize]) {
+    fn add(&mut self, op: &QOp, x: Option<&Layout>, y: &[usize], params: &Params) {
         let product = |factors: &[usize]| -> u64 {
             let factors = factors.iter().map(|n| *n as u64);
             factors.fold(1, u64::saturating_mul)
         };
         let elements = product(y);
-        let operations = match (op, x) {
-            (QOp::Conv { window, group, .. }, Some(x)) => {
-                let out = y[0];
-                let packed = Products::size(out, x.channels, window.kernel, *group);
+        let whole = x.map_or(0, |x| product(&[x.channels, x.height, x.width]));
+        let channels = x.map_or(0, |x| x.channels);
+        let operations = match op {
+            QOp::Conv { window, group, .. } => {
+                let packed = Products::size(y[0], channels, window.kernel, *group);
                 self.packed = self.packed.saturating_add(packed.bytes);
                 // Every output channel of a pixel at once, with those that only fill vectors.
                 product(&[packed.products, y[1..].iter().product()])
             }
-            (QOp::Gemm { .. } | QOp::Logits { .. }, Some(x)) => {
-                let packed = Products::size(y[0], x.channels, [x.height, x.width], 1);
+            QOp::Gemm { .. } | QOp::Logits { .. } => {
+                let kernel = x.map_or([1, 1], |x| [x.height, x.width]);
+                let packed = Products::size(y[0], channels, kernel, 1);
                 self.packed = self.packed.saturating_add(packed.bytes);
                 packed.products as u64
             }
-            (QOp::MaxPool(window) | QOp::AveragePool(window), _) => {
+            QOp::MaxPool(window)
+            | QOp::AveragePool(window)
+            | QOp::Float(Op::MaxPool(window) | Op::AveragePool(window)) => {
                 elements.saturating_mul(product(&window.kernel))
             }
-            (QOp::GlobalAveragePool, Some(x)) => product(&[x.channels, x.height, x.width]),
-            (
-                QOp::Input
-                | QOp::Conv { .. }
-                | QOp::Gemm { .. }
-                | QOp::Logits { .. }
-                | QOp::GlobalAveragePool
-                | QOp::Add { .. }
-                | QOp::Flatten
-                | QOp::Slice { .. }
-                | QOp::Pad { .. }
-                | QOp::Clamp { .. },
-                _,
+            QOp::GlobalAveragePool | QOp::Float(Op::GlobalAveragePool) => whole,
+            QOp::Float(Op::Conv { weight, .. } | Op::Gemm { weight, .. }) => {
+                let weights = params.get(weight).map_or(0, |w| w.len());
+                let bytes = weights.saturating_add(y[0]).saturating_mul(4);
+                self.packed = self.packed.saturating_add(bytes);
+                product(&[weights, y[1..].iter().product()])
+            }
+            QOp::Float(Op::BatchNormalization { .. }) => {
+                self.packed = self.packed.saturating_add(y[0].saturating_mul(8));
+                elements
+            }
+            QOp::Input
+            | QOp::Add
+            | QOp::Table { .. }
+            | QOp::Flatten
+            | QOp::Slice { .. }
+            | QOp::Pad { .. }
+            | QOp::Clamp
+            | QOp::Quantize
+            | QOp::Dequantize
+            | QOp::Float(
+                Op::Input
+                | Op::Unary(_)
+                | Op::Binary(_)
+                | Op::Flatten
+                | Op::Slice { .. }
+                | Op::Pad { .. },
             ) => elements,
         };
         self.operations = self.operations.saturating_add(operations);
@@ -354,12 +484,14 @@ impl Need {
     }
 }
 
-fn mean(x: &QEdge, y: &QEdge) -> Mean {
+fn mean(x: &Activation, y: &Activation) -> Mean {
     Mean {
         x_zero: x.zero(0),
         x_scale: x.scale,
         y_scale: y.scale,
         zero: y.zero_points[0],
+        lo: y.lo,
+        hi: y.hi,
     }
 }
 
@@ -413,13 +545,13 @@ fn stays_in_place(
     node.op == QOp::Flatten && (pixel(&shapes[node.inputs[0]]) || readers[id].iter().all(dense))
 }
 
-/// Whether each node is computed: the logits, what they follow from, and with `all` every value that has codes.
+/// Whether each node is computed: the outputs, what they follow from, and with `all` every value.
 fn is_used(model: &QModel, all: bool) -> Vec<bool> {
-    let mut used: Vec<bool> = (model.nodes.iter())
-        .map(|node| all && node.edge.is_some())
-        .collect();
+    let mut used = vec![all; model.nodes.len()];
+    for output in &model.outputs {
+        used[output.node] = true;
+    }
     for (id, node) in model.nodes.iter().enumerate().rev() {
-        used[id] |= id + 1 == model.nodes.len();
         if used[id] {
             for input in &node.inputs {
                 used[*input] = true;
@@ -437,9 +569,12 @@ fn is_used(model: &QModel, all: bool) -> Vec<bool> {
 fn last_reads(model: &QModel, readers: &[Vec<usize>], is_used: &[bool]) -> Vec<usize> {
     let mut last = vec![0; model.nodes.len()];
     for id in (0..model.nodes.len()).rev() {
-        let through = |reader: &usize| match model.nodes[*reader].op {
-            QOp::Flatten => last[*reader].max(*reader),
-            _ => *reader,
+        let through = |reader: &usize| {
+            if model.nodes[*reader].op == QOp::Flatten {
+                last[*reader].max(*reader)
+            } else {
+                *reader
+            }
         };
         let computed = readers[id].iter().filter(|reader| is_used[**reader]);
         last[id] = computed.map(through).max().unwrap_or(0);

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use opt_core::{InputSpec, QModel};
+use opt_core::interpret_integer::Value;
+use opt_core::{InputSpec, Op, QModel, QOp};
 
 use crate::crew::Crew;
 use crate::kernels::portable::ImageOrder;
@@ -21,7 +22,7 @@ pub struct Options {
     pub kernels: Option<Kernels>,
     /// The order of an image's bytes: planes, as everywhere in this workspace, unless asked otherwise.
     pub order: ImageOrder,
-    /// Whether every value keeps its place, so that [`Session::codes`] can give it: for tests, at the price of memory.
+    /// Whether every value keeps its place, so that [`Session::value`] can give it: for tests, at the price of memory.
     pub keep_codes: bool,
     /// When several threads share a run.
     pub sharing: Sharing,
@@ -79,8 +80,21 @@ pub struct Session {
     crew: Crew,
     steps: Vec<StepInfo>,
     input: InputSpec,
-    logits: Vec<f32>,
-    keeps_codes: bool,
+    outputs: Vec<OutputInfo>,
+    numbers: Vec<f32>,
+    /// For each node, whether its value is f32; none unless values are kept.
+    kept: Option<Vec<bool>>,
+}
+
+/// A result of a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputInfo {
+    /// The node whose value it is.
+    pub name: String,
+    /// Its shape, in the order in which its numbers come.
+    pub shape: Vec<usize>,
+    /// The classes that the numbers stand for; empty where they stand for none.
+    pub labels: Vec<String>,
 }
 
 /// A step that a session takes.
@@ -123,14 +137,21 @@ impl Session {
         let plan = Plan::new(model, &shapes, kernels, options)?;
         let step = |work: &Work, node: usize| {
             let (name, op) = (&model.nodes[node].name, &model.nodes[node].op);
-            let pixels: usize = match work {
-                Work::Conv(_) => shapes[node][1..].iter().product(),
-                _ => 1,
+            // A convolution takes its weights at every position.
+            let pixels: usize = shapes[node].iter().skip(1).product();
+            let float = |name: &str| model.params.get(name).map_or(0, |w| w.len());
+            let weights = match (work, op) {
+                (Work::Output { .. }, _) => 0,
+                (_, QOp::Float(Op::Conv { weight, .. } | Op::Gemm { weight, .. })) => float(weight),
+                (_, op) => op.weight().map_or(0, |(w, _)| w.codes.len()),
             };
-            let weights = op.weight().map_or(0, |(w, _)| w.codes.len());
             StepInfo {
                 name: name.clone(),
-                op: op.name(),
+                op: if matches!(work, Work::Output { .. }) {
+                    "Output"
+                } else {
+                    op.name()
+                },
                 shape: shapes[node].clone(),
                 macs: (pixels * weights) as u64,
             }
@@ -139,8 +160,17 @@ impl Session {
             steps: plan.steps.iter().map(|s| step(&s.work, s.node)).collect(),
             crew: Crew::new(plan, options)?,
             input: model.input.clone(),
-            logits: Vec::new(),
-            keeps_codes: options.keep_codes,
+            outputs: (model.outputs.iter())
+                .map(|output| OutputInfo {
+                    name: model.nodes[output.node].name.clone(),
+                    shape: shapes[output.node].clone(),
+                    labels: output.labels.clone(),
+                })
+                .collect(),
+            numbers: Vec::new(),
+            kept: options
+                .keep_codes
+                .then(|| model.nodes.iter().map(|n| n.op.is_float()).collect()),
         })
     }
 
@@ -171,10 +201,21 @@ impl Session {
         self.crew.plan().image.iter().product()
     }
 
-    /// The classes, in the order of the logits.
+    /// The results, in the order in which their numbers come.
+    #[must_use]
+    pub fn outputs(&self) -> &[OutputInfo] {
+        &self.outputs
+    }
+
+    /// The classes of the first output, in the order of its numbers; none if they stand for none.
     #[must_use]
     pub fn labels(&self) -> &[String] {
-        &self.input.labels
+        self.outputs.first().map_or(&[], |o| &o.labels)
+    }
+
+    /// Numbers of all outputs of an image.
+    fn numbers(&self) -> usize {
+        self.crew.plan().numbers
     }
 
     /// The kernels in use.
@@ -196,11 +237,12 @@ impl Session {
         &self.steps
     }
 
-    /// The logits of one image. Several are for [`Self::run_batch`].
+    /// The results of one image. Several images are for [`Self::run_batch`].
     ///
     /// # Shapes
     ///
-    /// `[C, H, W]` bytes, or `[H, W, C]` with [`ImageOrder::Hwc`]; one logit for each label.
+    /// `[C, H, W]` bytes, or `[H, W, C]` with [`ImageOrder::Hwc`]; all outputs one after another, as [`Self::outputs`] lists them. A
+    /// classifier has one, with a number for each label.
     ///
     /// # Errors
     ///
@@ -209,23 +251,25 @@ impl Session {
         self.run_batch(image, 1)
     }
 
-    /// The logits of `count` images, one after another.
+    /// The results of `count` images, one image after another.
     ///
     /// # Shapes
     ///
-    /// `[N, C, H, W]` bytes, or `[N, H, W, C]` with [`ImageOrder::Hwc`]; `[N, labels]` logits.
+    /// `[N, C, H, W]` bytes, or `[N, H, W, C]` with [`ImageOrder::Hwc`]; for each image what [`Self::run`] gives.
     ///
     /// # Errors
     ///
     /// [`InferError::Length`] for bytes that are not so many images.
     pub fn run_batch(&mut self, images: &[u8], count: usize) -> Result<&[f32]> {
         self.check_images(images, count)?;
-        self.logits.resize(count * self.input.labels.len(), 0.0);
-        self.crew.run(images, &mut self.logits);
-        Ok(&self.logits)
+        // At most as many as the caller has bytes, and more than a number for each.
+        self.numbers
+            .resize(count.saturating_mul(self.numbers()), 0.0);
+        self.crew.run(images, &mut self.numbers);
+        Ok(&self.numbers)
     }
 
-    /// Writes the logits of as many images as there is room for into `logits`; allocates nothing.
+    /// Writes the results of as many images as there is room for into `logits`; allocates nothing but where outputs are f32 values.
     ///
     /// # Shapes
     ///
@@ -235,15 +279,15 @@ impl Session {
     ///
     /// [`InferError::Length`] for room that is not for whole images, or bytes that are not so many.
     pub fn run_into(&mut self, images: &[u8], logits: &mut [f32]) -> Result<()> {
-        let classes = self.input.labels.len();
-        if !logits.len().is_multiple_of(classes) {
+        let numbers = self.numbers();
+        if !logits.len().is_multiple_of(numbers) {
             return Err(InferError::Length {
                 what: "room for logits",
                 found: logits.len(),
-                expected: format!("a multiple of the {classes} classes"),
+                expected: format!("a multiple of the {numbers} numbers of an image"),
             });
         }
-        self.check_images(images, logits.len() / classes)?;
+        self.check_images(images, logits.len() / numbers)?;
         self.crew.run(images, logits);
         Ok(())
     }
@@ -260,7 +304,7 @@ impl Session {
             found: images.len(),
             expected: match count {
                 1 => format!("{bytes}: {size}; several images are for `run_batch`"),
-                _ => format!("{count} times {bytes}: {size}"),
+                count => format!("{count} times {bytes}: {size}"),
             },
         })
     }
@@ -274,7 +318,7 @@ impl Session {
     pub fn run_step(&mut self, step: usize, image: &[u8], logits: &mut [f32]) -> Result<()> {
         let checks = [
             ("an image", image.len(), self.image_bytes()),
-            ("room for logits", logits.len(), self.input.labels.len()),
+            ("room for logits", logits.len(), self.numbers()),
         ];
         for (what, found, expected) in checks {
             if found != expected {
@@ -295,12 +339,18 @@ impl Session {
         Ok(())
     }
 
-    /// The codes of a node's value, `[C, H, W]`, after a run of one image; `None` for the logits, and without
+    /// A node's value, `[C, H, W]`, after a run of one image; `None` for logits that went to the caller at once, and without
     /// [`Options::keep_codes`].
+    pub fn value(&mut self, node: usize) -> Option<Value> {
+        let is_float = *self.kept.as_ref()?.get(node)?;
+        self.crew.value(node, is_float)
+    }
+
+    /// The codes of a node's value, as [`Self::value`]; `None` for f32 values.
     pub fn codes(&mut self, node: usize) -> Option<Vec<u8>> {
-        if !self.keeps_codes || node >= self.crew.plan().place_of.len() {
-            return None;
+        match self.value(node)? {
+            Value::Codes(codes) => Some(codes),
+            Value::Float(_) => None,
         }
-        self.crew.codes(node)
     }
 }

@@ -8,8 +8,8 @@ use std::process::{Command, Output};
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder, ImageFormat, Rgb, RgbImage};
 use ndarray::ArrayD;
-use opt_core::InputSpec;
-use opt_core::qmodel::{QEdge, QModel, QNode, QOp, QWeight};
+use opt_core::qmodel::{Activation, QModel, QNode, QOp, QWeight};
+use opt_core::{InputSpec, Params};
 
 /// Built now, since `cargo test --test classify` alone leaves examples as they are; where cargo puts it: beside the folder of
 /// the tests.
@@ -42,32 +42,28 @@ fn run(example: &Path, net: &Path, image: &Path) -> Output {
 
 /// Which of red, green and blue a 2×2 image has most of.
 fn net() -> QModel {
-    let edge = Some(QEdge {
-        scale: 1.0,
+    let bytes = Activation::new(1.0, 0);
+    let image = Some(Activation {
         zero_points: vec![0; 3],
+        ..bytes.clone()
     });
-    let mean = Some(QEdge {
-        scale: 1.0,
-        zero_points: vec![0],
-    });
+    let mean = Some(bytes);
     let identity = |shape: &[usize], scales: Vec<f32>| QWeight {
         codes: ArrayD::from_shape_vec(shape, vec![1, 0, 0, 0, 1, 0, 0, 0, 1]).unwrap(),
         scales,
         bits: 8,
     };
-    let node = |name: &str, op, inputs: &[usize], edge| QNode {
+    let node = |name: &str, op, inputs: &[usize], activation| QNode {
         name: name.to_owned(),
         op,
         inputs: inputs.to_vec(),
-        edge,
+        activation,
     };
     let conv = QOp::Conv {
         weight: identity(&[3, 3, 1, 1], vec![1.0; 3]),
         bias: vec![0; 3],
         window: opt_core::op::Window::square(1, 1, 0),
         group: 1,
-        lo: 0,
-        hi: 255,
     };
     let logits = QOp::Logits {
         weight: identity(&[3, 3], vec![1.0; 3]),
@@ -75,17 +71,21 @@ fn net() -> QModel {
     };
     QModel {
         nodes: vec![
-            node("image", QOp::Input, &[], edge),
+            node("image", QOp::Input, &[], image),
             node("conv", conv, &[0], mean.clone()),
             node("mean", QOp::GlobalAveragePool, &[1], mean.clone()),
             node("vector", QOp::Flatten, &[2], mean),
             node("logits", logits, &[3], None),
         ],
+        params: Params::new(),
+        outputs: vec![opt_core::Output {
+            node: 4,
+            labels: ["red", "green", "blue"].map(str::to_owned).to_vec(),
+        }],
         input: InputSpec {
             shape: [3, 2, 2],
             mean: vec![0.0; 3],
             std: vec![1.0; 3],
-            labels: ["red", "green", "blue"].map(str::to_owned).to_vec(),
             preparation: opt_core::Preparation::usual([3, 2, 2]),
         },
     }
@@ -138,12 +138,7 @@ fn a_png_is_classified() {
 
 /// Which corner of a grey image is the brightest, of `side`×`side` pixels.
 fn corners(side: usize) -> QModel {
-    let edge = || {
-        Some(QEdge {
-            scale: 1.0,
-            zero_points: vec![0],
-        })
-    };
+    let bytes = || Some(Activation::new(1.0, 0));
     let places = [0, side - 1, (side - 1) * side, side * side - 1];
     let mut codes = ArrayD::zeros(vec![4, side * side]);
     for (class, place) in places.into_iter().enumerate() {
@@ -154,27 +149,31 @@ fn corners(side: usize) -> QModel {
         scales: vec![1.0; 4],
         bits: 8,
     };
-    let node = |name: &str, op, inputs: &[usize], edge| QNode {
+    let node = |name: &str, op, inputs: &[usize], activation| QNode {
         name: name.to_owned(),
         op,
         inputs: inputs.to_vec(),
-        edge,
+        activation,
     };
     let bias = vec![0; 4];
     let shape = [1, side, side];
     QModel {
         nodes: vec![
-            node("image", QOp::Input, &[], edge()),
-            node("vector", QOp::Flatten, &[0], edge()),
+            node("image", QOp::Input, &[], bytes()),
+            node("vector", QOp::Flatten, &[0], bytes()),
             node("logits", QOp::Logits { weight, bias }, &[1], None),
         ],
+        params: Params::new(),
+        outputs: vec![opt_core::Output {
+            node: 2,
+            labels: ["top left", "top right", "bottom left", "bottom right"]
+                .map(str::to_owned)
+                .to_vec(),
+        }],
         input: InputSpec {
             shape,
             mean: vec![0.0],
             std: vec![1.0],
-            labels: ["top left", "top right", "bottom left", "bottom right"]
-                .map(str::to_owned)
-                .to_vec(),
             preparation: opt_core::Preparation::usual(shape),
         },
     }

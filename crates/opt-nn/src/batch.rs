@@ -29,17 +29,12 @@ impl Batch {
     ///
     /// # Errors
     ///
-    /// [`NnError::Batch`] if the bytes are not N images of the model's shape or a label is no class of it.
+    /// [`NnError::Batch`] if the bytes are not N images of the model's shape.
     pub fn bytes(&self, input: &InputSpec, device: Device) -> Result<Tensor> {
         let [c, h, w] = input.shape;
         let n = self.labels.len();
         if self.images.len() != n * c * h * w {
             let problem = format!("{} bytes for {n} images of {c}×{h}×{w}", self.images.len());
-            return Err(NnError::Batch { problem });
-        }
-        let classes = input.labels.len() as i64;
-        if let Some(label) = self.labels.iter().find(|l| !(0..classes).contains(l)) {
-            let problem = format!("label {label} of {classes} classes");
             return Err(NnError::Batch { problem });
         }
         let shape = [n as i64, c as i64, h as i64, w as i64];
@@ -48,8 +43,17 @@ impl Batch {
     }
 
     /// The labels as a tensor.
-    pub fn labels(&self, device: Device) -> Tensor {
-        Tensor::from_slice(&self.labels).to_device(device)
+    ///
+    /// # Errors
+    ///
+    /// [`NnError::Batch`] for a label that is none of so many classes.
+    pub fn labels(&self, classes: usize, device: Device) -> Result<Tensor> {
+        let classes = classes as i64;
+        if let Some(label) = self.labels.iter().find(|l| !(0..classes).contains(*l)) {
+            let problem = format!("label {label} of {classes} classes");
+            return Err(NnError::Batch { problem });
+        }
+        Ok(Tensor::from_slice(&self.labels).to_device(device))
     }
 }
 

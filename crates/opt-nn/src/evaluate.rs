@@ -53,7 +53,9 @@ pub fn evaluate_with(
                 logit,
             });
         }
-        let labels = batch.labels(tch::Device::Cpu);
+        let classes = logits.size().get(1).copied().unwrap_or_default();
+        let classes = usize::try_from(classes).unwrap_or_default();
+        let labels = batch.labels(classes, tch::Device::Cpu)?;
         let loss = logits
             .to_kind(Kind::Double)
             .f_cross_entropy_loss(&labels, None::<Tensor>, tch::Reduction::Sum, -100, 0.0)

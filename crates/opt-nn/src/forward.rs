@@ -1,7 +1,7 @@
 //! The values of a model's nodes on libtorch.
 
-use opt_core::op::{Op, Window};
-use opt_core::{Node, NodeId};
+use opt_core::NodeId;
+use opt_core::op::{Binary, Op, Unary, Window};
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::normalize;
@@ -61,7 +61,7 @@ pub enum Mode {
 /// The network's result, with the values that were asked for.
 #[derive(Debug)]
 pub struct Outputs {
-    /// `[N, classes]`, f32.
+    /// The first output, `[N, classes]`, f32.
     pub logits: Tensor,
     /// The values of the tapped nodes, in the order asked for.
     pub taps: Vec<Tensor>,
@@ -98,7 +98,7 @@ pub fn forward(
             last_reader[input] = id;
         }
     }
-    for &kept in taps.iter().chain([&net.graph().output]) {
+    for &kept in taps.iter().chain([&net.graph().output()]) {
         last_reader[kept] = usize::MAX;
     }
     let mut readers = vec![0usize; nodes.len()];
@@ -110,7 +110,10 @@ pub fn forward(
         .map(|id| {
             let made_by = matches!(
                 nodes[id].op,
-                Op::Conv { .. } | Op::Gemm { .. } | Op::BatchNormalization { .. } | Op::Add
+                Op::Conv { .. }
+                    | Op::Gemm { .. }
+                    | Op::BatchNormalization { .. }
+                    | Op::Binary(Binary::Add)
             );
             made_by && last_reader[id] != usize::MAX && readers[id] == 1
         })
@@ -119,14 +122,14 @@ pub fn forward(
     for (id, node) in nodes.iter().enumerate() {
         let value = match &node.op {
             Op::Input => normalize(bytes, net.input()),
-            _ => {
+            op => {
                 let inputs: Vec<&Tensor> = node
                     .inputs
                     .iter()
                     .filter_map(|&i| values[i].as_ref())
                     .collect();
                 let in_place = node.inputs.first().is_some_and(|&input| spare[input]);
-                run_node(net, node, &inputs, in_place, mode, precision)
+                run_op(net, op, &inputs, in_place, mode, precision)
             }
         };
         values.push(Some(value));
@@ -142,14 +145,15 @@ pub fn forward(
             .map_or_else(Tensor::new, Tensor::shallow_clone)
     };
     Outputs {
-        logits: value(net.graph().output).to_kind(Kind::Float),
+        logits: value(net.graph().output()).to_kind(Kind::Float),
         taps: taps.iter().map(|&t| value(t)).collect(),
     }
 }
 
-fn run_node(
+/// What an operator gives for these operands, whose parameters are the network's.
+pub(crate) fn run_op(
     net: &Net,
-    node: &Node,
+    op: &Op,
     inputs: &[&Tensor],
     in_place: bool,
     mode: Mode,
@@ -158,7 +162,7 @@ fn run_node(
     let x = inputs[0];
     let kind = precision.kind();
     let cast = |name: &str| net.tensor(name).to_kind(kind);
-    match &node.op {
+    match op {
         Op::Conv {
             weight,
             bias,
@@ -195,12 +199,28 @@ fn run_node(
                 false,
             )
         }
-        Op::Relu if in_place => x.shallow_clone().relu_(),
-        Op::Relu => x.relu(),
-        Op::Clip { min, max } => x.clamp(f64::from(*min), f64::from(*max)),
-        Op::Add if in_place && x.kind() == inputs[1].kind() => x.shallow_clone().g_add_(inputs[1]),
-        Op::Add => x + inputs[1],
-        op => layout(op, x),
+        Op::Unary(Unary::Relu) if in_place => x.shallow_clone().relu_(),
+        Op::Unary(function) => unary(*function, x),
+        Op::Binary(Binary::Add) if in_place && x.kind() == inputs[1].kind() => {
+            x.shallow_clone().g_add_(inputs[1])
+        }
+        Op::Binary(Binary::Add) => x + inputs[1],
+        Op::Input
+        | Op::MaxPool(_)
+        | Op::AveragePool(_)
+        | Op::GlobalAveragePool
+        | Op::Flatten
+        | Op::Slice { .. }
+        | Op::Pad { .. } => layout(op, x),
+    }
+}
+
+/// A function of each element.
+pub(crate) fn unary(function: Unary, x: &Tensor) -> Tensor {
+    match function {
+        Unary::Relu => x.relu(),
+        Unary::Clip { min, max } => x.clamp(f64::from(min), f64::from(max)),
+        Unary::HardSwish => x.hardswish(),
     }
 }
 
@@ -264,7 +284,13 @@ pub(crate) fn layout(op: &Op, x: &Tensor) -> Tensor {
                 .collect();
             x.constant_pad_nd(pads)
         }
-        _ => x.shallow_clone(),
+        // These are no moves, and their callers do them.
+        Op::Input
+        | Op::Conv { .. }
+        | Op::Gemm { .. }
+        | Op::BatchNormalization { .. }
+        | Op::Unary(_)
+        | Op::Binary(_) => x.shallow_clone(),
     }
 }
 

@@ -42,7 +42,7 @@ pub fn gradient_sums(
             return Err(NnError::Batch { problem });
         }
         let bytes = batch.bytes(net.input(), net.device())?;
-        let labels = batch.labels(net.device());
+        let labels = batch.labels(net.classes(), net.device())?;
         let logits = forward(net, &bytes, Mode::Evaluate, Precision::F32, &[]).logits;
         let loss = logits.cross_entropy_for_logits(&labels);
         let parameters: Vec<&Tensor> = names.iter().map(|n| net.tensor(n)).collect();

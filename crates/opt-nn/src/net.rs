@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::Array;
+use opt_core::shape::infer_shapes;
 use opt_core::{Graph, InputSpec, Model, ParamRole};
 use tch::{Device, Kind, Tensor};
 
@@ -13,6 +14,7 @@ use crate::{NnError, Result};
 pub struct Net {
     graph: Graph,
     input: InputSpec,
+    classes: usize,
     tensors: BTreeMap<String, Tensor>,
     device: Device,
 }
@@ -38,6 +40,7 @@ impl Net {
         Ok(Self {
             graph: model.graph.clone(),
             input: model.input.clone(),
+            classes: infer_shapes(model)?[model.graph.output()].iter().product(),
             tensors,
             device,
         })
@@ -71,6 +74,12 @@ impl Net {
     #[must_use]
     pub fn input(&self) -> &InputSpec {
         &self.input
+    }
+
+    /// How many numbers the first output has: one for each class.
+    #[must_use]
+    pub fn classes(&self) -> usize {
+        self.classes
     }
 
     /// Where the tensors are.

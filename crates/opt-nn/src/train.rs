@@ -273,7 +273,7 @@ pub fn train(
         let in_place = device::in_place();
         for (index, batch) in epoch_batches.enumerate() {
             let bytes = batch.bytes(net.input(), net.device())?;
-            let labels = batch.labels(net.device());
+            let labels = batch.labels(net.classes(), net.device())?;
             let teacher = constraints.teacher.map(|teacher| {
                 let _no_grad = tch::no_grad_guard();
                 forward(

@@ -58,10 +58,13 @@ impl<'m> Wiring<'m> {
             known: layer_names(self.model).join(", "),
         };
         let id = self.model.graph.find(name).ok_or_else(unknown)?;
-        match self.model.graph.nodes[id].op {
-            Op::Conv { .. } | Op::Gemm { .. } => Ok(id),
-            _ => Err(unknown()),
+        if matches!(
+            self.model.graph.nodes[id].op,
+            Op::Conv { .. } | Op::Gemm { .. }
+        ) {
+            return Ok(id);
         }
+        Err(unknown())
     }
 
     /// The number of output channels of a Conv or Gemm.
@@ -80,7 +83,7 @@ impl<'m> Wiring<'m> {
             if let Some(why) = problem {
                 break End::Blocked { node: at, why };
             }
-            if at == self.model.graph.output {
+            if self.model.graph.is_output(at) {
                 let why = "its outputs are the network's result, which is never pruned".to_owned();
                 break End::Blocked { node: at, why };
             }
@@ -108,18 +111,15 @@ impl<'m> Wiring<'m> {
                         ));
                     }
                     Op::BatchNormalization { .. } => norms.push((next, spread)),
-                    Op::Clip { min, max } if *min > 0.0 || *max < 0.0 => {
+                    Op::Unary(function) if function.apply(0.0) != 0.0 => {
                         problem = Some(format!(
-                            "it turns a removed channel's 0 into a constant, bounds {min} and {max}"
+                            "it turns a removed channel's 0 into a constant, {}",
+                            function.apply(0.0)
                         ));
                     }
                     Op::Flatten => spread *= self.shapes[at][1..].iter().product::<usize>(),
-                    Op::Relu
-                    | Op::Clip { .. }
-                    | Op::MaxPool(_)
-                    | Op::AveragePool(_)
-                    | Op::GlobalAveragePool => {}
-                    other => {
+                    Op::Unary(_) | Op::MaxPool(_) | Op::AveragePool(_) | Op::GlobalAveragePool => {}
+                    other @ (Op::Input | Op::Binary(_) | Op::Slice { .. } | Op::Pad { .. }) => {
                         problem = Some(format!(
                             "coupling of channels through {} is not handled yet, leave `{}` out",
                             other.name(),
@@ -134,12 +134,14 @@ impl<'m> Wiring<'m> {
     }
 
     fn own_problem(&self, layer: NodeId) -> Option<String> {
-        match &self.model.graph.nodes[layer].op {
-            Op::Conv { group, .. } if *group != 1 => Some(format!(
+        if let Op::Conv { group, .. } = &self.model.graph.nodes[layer].op
+            && *group != 1
+        {
+            return Some(format!(
                 "it works in {group} groups; grouped convolutions are not handled yet"
-            )),
-            _ => self.shared_parameter(layer),
+            ));
         }
+        self.shared_parameter(layer)
     }
 
     fn shared_parameter(&self, node: NodeId) -> Option<String> {

@@ -73,8 +73,8 @@ pub struct Prunability {
 /// Lists for every Conv and Gemm whether its output channels can be removed and, if not, why.
 ///
 /// ```
-/// use opt_core::{InputSpec, zoo};
-/// let model = zoo::build("source_net", &InputSpec::cifar10(), 0)?;
+/// use opt_core::{zoo, Task};
+/// let model = zoo::build("source_net", &Task::cifar10(), 0)?;
 /// let layers = opt_prune::prunable_channels(&model)?;
 /// assert_eq!((layers[1].layer.as_str(), layers[1].channels), ("conv2", 128));
 /// assert_eq!(layers[1].blocked, None);

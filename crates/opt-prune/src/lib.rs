@@ -5,10 +5,10 @@
 //!
 //! ```
 //! use opt_core::mask::{Masks, apply_masks};
-//! use opt_core::{InputSpec, cost::cost, zoo};
+//! use opt_core::{cost::cost, zoo, Task};
 //! use opt_prune::{Criterion, Norm, Schedule, Scope, SelectRequest, score, select, sparsities};
 //!
-//! let mut model = zoo::build("source_net", &InputSpec::cifar10(), 0)?;
+//! let mut model = zoo::build("source_net", &Task::cifar10(), 0)?;
 //! let mut masks = Masks::new();
 //! for sparsity in sparsities(Schedule::Iterative { steps: 2 }, 0.75)? {
 //!     // 1. How important is every weight?
@@ -29,10 +29,10 @@
 //! Whole channels go the same way, and leave a smaller dense network:
 //!
 //! ```
-//! use opt_core::{InputSpec, cost::cost, zoo};
+//! use opt_core::{cost::cost, zoo, Task};
 //! use opt_prune::{ChannelRequest, ChannelTarget, Criterion, Norm, plan_channels, score_channels, shrink};
 //!
-//! let model = zoo::build("source_net", &InputSpec::cifar10(), 0)?;
+//! let model = zoo::build("source_net", &Task::cifar10(), 0)?;
 //! let scores = score_channels(&model, &Criterion::Magnitude(Norm::L1), None)?;
 //! let plan = plan_channels(&model, &scores, &ChannelRequest::new(ChannelTarget::KeepRatio(0.5)))?;
 //! assert_eq!((plan.keep["conv1"].len(), plan.keep["conv2"].len()), (32, 64));

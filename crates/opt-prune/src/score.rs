@@ -49,9 +49,9 @@ pub type ChannelScores = BTreeMap<String, Vec<f64>>;
 /// stand for its size.
 ///
 /// ```
-/// use opt_core::{InputSpec, zoo};
+/// use opt_core::{zoo, Task};
 /// use opt_prune::{Criterion, Norm, score};
-/// let model = zoo::build("source_net", &InputSpec::cifar10(), 0)?;
+/// let model = zoo::build("source_net", &Task::cifar10(), 0)?;
 /// let scores = score(&model, &Criterion::Magnitude(Norm::L1), None)?;
 /// assert_eq!(scores["conv1.weight"].shape(), [64, 3, 3, 3]);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

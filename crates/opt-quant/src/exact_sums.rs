@@ -37,12 +37,15 @@ const TRIES: u32 = 4096;
 pub(crate) fn make_sums_exact(
     folded: &Model,
     steps: &[Step],
-    edges: &mut BTreeMap<String, QParams>,
+    activations: &mut BTreeMap<String, QParams>,
 ) {
     let name = |step: usize| folded.graph.nodes[steps[step].value].name.clone();
     // The step whose scale a step's codes have.
     let root = |mut step: usize| {
-        while !steps[step].requantizes(folded) && !steps[step].inputs.is_empty() {
+        while !steps[step].requantizes(folded)
+            && !steps[step].op.is_float()
+            && !steps[step].inputs.is_empty()
+        {
             step = steps[step].inputs[0];
         }
         name(step)
@@ -57,16 +60,18 @@ pub(crate) fn make_sums_exact(
         operands.dedup();
         // Those that cannot give way come first.
         operands.sort_by_key(|operand| !fixed.contains(operand));
-        let known = operands.iter().all(|operand| edges.contains_key(operand));
-        let (Some(sum), true) = (edges.get(&y).copied(), known) else {
+        let known = operands
+            .iter()
+            .all(|operand| activations.contains_key(operand));
+        let (Some(sum), true) = (activations.get(&y).copied(), known) else {
             continue;
         };
-        let scales: Vec<f32> = operands.iter().map(|o| edges[o].scale).collect();
+        let scales: Vec<f32> = operands.iter().map(|o| activations[o].scale).collect();
         let can_grow: Vec<bool> = operands.iter().map(|o| !fixed.contains(o)).collect();
         if let Some((sum, scales)) = exact(sum, &scales, &can_grow) {
-            edges.insert(y.clone(), sum);
+            activations.insert(y.clone(), sum);
             for (operand, scale) in operands.iter().zip(scales) {
-                if let Some(params) = edges.get_mut(operand) {
+                if let Some(params) = activations.get_mut(operand) {
                     params.scale = scale;
                 }
             }

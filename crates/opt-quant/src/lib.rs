@@ -51,7 +51,7 @@ pub mod weight;
 
 pub use error::QuantError;
 pub use observe::min_max::MinMax;
-pub use post_training::{WeightBits, min_max_spec};
+pub use post_training::{WeightBits, Widths, min_max_spec};
 pub use quantizer::affine::affine_params;
 pub use quantizer::symmetric::Granularity;
 pub use weight::{WeightMethod, quantize_weight};

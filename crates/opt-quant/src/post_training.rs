@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use opt_core::lower::{Adds, FusedOp, QuantSpec, Step, fuse, step_edges};
-use opt_core::{Model, Op, QParams, QWeight};
+use opt_core::lower::{Adds, FusedOp, Placement, QuantSpec, Step, fuse, step_activations};
+use opt_core::{CoreError, Model, Op, QParams, QWeight};
 
 use crate::exact_sums::make_sums_exact;
 use crate::quantizer::affine::affine_params;
@@ -46,15 +46,34 @@ impl WeightBits {
     }
 }
 
-/// Chooses scales, zero points and codes for a folded model: u8 edges from `ranges`, symmetric weights per channel.
+/// The width of every weight and of every value that is rounded, in bits. A policy such as [`WeightBits`] makes it, or a search.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Widths {
+    /// By parameter name, 2 to 8. Every weight that is quantized is named.
+    pub weights: BTreeMap<String, u8>,
+    /// By node name, 2 to 8; 8 where nothing is said.
+    pub activations: BTreeMap<String, u8>,
+}
+
+impl From<BTreeMap<String, u8>> for Widths {
+    fn from(weights: BTreeMap<String, u8>) -> Self {
+        Self {
+            weights,
+            activations: BTreeMap::new(),
+        }
+    }
+}
+
+/// Chooses scales, zero points and codes for a folded model: u8 activations from `ranges`, symmetric weights per channel.
 ///
 /// ```text
-/// edges:   affine from (min, max), extended to hold 0        weights: s[o] = max|W[o]|/(2^(bits-1) - 1), nearest codes
+/// activations: affine from (min, max), extended to hold 0, codes 0 to 2^bits - 1
+/// weights:     s[o] = max|W[o]|/(2^(bits-1) - 1), nearest codes
 /// ```
 ///
 /// With rounded additions, scales are raised a little so that sums are exact in f32 (`exact_sums.rs` says which and why). The
 /// scale of a filter of tiny weights or zeros is what its bias needs
-/// ([`symmetric_with_bias`]), and an edge that never left zero gets a scale beside which the values that are computed from it
+/// ([`symmetric_with_bias`]), and a value that never left zero gets a scale beside which the values that are computed from it
 /// keep their biases. `ranges` may hold more nodes than this kind of addition needs (calibration records for both kinds).
 ///
 /// # Errors
@@ -68,33 +87,42 @@ impl WeightBits {
 /// 2017, arXiv:1712.05877.
 pub fn min_max_spec(
     folded: &Model,
-    adds: Adds,
+    placement: &Placement,
     ranges: &BTreeMap<String, MinMax>,
-    bits: WeightBits,
+    widths: &Widths,
 ) -> Result<QuantSpec> {
-    let steps = fuse(folded, adds)?;
+    let steps = fuse(folded, placement)?;
     let mut spec = QuantSpec {
-        adds,
+        placement: placement.clone(),
         ..QuantSpec::default()
     };
     for step in steps.iter().filter(|s| s.requantizes(folded)) {
         let name = &folded.graph.nodes[step.value].name;
         if let Some(range) = ranges.get(name) {
+            let bits = check_width(name, widths.activations.get(name).copied().unwrap_or(8))?;
+            let codes = 0..=(1 << bits) - 1;
             let params = range
                 .range()
-                .and_then(|(lo, hi)| affine_params(lo, hi, 0..=255))
+                .and_then(|(lo, hi)| affine_params(lo, hi, codes))
                 .map_err(|error| error.of("value", name))?;
-            spec.edges.insert(name.clone(), params);
+            spec.activations.insert(name.clone(), params);
         }
     }
-    let widths = bits.by_name(folded);
-    scale_silent_edges(folded, &steps, ranges, &widths, &mut spec.edges)?;
-    if adds == Adds::Rounded {
-        make_sums_exact(folded, &steps, &mut spec.edges);
+    scale_silent_values(
+        folded,
+        &steps,
+        ranges,
+        &widths.weights,
+        &mut spec.activations,
+    )?;
+    if placement.adds == Adds::Rounded {
+        make_sums_exact(folded, &steps, &mut spec.activations);
     }
-    let edges = step_edges(folded, &steps, &spec.edges)?;
+    let activations = step_activations(folded, &steps, &spec.activations)?;
     for step in &steps {
-        let (FusedOp::Conv { node, .. } | FusedOp::Gemm { node, .. }) = &step.op else {
+        let (FusedOp::Conv { node, .. } | FusedOp::Gemm { node, .. } | FusedOp::Logits { node }) =
+            &step.op
+        else {
             continue;
         };
         let (Op::Conv { weight, bias, .. } | Op::Gemm { weight, bias }) =
@@ -102,14 +130,17 @@ pub fn min_max_spec(
         else {
             continue;
         };
-        let x_scale = edges[step.inputs[0]].as_ref().map_or(1.0, |e| e.scale);
+        let x_scale = activations[step.inputs[0]]
+            .as_ref()
+            .map_or(1.0, |a| a.scale);
         let values = folded.param(weight)?;
         let biases: Vec<f32> = match bias {
             Some(bias) => folded.param(bias)?.iter().copied().collect(),
             None => vec![0.0; values.shape()[0]],
         };
-        let codes = symmetric_with_bias(&values.view(), widths[weight], &biases, x_scale)
-            .map_err(|error| error.of("weight", weight))?;
+        let codes =
+            symmetric_with_bias(&values.view(), width_of(widths, weight)?, &biases, x_scale)
+                .map_err(|error| error.of("weight", weight))?;
         spec.weights.insert(
             weight.clone(),
             QWeight {
@@ -122,21 +153,21 @@ pub fn min_max_spec(
     Ok(spec)
 }
 
-/// Gives a scale to the edges that calibration saw at zero alone: their own range says nothing, and the biases of what reads
+/// Gives a scale to the values that calibration saw at zero alone: their own range says nothing, and the biases of what reads
 /// them are stored at a multiple of it.
 ///
 /// ```text
 /// convolution, Gemm:  s_x = s_y/(256·s_w)        logits:  s_x = max|b|/(2^16·s_w)        sum, mean:  s_x = s_y
 /// ```
 ///
-/// with the largest `s_w` of the layer, and the smallest of what the readers of an edge ask for; 1 where none asks
+/// with the largest `s_w` of the layer, and the smallest of what the readers of a value ask for; 1 where none asks
 /// for less, as readers of tiny weights do.
-fn scale_silent_edges(
+fn scale_silent_values(
     folded: &Model,
     steps: &[Step],
     ranges: &BTreeMap<String, MinMax>,
     widths: &BTreeMap<String, u8>,
-    edges: &mut BTreeMap<String, QParams>,
+    activations: &mut BTreeMap<String, QParams>,
 ) -> Result<()> {
     let name = |step: usize| folded.graph.nodes[steps[step].value].name.as_str();
     let silent = |step: usize| {
@@ -152,7 +183,10 @@ fn scale_silent_edges(
     }
     // The step whose scale a step's codes have.
     let root = |mut step: usize| {
-        while !steps[step].requantizes(folded) && !steps[step].inputs.is_empty() {
+        while !steps[step].requantizes(folded)
+            && !steps[step].op.is_float()
+            && !steps[step].inputs.is_empty()
+        {
             step = steps[step].inputs[0];
         }
         step
@@ -161,11 +195,18 @@ fn scale_silent_edges(
     for silent in (0..steps.len()).rev().filter(|step| silent(*step)) {
         let mut scale = 1.0f32;
         for (reader, step) in steps.iter().enumerate() {
-            let y_scale = edges.get(name(reader)).map(|y| y.scale);
+            let y_scale = activations
+                .get(name(reader))
+                .filter(|_| !step.op.is_float())
+                .map(|y| y.scale);
             for (place, _) in (step.inputs.iter().enumerate()).filter(|(_, i)| root(**i) == silent)
             {
                 let asked = match &step.op {
-                    FusedOp::Conv { node, .. } | FusedOp::Gemm { node, .. } if place == 0 => {
+                    FusedOp::Conv { node, .. }
+                    | FusedOp::Gemm { node, .. }
+                    | FusedOp::Logits { node }
+                        if place == 0 =>
+                    {
                         let (Op::Conv { weight, bias, .. } | Op::Gemm { weight, bias }) =
                             &folded.graph.nodes[*node].op
                         else {
@@ -175,30 +216,58 @@ fn scale_silent_edges(
                             values.iter().fold(0f32, |m, v| m.max(v.abs()))
                         };
                         let w_scale = largest(folded.param(weight)?)
-                            / f32::from(QWeight::code_limit(widths[weight]));
+                            / f32::from(QWeight::code_limit(
+                                widths.get(weight).copied().unwrap_or(8),
+                            ));
                         match (y_scale, bias) {
                             (Some(y_scale), _) => y_scale / 256.0 / w_scale,
                             (None, Some(bias)) => largest(folded.param(bias)?) / 65_536.0 / w_scale,
                             (None, None) => continue,
                         }
                     }
-                    FusedOp::Conv { .. } | FusedOp::Gemm { .. } | FusedOp::Add { .. } => {
-                        y_scale.unwrap_or(f32::INFINITY)
-                    }
+                    FusedOp::Conv { .. }
+                    | FusedOp::Gemm { .. }
+                    | FusedOp::Logits { .. }
+                    | FusedOp::Add { .. }
+                    | FusedOp::Table { .. } => y_scale.unwrap_or(f32::INFINITY),
                     FusedOp::Plain { .. } if step.requantizes(folded) => {
                         y_scale.unwrap_or(f32::INFINITY)
                     }
                     // Their readers are asked instead.
                     FusedOp::Plain { .. } | FusedOp::Clamp { .. } | FusedOp::Input => continue,
+                    // f32 has no use for a finer scale.
+                    FusedOp::Quantize | FusedOp::Dequantize | FusedOp::Float { .. } => continue,
                 };
                 scale = scale.min(asked);
             }
         }
-        if let Some(params) = edges.get_mut(name(silent)).filter(|_| scale.is_normal()) {
+        if let Some(params) = activations
+            .get_mut(name(silent))
+            .filter(|_| scale.is_normal())
+        {
             params.scale = scale;
         }
     }
     Ok(())
+}
+
+fn width_of(widths: &Widths, weight: &str) -> Result<u8> {
+    let bits = widths.weights.get(weight).copied();
+    check_width(weight, bits.unwrap_or_default())
+}
+
+fn check_width(name: &str, bits: u8) -> Result<u8> {
+    if (2..=8).contains(&bits) {
+        return Ok(bits);
+    }
+    Err(CoreError::Quant {
+        what: name.to_owned(),
+        problem: match bits {
+            0 => "no width was chosen, expected 2 to 8 bits".to_owned(),
+            _ => format!("{bits} bits, expected 2 to 8"),
+        },
+    }
+    .into())
 }
 
 #[cfg(test)]
@@ -206,12 +275,17 @@ mod tests {
     use super::*;
     use crate::quantizer::symmetric::{Granularity, symmetric};
     use opt_core::lower::{fold, lower, observed_nodes};
-    use opt_core::{InputSpec, interpret, interpret_integer, zoo};
+    use opt_core::{Binary, InputSpec, Output, Task, Unary, interpret, interpret_integer, zoo};
+    use std::collections::BTreeSet;
 
-    fn input() -> InputSpec {
-        let mut input = InputSpec::cifar10();
-        input.shape = [3, 12, 12];
-        input
+    fn task() -> Task {
+        let mut task = Task::cifar10();
+        task.input.shape = [3, 12, 12];
+        task
+    }
+
+    fn widths(folded: &Model, bits: u8) -> Widths {
+        WeightBits::inner(bits).by_name(folded).into()
     }
 
     fn image(seed: usize) -> Vec<u8> {
@@ -223,7 +297,7 @@ mod tests {
         let mut ranges: BTreeMap<String, MinMax> = BTreeMap::new();
         for image in images {
             let values = interpret::run(folded, &folded.input.normalize(image)).unwrap();
-            for id in observed_nodes(folded).unwrap() {
+            for id in observed_nodes(folded, &BTreeSet::new()).unwrap() {
                 let name = folded.graph.nodes[id].name.clone();
                 ranges
                     .entry(name)
@@ -237,16 +311,16 @@ mod tests {
 
     #[test]
     fn one_calibration_serves_both_additions_and_the_network_follows() {
-        let folded = fold(&zoo::build("resnet20", &input(), 3).unwrap()).unwrap();
+        let folded = fold(&zoo::build("resnet20", &task(), 3).unwrap()).unwrap();
         let images: Vec<Vec<u8>> = (0..3).map(image).collect();
         let ranges = ranges(&folded, &images);
         for adds in [Adds::Fused, Adds::Rounded] {
-            let spec = min_max_spec(&folded, adds, &ranges, WeightBits::inner(8)).unwrap();
+            let spec = min_max_spec(&folded, &adds.into(), &ranges, &widths(&folded, 8)).unwrap();
             let lowered = lower(&folded, &spec).unwrap();
             for image in &images {
                 let real = interpret::run(&folded, &folded.input.normalize(image)).unwrap();
-                let real = &real[folded.graph.output];
-                let logits = interpret_integer::run(&lowered, image).unwrap().logits;
+                let real = &real[folded.graph.output()];
+                let logits = interpret_integer::run(&lowered, image).unwrap().outputs;
                 let size = real.iter().fold(0f32, |m, v| m.max(v.abs()));
                 for (a, b) in real.iter().zip(&logits) {
                     // Twenty roundings of 1/255 of a range each; a wrong scale is off by the size itself.
@@ -258,9 +332,10 @@ mod tests {
 
     #[test]
     fn ends_keep_eight_bits() {
-        let folded = fold(&zoo::build("source_net", &input(), 3).unwrap()).unwrap();
+        let folded = fold(&zoo::build("source_net", &task(), 3).unwrap()).unwrap();
         let ranges = ranges(&folded, &[image(0)]);
-        let spec = min_max_spec(&folded, Adds::Fused, &ranges, WeightBits::inner(3)).unwrap();
+        let spec =
+            min_max_spec(&folded, &Adds::Fused.into(), &ranges, &widths(&folded, 3)).unwrap();
         let bits: Vec<u8> = spec.weights.values().map(|w| w.bits).collect();
         assert_eq!(bits, [8, 3, 8]);
     }
@@ -282,7 +357,7 @@ mod tests {
             group: 1,
         };
         let conv = graph.push("conv", op, &[0]);
-        let relu = graph.push("relu", Op::Relu, &[conv]);
+        let relu = graph.push("relu", Op::Unary(Unary::Relu), &[conv]);
         let mean = graph.push("mean", Op::GlobalAveragePool, &[relu]);
         let flat = graph.push("flat", Op::Flatten, &[mean]);
         let (weight, b) = linear("fc.weight", "fc.bias");
@@ -300,7 +375,6 @@ mod tests {
                 shape: [1, 4, 4],
                 mean: vec![0.0],
                 std: vec![1.0],
-                labels: vec!["one".to_owned()],
                 preparation: opt_core::Preparation::usual([1, 4, 4]),
             },
         }
@@ -310,11 +384,11 @@ mod tests {
     fn both_logits(model: &Model, adds: Adds, bits: u8, image: &[u8]) -> (Vec<f32>, Vec<f32>) {
         let folded = fold(model).unwrap();
         let ranges = ranges(&folded, &[image.to_vec()]);
-        let spec = min_max_spec(&folded, adds, &ranges, WeightBits::inner(bits)).unwrap();
+        let spec = min_max_spec(&folded, &adds.into(), &ranges, &widths(&folded, bits)).unwrap();
         let lowered = lower(&folded, &spec).unwrap();
         let real = interpret::run(&folded, &folded.input.normalize(image)).unwrap();
-        let logits = interpret_integer::run(&lowered, image).unwrap().logits;
-        (real[folded.graph.output].clone(), logits)
+        let logits = interpret_integer::run(&lowered, image).unwrap().outputs;
+        (real[folded.graph.output()].clone(), logits)
     }
 
     #[test]
@@ -381,7 +455,7 @@ mod tests {
 
     #[test]
     fn networks_with_dead_channels_stay_what_they_are() {
-        let mut model = zoo::build("resnet20", &input(), 3).unwrap();
+        let mut model = zoo::build("resnet20", &task(), 3).unwrap();
         for (k, (name, param)) in model.params.iter_mut().enumerate() {
             // Every second factor is pruned away; shifts are what a trained network has.
             let is_norm = param.ndim() == 1 && name.contains("bn");
@@ -416,7 +490,7 @@ mod tests {
             group: 1,
         };
         let first = graph.push("conv", conv("conv"), &[0]);
-        let dead = graph.push("dead", Op::Relu, &[first]);
+        let dead = graph.push("dead", Op::Unary(Unary::Relu), &[first]);
         let pool = graph.push(
             "pool",
             Op::MaxPool(opt_core::op::Window::square(2, 2, 0)),
@@ -424,13 +498,13 @@ mod tests {
         );
         let second = graph.push("second", conv("second"), &[pool]);
         let residual = graph.push("residual", conv("residual"), &[pool]);
-        let sum = graph.push("sum", Op::Add, &[second, residual]);
+        let sum = graph.push("sum", Op::Binary(Binary::Add), &[second, residual]);
         let mean = graph.push("mean", Op::GlobalAveragePool, &[sum]);
         let flat = graph.push("flat", Op::Flatten, &[mean]);
         let mut fc = model.graph.nodes.swap_remove(5);
         fc.inputs = vec![flat];
         graph.nodes.push(fc);
-        graph.output = flat + 1;
+        graph.outputs = vec![Output::of(flat + 1)];
         model.graph = graph;
         for (name, bias) in [("second", [0.0, 0.04]), ("residual", [0.01, 0.03])] {
             let weights = tensor(&[2, 2, 1, 1], &[12.7, 3.0, 1.0, -12.7]);
@@ -474,11 +548,16 @@ mod tests {
 
     #[test]
     fn ordinary_filters_have_the_scales_of_their_weights() {
-        let folded = fold(&zoo::build("resnet20", &input(), 3).unwrap()).unwrap();
+        let folded = fold(&zoo::build("resnet20", &task(), 3).unwrap()).unwrap();
         let ranges = ranges(&folded, &[image(0)]);
         for bits in [8, 4, 2] {
-            let spec =
-                min_max_spec(&folded, Adds::Fused, &ranges, WeightBits::inner(bits)).unwrap();
+            let spec = min_max_spec(
+                &folded,
+                &Adds::Fused.into(),
+                &ranges,
+                &widths(&folded, bits),
+            )
+            .unwrap();
             for (name, weight) in &spec.weights {
                 let values = folded.param(name).unwrap();
                 let plain =
@@ -491,10 +570,10 @@ mod tests {
 
     #[test]
     fn errors_of_the_quantizers_name_the_value_or_the_weight() {
-        let folded = fold(&zoo::build("source_net", &input(), 3).unwrap()).unwrap();
+        let folded = fold(&zoo::build("source_net", &task(), 3).unwrap()).unwrap();
         let sound = ranges(&folded, &[image(0)]);
         let message = |ranges: &BTreeMap<String, MinMax>, bits| {
-            let error = min_max_spec(&folded, Adds::Fused, ranges, WeightBits::inner(bits));
+            let error = min_max_spec(&folded, &Adds::Fused.into(), ranges, &widths(&folded, bits));
             error.unwrap_err().to_string()
         };
         let mut empty = sound.clone();
@@ -510,17 +589,18 @@ mod tests {
         assert!(found.starts_with("value `pool`: the range 0 to"), "{found}");
         let found = message(&sound, 9);
         assert!(
-            found.starts_with("weight `conv2.weight`: symmetric: 9 bits"),
+            found.contains("`conv2.weight`: 9 bits, expected 2 to 8"),
             "{found}"
         );
     }
 
     #[test]
     fn a_value_that_was_not_observed_is_named() {
-        let folded = fold(&zoo::build("source_net", &input(), 3).unwrap()).unwrap();
+        let folded = fold(&zoo::build("source_net", &task(), 3).unwrap()).unwrap();
         let mut ranges = ranges(&folded, &[image(0)]);
         ranges.remove("relu2");
-        let error = min_max_spec(&folded, Adds::Fused, &ranges, WeightBits::inner(8)).unwrap_err();
+        let error =
+            min_max_spec(&folded, &Adds::Fused.into(), &ranges, &widths(&folded, 8)).unwrap_err();
         assert!(
             error.to_string().contains("`relu2`: no scale was chosen"),
             "{error}"

@@ -8,8 +8,7 @@ use crate::{
 };
 use ndarray::ArrayD;
 use opt_core::lower::Adds;
-use opt_core::qmodel::QEdge;
-use opt_core::{QNode, QOp, QWeight};
+use opt_core::{Activation, Output, Params, QNode, QOp, QWeight};
 use proptest::prelude::*;
 
 /// 0.5·(a - d) and -(b + c) for an image a, b, c, d of 2×2.
@@ -18,10 +17,7 @@ fn tiny() -> QModel {
         name: name.to_owned(),
         op,
         inputs: inputs.to_vec(),
-        edge: scale.map(|scale| QEdge {
-            scale,
-            zero_points: vec![0],
-        }),
+        activation: scale.map(|scale| Activation::new(scale, 0)),
     };
     let codes = vec![1i8, 0, 0, -1, 0, -1, -1, 0];
     let weight = QWeight {
@@ -36,11 +32,15 @@ fn tiny() -> QModel {
             node("flat", QOp::Flatten, &[0], Some(1.0)),
             node("head", QOp::Logits { weight, bias }, &[1], None),
         ],
+        params: Params::new(),
+        outputs: vec![Output {
+            node: 2,
+            labels: vec!["a".to_owned(), "b".to_owned()],
+        }],
         input: InputSpec {
             shape: [1, 2, 2],
             mean: vec![0.0],
             std: vec![1.0],
-            labels: vec!["a".to_owned(), "b".to_owned()],
             preparation: opt_core::Preparation::usual([1, 2, 2]),
         },
     }
@@ -85,15 +85,13 @@ fn real_nets_come_back_and_check_themselves() {
         for n in 0..2 {
             assert_eq!(stored.image(n), &images[n * 3072..][..3072]);
             let trace = interpret_integer::run(&back, stored.image(n)).unwrap();
-            stored
-                .check_codes(n, trace.codes.iter().map(Vec::as_slice))
-                .unwrap();
-            stored.check_logits(n, &trace.logits).unwrap();
+            stored.check_codes(n, &back, trace.codes()).unwrap();
+            stored.check_logits(n, &back, &trace.outputs).unwrap();
             // One code of one node.
-            let mut codes = trace.codes;
+            let mut codes: Vec<Vec<u8>> = trace.codes().map(<[u8]>::to_vec).collect();
             codes[3][5] ^= 1;
             stored
-                .check_codes(n, codes.iter().map(Vec::as_slice))
+                .check_codes(n, &back, codes.iter().map(Vec::as_slice))
                 .unwrap_err();
         }
         let plain = write_qmodel(&model, &Provenance::new()).unwrap();
@@ -137,15 +135,21 @@ fn differences_are_named_and_every_bit_counts() {
         },
     ];
     for case in cases {
-        let message = golden.check_logits(1, case.logits).unwrap_err().to_string();
+        let message = golden
+            .check_logits(1, &tiny(), case.logits)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains(case.expect), "{message}");
     }
-    golden.check_logits(1, &[-127.5, 0.0]).unwrap();
+    golden.check_logits(1, &tiny(), &[-127.5, 0.0]).unwrap();
     let image: &[u8] = &[0, 0, 0, 255];
-    golden.check_codes(1, [image, image, &[]]).unwrap();
+    golden.check_codes(1, &tiny(), [image, image, &[]]).unwrap();
     // A node too few, and the other image's codes.
     for (n, codes) in [(1, vec![image, image]), (0, vec![image, image, &[]])] {
-        let message = golden.check_codes(n, codes).unwrap_err().to_string();
+        let message = golden
+            .check_codes(n, &tiny(), codes)
+            .unwrap_err()
+            .to_string();
         assert!(
             message.contains("the checksum of its codes is "),
             "{message}"
@@ -322,10 +326,8 @@ fn damaged_answers_are_named() {
         let (model, golden) = read_qmodel_with_golden(&changed).unwrap();
         let golden = golden.unwrap();
         let trace = interpret_integer::run(&model, golden.image(0)).unwrap();
-        golden.check_logits(0, &trace.logits).unwrap_err();
-        let same = golden
-            .check_codes(0, trace.codes.iter().map(Vec::as_slice))
-            .is_ok();
+        golden.check_logits(0, &model, &trace.outputs).unwrap_err();
+        let same = golden.check_codes(0, &model, trace.codes()).is_ok();
         assert_eq!(same, name == LOGITS);
     }
     assert_eq!(crate::inspect(&bytes).unwrap().kind, Kind::QModel);

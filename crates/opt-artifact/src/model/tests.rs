@@ -2,17 +2,13 @@
 
 use super::*;
 use ndarray::Array1;
-use opt_core::{Decode, InputSpec, zoo};
+use opt_core::{Decode, Task, zoo};
 use safetensors::SafeTensors;
-
-fn input() -> InputSpec {
-    InputSpec::cifar10()
-}
 
 #[test]
 fn zoo_nets_come_back_bit_for_bit() {
     for name in ["resnet20", "resnet20_b", "airbench_8_8_8", "source_net"] {
-        let mut model = zoo::build(name, &input(), 5).unwrap();
+        let mut model = zoo::build(name, &Task::cifar10(), 5).unwrap();
         // A negative zero equals zero but has other bits.
         let first = model.params.values_mut().next().unwrap();
         first.iter_mut().next().map(|v| *v = -0.0).unwrap();
@@ -36,8 +32,8 @@ fn zoo_nets_come_back_bit_for_bit() {
 #[test]
 fn a_pruned_net_loads_without_the_zoo() {
     // Widths that no zoo name has: the graph in the file is enough.
-    let mut model = zoo::build("airbench_3_5_7", &input(), 1).unwrap();
-    model.input.labels[3] = "Katze".to_owned();
+    let mut model = zoo::build("airbench_3_5_7", &Task::cifar10(), 1).unwrap();
+    model.graph.outputs[0].labels[3] = "Katze".to_owned();
     assert_eq!(
         read_model(&write_model(&model, &Provenance::new()).unwrap()).unwrap(),
         model
@@ -46,7 +42,7 @@ fn a_pruned_net_loads_without_the_zoo() {
 
 #[test]
 fn other_readers_see_a_plain_checkpoint() {
-    let model = zoo::build("resnet20", &input(), 1).unwrap();
+    let model = zoo::build("resnet20", &Task::cifar10(), 1).unwrap();
     let bytes = write_model(&model, &Provenance::new()).unwrap();
     let plain = SafeTensors::deserialize(&bytes).unwrap();
     let mut names = plain.names();
@@ -90,7 +86,7 @@ fn coded(model: &Model, name: &str, bits: u8, decode: Decode) -> (Model, CodedTe
 
 #[test]
 fn coded_parameters_come_back_as_their_numbers() {
-    let model = zoo::build("airbench_8_8_8", &input(), 2).unwrap();
+    let model = zoo::build("airbench_8_8_8", &Task::cifar10(), 2).unwrap();
     let plain = write_model(&model, &Provenance::new()).unwrap().len();
     let names: Vec<String> = model
         .weight_names()
@@ -131,7 +127,7 @@ fn coded_parameters_come_back_as_their_numbers() {
 
 #[test]
 fn raw_codes_of_a_parameter_are_read_too() {
-    let model = zoo::build("airbench_8_8_8", &input(), 2).unwrap();
+    let model = zoo::build("airbench_8_8_8", &Task::cifar10(), 2).unwrap();
     let name = model.weight_names()[0].to_owned();
     let decode = Decode::Affine {
         scales: vec![0.1],
@@ -152,7 +148,7 @@ fn raw_codes_of_a_parameter_are_read_too() {
 
 #[test]
 fn codes_that_do_not_fit_are_refused() {
-    let model = zoo::build("airbench_8_8_8", &input(), 2).unwrap();
+    let model = zoo::build("airbench_8_8_8", &Task::cifar10(), 2).unwrap();
     let name = model.weight_names()[0].to_owned();
     let scales = vec![0.1];
     let decode = Decode::Affine {
@@ -206,7 +202,7 @@ fn codes_that_do_not_fit_are_refused() {
 
 #[test]
 fn unsound_models_are_not_written() {
-    let mut model = zoo::build("airbench_8_8_8", &input(), 2).unwrap();
+    let mut model = zoo::build("airbench_8_8_8", &Task::cifar10(), 2).unwrap();
     let name = model.weight_names()[0].to_owned();
     model
         .params

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use opt_core::{InputSpec, zoo};
+use opt_core::{Task, zoo};
 use opt_data::batches::TrainOptions as BatchOptions;
 use opt_experiment::data::Loader;
 use opt_experiment::recipe::Train;
@@ -68,7 +68,7 @@ pub(super) fn loader() -> Result<Loader> {
 
 impl Ours {
     pub(super) fn new(network: &str, loader: Loader) -> Result<Self> {
-        let model = zoo::build(network, &InputSpec::cifar10(), 0)?;
+        let model = zoo::build(network, &Task::cifar10(), 0)?;
         Ok(Self {
             net: Net::new(&model, Device::Cpu)?,
             loader,

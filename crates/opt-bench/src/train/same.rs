@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::{Context, Result, ensure};
-use opt_core::{InputSpec, zoo};
+use opt_core::{Task, zoo};
 use opt_nn::batch::normalize;
 use opt_nn::forward::{Mode, forward};
 use opt_nn::{Batch, Net, Precision};
@@ -18,7 +18,7 @@ use crate::peer::Peer;
 /// same answers from the same weights.
 pub(super) fn check_same(peer: &mut Peer, network: &str) -> Result<()> {
     const CHECKED: usize = 4;
-    let model = zoo::build(network, &InputSpec::cifar10(), 1)?;
+    let model = zoo::build(network, &Task::cifar10(), 1)?;
     let net = Net::new(&model, Device::Cpu)?;
     let ours: BTreeMap<String, Vec<i64>> = net
         .trainable()

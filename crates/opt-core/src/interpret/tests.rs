@@ -1,7 +1,8 @@
 //! Hand-computed values for each operator.
 
 use super::*;
-use crate::{Graph, InputSpec, Params};
+use crate::op::Unary;
+use crate::{Graph, InputSpec, Params, Task};
 use ndarray::Array;
 
 /// Runs one operator on one input and returns its value.
@@ -19,7 +20,6 @@ fn run_one(op: Op, shape: [usize; 3], params: &[(&str, &[usize], &[f32])], x: &[
         shape,
         mean: vec![0.0; shape[0]],
         std: vec![1.0; shape[0]],
-        labels: Vec::new(),
         preparation: crate::Preparation::usual(shape),
     };
     let model = Model {
@@ -98,7 +98,6 @@ fn gemm_is_row_times_vector() {
             shape: [1, 1, 2],
             mean: vec![0.0],
             std: vec![1.0],
-            labels: Vec::new(),
             preparation: crate::Preparation::usual([1, 1, 2]),
         },
     };
@@ -156,11 +155,16 @@ fn pools_ignore_padding() {
 fn pointwise_and_layout_operators() {
     let x = [-1.0, 2.0, 7.0, 4.0];
     assert_eq!(
-        run_one(Op::Relu, [1, 2, 2], &[], &x),
+        run_one(Op::Unary(Unary::Relu), [1, 2, 2], &[], &x),
         vec![0.0, 2.0, 7.0, 4.0]
     );
     assert_eq!(
-        run_one(Op::Clip { min: 0.0, max: 6.0 }, [1, 2, 2], &[], &x),
+        run_one(
+            Op::Unary(Unary::Clip { min: 0.0, max: 6.0 }),
+            [1, 2, 2],
+            &[],
+            &x
+        ),
         vec![0.0, 2.0, 6.0, 4.0]
     );
     // Every second column, as option A's shortcut takes it.
@@ -183,11 +187,11 @@ fn pointwise_and_layout_operators() {
 #[test]
 fn an_image_of_the_wrong_size_is_an_error() {
     let mut graph = Graph::new();
-    graph.push("relu", Op::Relu, &[0]);
+    graph.push("relu", Op::Unary(Unary::Relu), &[0]);
     let model = Model {
         graph,
         params: Params::new(),
-        input: InputSpec::cifar10(),
+        input: Task::cifar10().input,
     };
     let message = run(&model, &[0.0; 7]).unwrap_err().to_string();
     assert_eq!(message, "one image: 7 elements, expected 3072");
@@ -208,8 +212,8 @@ fn a_nan_stays_one_through_every_operator() {
                 assert_eq!(v.is_nan(), i == at, "{y:?}");
             }
         };
-        same_place(one(Op::Relu));
-        same_place(one(Op::Clip { min: 0.0, max: 6.0 }));
+        same_place(one(Op::Unary(Unary::Relu)));
+        same_place(one(Op::Unary(Unary::Clip { min: 0.0, max: 6.0 })));
         same_place(one(Op::Flatten));
         for op in [
             Op::MaxPool(pool),
@@ -234,7 +238,7 @@ fn a_nan_stays_one_through_every_operator() {
 
 #[test]
 fn a_negative_variance_gives_nan_to_the_end() {
-    let mut model = crate::zoo::build("source_net", &InputSpec::cifar10(), 1).unwrap();
+    let mut model = crate::zoo::build("source_net", &Task::cifar10(), 1).unwrap();
     let relu = model.graph.find("relu1").unwrap();
     let conv = model.graph.nodes[relu].inputs[0];
     let values = |v: f32| ndarray::ArrayD::from_elem(vec![64], v).into_shared();

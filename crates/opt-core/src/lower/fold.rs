@@ -3,7 +3,8 @@
 use ndarray::Array;
 
 use crate::op::Op;
-use crate::{CoreError, Graph, InputSpec, Model, Node, NodeId, Result};
+use crate::rounding::to_f32;
+use crate::{CoreError, Graph, InputSpec, Model, Node, NodeId, Output, Result};
 
 /// Folds every BatchNormalization and the input's normalisation into the convolutions before and after them.
 ///
@@ -67,11 +68,11 @@ pub fn fold_batch_norms(model: &Model) -> Result<Model> {
     refuse_shared_params(model)?;
     let old = &model.graph;
     let consumers = old.consumers();
-    let alone = |id: NodeId| consumers[id].len() == 1 && id != old.output;
+    let alone = |id: NodeId| consumers[id].len() == 1 && !old.is_output(id);
     let mut new = Model {
         graph: Graph {
             nodes: Vec::with_capacity(old.nodes.len()),
-            output: 0,
+            outputs: Vec::new(),
         },
         params: model.params.clone(),
         input: model.input.clone(),
@@ -100,8 +101,9 @@ pub fn fold_batch_norms(model: &Model) -> Result<Model> {
                 fold_one(&mut new, conv, id, model, through_pool)?;
                 inputs[0]
             }
-            Op::Relu | Op::Clip { .. }
-                if matches!(new.graph.nodes[inputs[0]].op, Op::MaxPool(_))
+            Op::Unary(function)
+                if function.bounds().is_some()
+                    && matches!(new.graph.nodes[inputs[0]].op, Op::MaxPool(_))
                     && alone(node.inputs[0]) =>
             {
                 let pool = inputs[0];
@@ -112,7 +114,17 @@ pub fn fold_batch_norms(model: &Model) -> Result<Model> {
                 new.graph.nodes.push(pooled);
                 new.graph.nodes.len() - 1
             }
-            _ => {
+            Op::Input
+            | Op::Conv { .. }
+            | Op::Gemm { .. }
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::Flatten
+            | Op::Slice { .. }
+            | Op::Pad { .. } => {
                 let mut node = node.clone();
                 node.inputs = inputs;
                 new.graph.nodes.push(node);
@@ -121,7 +133,11 @@ pub fn fold_batch_norms(model: &Model) -> Result<Model> {
         };
         place.push(at);
     }
-    new.graph.output = place[old.output];
+    let moved = |output: &Output| Output {
+        node: place[output.node],
+        labels: output.labels.clone(),
+    };
+    new.graph.outputs = old.outputs.iter().map(moved).collect();
     Ok(new)
 }
 
@@ -222,12 +238,10 @@ fn scale_filters(model: &mut Model, conv: NodeId, factor: &[f64], shift: &[f64])
     let (weight, bias) = {
         let node = &mut model.graph.nodes[conv];
         let name = format!("{}.bias", node.name);
-        match &mut node.op {
-            Op::Conv { weight, bias, .. } | Op::Gemm { weight, bias } => {
-                (weight.clone(), bias.get_or_insert(name).clone())
-            }
-            _ => return Ok(()),
-        }
+        let (Op::Conv { weight, bias, .. } | Op::Gemm { weight, bias }) = &mut node.op else {
+            return Ok(());
+        };
+        (weight.clone(), bias.get_or_insert(name).clone())
     };
     let mut weights = model.param(&weight)?.to_owned();
     for (mut filter, a) in weights.outer_iter_mut().zip(factor) {
@@ -320,9 +334,4 @@ fn refuse_padding_without_a_byte(input: &InputSpec, conv: &Node) -> Result<()> {
             ),
         }),
     }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the one rounding to f32")]
-fn to_f32(x: f64) -> f32 {
-    x as f32
 }

@@ -1,6 +1,8 @@
 //! Which nodes of a folded model become one integer operation, and which values are rounded to codes.
 
-use crate::op::Op;
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::op::{Op, Unary};
 use crate::qparams::round_clamp;
 use crate::{CoreError, Model, NodeId, Result};
 
@@ -14,6 +16,24 @@ pub enum Adds {
     Rounded,
 }
 
+/// Which values are rounded to codes, and which stay f32.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Placement {
+    /// What happens to residual additions.
+    pub adds: Adds,
+    /// Nodes that compute in f32, by name. Functions of one value, MaxPool, Flatten, Slice and Pad stay f32 behind them.
+    pub float: BTreeSet<String>,
+}
+
+impl From<Adds> for Placement {
+    fn from(adds: Adds) -> Self {
+        Self {
+            adds,
+            float: BTreeSet::new(),
+        }
+    }
+}
+
 /// The limits that a fused activation puts on a result.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Clamp {
@@ -21,37 +41,52 @@ pub enum Clamp {
     None,
     /// `max(x, 0)`.
     Relu,
-    /// `min(max(x, 0), max)`.
+    /// `min(max(x, min), max)`.
     Clip {
-        /// Upper bound, positive.
+        /// Lower bound.
+        min: f32,
+        /// Upper bound.
         max: f32,
     },
 }
 
 impl Clamp {
-    /// The smallest and largest code of an edge with this scale and zero point.
+    /// What an operator limits its operand to.
+    fn of(op: &Op) -> Self {
+        let Op::Unary(function) = op else {
+            return Self::None;
+        };
+        match function.bounds() {
+            None => Self::None,
+            Some((0.0, f32::INFINITY)) => Self::Relu,
+            Some((min, max)) => Self::Clip { min, max },
+        }
+    }
+
+    /// The smallest and largest of the codes `lo` to `hi` that a value with this scale and zero point takes.
     ///
     /// ```
     /// use opt_core::lower::Clamp;
-    /// assert_eq!(Clamp::None.code_limits(0.1, 7), (0, 255));
-    /// assert_eq!(Clamp::Relu.code_limits(0.1, 7), (7, 255));
-    /// assert_eq!(Clamp::Clip { max: 6.0 }.code_limits(0.1, 7), (7, 67));
+    /// assert_eq!(Clamp::None.code_limits(0.1, 7, (0, 255)), (0, 255));
+    /// assert_eq!(Clamp::Relu.code_limits(0.1, 7, (0, 255)), (7, 255));
+    /// assert_eq!(Clamp::Clip { min: 0.0, max: 6.0 }.code_limits(0.1, 7, (0, 255)), (7, 67));
+    /// assert_eq!(Clamp::Clip { min: -0.5, max: 6.0 }.code_limits(0.1, 7, (0, 15)), (2, 15));
     /// ```
     #[must_use]
-    pub fn code_limits(self, scale: f32, zero_point: i32) -> (u8, u8) {
-        let byte = |q: i32| u8::try_from(q.clamp(0, 255)).unwrap_or(u8::MAX);
+    pub fn code_limits(self, scale: f32, zero_point: i32, (lo, hi): (u8, u8)) -> (u8, u8) {
+        let code = |bound: f32| {
+            let code = round_clamp(bound / scale, zero_point, i32::from(lo), i32::from(hi));
+            u8::try_from(code).unwrap_or(hi)
+        };
         match self {
-            Self::None => (0, 255),
-            Self::Relu => (byte(zero_point), 255),
-            Self::Clip { max } => {
-                let hi = round_clamp(max / scale, zero_point, zero_point, 255);
-                (byte(zero_point), byte(hi))
-            }
+            Self::None => (lo, hi),
+            Self::Relu => (code(0.0), hi),
+            Self::Clip { min, max } => (code(min), code(max)),
         }
     }
 }
 
-/// One integer operation.
+/// One operation of the quantized network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum FusedOp {
     /// The image.
@@ -70,12 +105,24 @@ pub enum FusedOp {
         /// Its activation.
         clamp: Clamp,
     },
+    /// A Gemm that is an output, whose result is f32 without ever being codes.
+    Logits {
+        /// The Gemm node.
+        node: NodeId,
+    },
     /// An Add that stands alone.
     Add {
         /// The Add node.
         node: NodeId,
         /// Its activation.
         clamp: Clamp,
+    },
+    /// A function of each code.
+    Table {
+        /// The node.
+        node: NodeId,
+        /// The function.
+        function: Unary,
     },
     /// An activation that stands alone: limits codes, computes none.
     Clamp {
@@ -86,6 +133,15 @@ pub enum FusedOp {
     },
     /// A pool or a layout operator.
     Plain {
+        /// The node.
+        node: NodeId,
+    },
+    /// Rounds the f32 value of the step that it reads.
+    Quantize,
+    /// The f32 value of the codes that it reads.
+    Dequantize,
+    /// An operator on f32 values.
+    Float {
         /// The node.
         node: NodeId,
     },
@@ -100,12 +156,32 @@ impl FusedOp {
             | Self::Gemm { clamp, .. }
             | Self::Add { clamp, .. }
             | Self::Clamp { clamp, .. } => *clamp,
-            Self::Input | Self::Plain { .. } => Clamp::None,
+            Self::Input
+            | Self::Logits { .. }
+            | Self::Table { .. }
+            | Self::Plain { .. }
+            | Self::Quantize
+            | Self::Dequantize
+            | Self::Float { .. } => Clamp::None,
         }
+    }
+
+    /// Whether its result is f32.
+    #[must_use]
+    pub fn is_float(&self) -> bool {
+        matches!(
+            self,
+            Self::Logits { .. } | Self::Dequantize | Self::Float { .. }
+        )
+    }
+
+    /// Whether it reads f32 values.
+    fn reads_float(&self) -> bool {
+        matches!(self, Self::Quantize | Self::Float { .. })
     }
 }
 
-/// An integer operation in its place.
+/// An operation in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// The node of the folded graph whose value the result stands for.
@@ -117,13 +193,20 @@ pub struct Step {
 }
 
 impl Step {
-    /// Whether its result is rounded to codes of a scale of its own (the logits are not rounded).
+    /// Whether its result is rounded to codes of a scale of its own.
     #[must_use]
     pub fn requantizes(&self, folded: &Model) -> bool {
         match &self.op {
-            FusedOp::Input | FusedOp::Clamp { .. } => false,
-            FusedOp::Conv { .. } | FusedOp::Add { .. } => true,
-            FusedOp::Gemm { .. } => self.value != folded.graph.output,
+            FusedOp::Conv { .. }
+            | FusedOp::Gemm { .. }
+            | FusedOp::Add { .. }
+            | FusedOp::Table { .. }
+            | FusedOp::Quantize => true,
+            FusedOp::Input
+            | FusedOp::Clamp { .. }
+            | FusedOp::Logits { .. }
+            | FusedOp::Dequantize
+            | FusedOp::Float { .. } => false,
             FusedOp::Plain { node } => matches!(
                 folded.graph.nodes[*node].op,
                 Op::AveragePool(_) | Op::GlobalAveragePool
@@ -132,118 +215,215 @@ impl Step {
     }
 }
 
-/// The integer operations of a folded model, in order.
+/// The operations of a folded model, in order.
 ///
 /// A ReLU or Clip joins the Conv, Gemm or Add whose only reader it is. With [`Adds::Fused`] an Add joins its first
-/// operand that is a Conv with no other reader.
+/// operand that is a Conv with no other reader. Other functions of one value are tables. What `placement` names computes
+/// in f32, and so does what keeps or limits values behind it (functions of one value, MaxPool, Flatten, Slice, Pad); between codes and
+/// f32 stand Quantize and Dequantize. Every output is f32.
 ///
 /// # Errors
 ///
-/// [`CoreError::Unsupported`] for a model that is not folded, a Clip that does not start at 0, and an output that is
-/// not a Gemm.
-pub fn fuse(folded: &Model, adds: Adds) -> Result<Vec<Step>> {
+/// [`CoreError::Unsupported`] for a model that is not folded, [`CoreError::Quant`] for a name in `placement` that is no node's.
+pub fn fuse(folded: &Model, placement: &Placement) -> Result<Vec<Step>> {
     let graph = &folded.graph;
-    let unsupported = |id: NodeId, why: &str| CoreError::Unsupported {
-        node: graph.nodes[id].name.clone(),
-        op: graph.nodes[id].op.name(),
-        why: why.to_owned(),
-    };
     if !super::is_folded(folded) {
-        return Err(unsupported(graph.output, "the model must be folded first"));
-    }
-    if !matches!(graph.nodes[graph.output].op, Op::Gemm { .. }) {
-        return Err(unsupported(graph.output, "the output must be a Gemm"));
+        let output = &graph.nodes[graph.output()];
+        return Err(CoreError::Unsupported {
+            node: output.name.clone(),
+            op: output.op.name(),
+            why: "the model must be folded first".to_owned(),
+        });
     }
     let consumers = graph.consumers();
     let only_reader = |id: NodeId| match consumers[id].as_slice() {
-        [reader] if id != graph.output => Some(*reader),
+        [reader] if !graph.is_output(id) => Some(*reader),
         _ => None,
     };
+    let is_float = float_nodes(folded, placement)?;
     // For each node, the Conv, Gemm or Add whose step its value closes.
     let mut head: Vec<NodeId> = (0..graph.nodes.len()).collect();
     let mut absorbed = vec![false; graph.nodes.len()];
-    for (id, node) in graph.nodes.iter().enumerate() {
+    for (id, node) in graph
+        .nodes
+        .iter()
+        .enumerate()
+        .filter(|(id, _)| !is_float[*id])
+    {
         match &node.op {
-            Op::Add if adds == Adds::Fused && node.inputs[0] != node.inputs[1] => {
+            Op::Binary(_) if placement.adds == Adds::Fused && node.inputs[0] != node.inputs[1] => {
                 let fits = |&&i: &&NodeId| {
-                    matches!(graph.nodes[i].op, Op::Conv { .. }) && only_reader(i) == Some(id)
+                    matches!(graph.nodes[i].op, Op::Conv { .. })
+                        && only_reader(i) == Some(id)
+                        && !is_float[i]
                 };
                 if let Some(&conv) = node.inputs.iter().find(fits) {
                     head[id] = conv;
                     absorbed[conv] = true;
                 }
             }
-            Op::Relu | Op::Clip { .. } => {
+            Op::Unary(function) if function.bounds().is_some() => {
                 let source = node.inputs[0];
                 let open = matches!(
                     graph.nodes[source].op,
-                    Op::Conv { .. } | Op::Gemm { .. } | Op::Add
+                    Op::Conv { .. } | Op::Gemm { .. } | Op::Binary(_)
                 );
-                if open && only_reader(source) == Some(id) {
+                if open && only_reader(source) == Some(id) && !is_float[source] {
                     head[id] = head[source];
                     absorbed[source] = true;
                 }
             }
-            _ => {}
+            Op::Unary(_)
+            | Op::Binary(_)
+            | Op::Input
+            | Op::Conv { .. }
+            | Op::Gemm { .. }
+            | Op::BatchNormalization { .. }
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::Flatten
+            | Op::Slice { .. }
+            | Op::Pad { .. } => {}
         }
     }
-    let mut steps: Vec<Step> = Vec::new();
-    let mut step_of = vec![usize::MAX; graph.nodes.len()];
+    let mut steps = Steps::default();
     for (id, node) in graph.nodes.iter().enumerate() {
         if absorbed[id] {
             continue;
         }
-        let clamp = match &node.op {
-            Op::Relu => Clamp::Relu,
-            Op::Clip { min: 0.0, max } if *max > 0.0 => Clamp::Clip { max: *max },
-            Op::Clip { .. } => return Err(unsupported(id, "only Clip from 0 has an integer form")),
-            _ => Clamp::None,
-        };
+        let clamp = Clamp::of(&node.op);
         let start = head[id];
         let mut inputs: Vec<NodeId> = graph.nodes[start].inputs.clone();
         let op = match &graph.nodes[start].op {
+            _ if is_float[id] => FusedOp::Float { node: id },
             Op::Input => FusedOp::Input,
             Op::Conv { .. } => {
                 // The Add between the Conv and this value, if there is one, brings the residual.
                 let add = only_reader(start).filter(|&r| {
-                    start != id && head[r] == start && matches!(graph.nodes[r].op, Op::Add)
+                    start != id && head[r] == start && matches!(graph.nodes[r].op, Op::Binary(_))
                 });
                 if let Some(add) = add {
                     inputs.extend(graph.nodes[add].inputs.iter().filter(|&&i| i != start));
                 }
                 FusedOp::Conv { node: start, clamp }
             }
+            Op::Gemm { .. } if start == id && graph.is_output(id) && consumers[id].is_empty() => {
+                FusedOp::Logits { node: start }
+            }
             Op::Gemm { .. } => FusedOp::Gemm { node: start, clamp },
-            Op::Add => FusedOp::Add { node: start, clamp },
-            Op::Relu | Op::Clip { .. } => FusedOp::Clamp { node: start, clamp },
-            _ => FusedOp::Plain { node: start },
+            Op::Binary(_) => FusedOp::Add { node: start, clamp },
+            Op::Unary(_) if clamp != Clamp::None => FusedOp::Clamp { node: start, clamp },
+            Op::Unary(function) => FusedOp::Table {
+                node: start,
+                function: *function,
+            },
+            Op::BatchNormalization { .. }
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::Flatten
+            | Op::Slice { .. }
+            | Op::Pad { .. } => FusedOp::Plain { node: start },
         };
-        step_of[id] = steps.len();
-        steps.push(Step {
-            value: id,
-            op,
-            inputs: inputs.iter().map(|&i| step_of[i]).collect(),
-        });
+        steps.push(id, op, &inputs);
     }
-    Ok(steps)
+    for output in &graph.outputs {
+        steps.read(output.node, true);
+    }
+    Ok(steps.list)
+}
+
+/// Which nodes compute in f32.
+fn float_nodes(folded: &Model, placement: &Placement) -> Result<Vec<bool>> {
+    let nodes = &folded.graph.nodes;
+    for name in &placement.float {
+        if !nodes.iter().any(|n| n.name == *name && n.op != Op::Input) {
+            return Err(CoreError::Quant {
+                what: name.clone(),
+                problem: "it is to stay f32, but no operator of the folded network has this name"
+                    .to_owned(),
+            });
+        }
+    }
+    let mut is_float: Vec<bool> = Vec::with_capacity(nodes.len());
+    for node in nodes {
+        let follows = match &node.op {
+            Op::Unary(_) | Op::MaxPool(_) | Op::Flatten | Op::Slice { .. } | Op::Pad { .. } => {
+                is_float[node.inputs[0]]
+            }
+            Op::Input
+            | Op::Conv { .. }
+            | Op::Gemm { .. }
+            | Op::BatchNormalization { .. }
+            | Op::Binary(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool => false,
+        };
+        is_float.push(follows || placement.float.contains(&node.name));
+    }
+    Ok(is_float)
+}
+
+/// Steps under construction, with the form in which each node's value is there.
+#[derive(Debug, Default)]
+struct Steps {
+    list: Vec<Step>,
+    /// The step that has a node's value as codes (`false`) or as f32 (`true`).
+    of: BTreeMap<(NodeId, bool), usize>,
+}
+
+impl Steps {
+    fn push(&mut self, value: NodeId, op: FusedOp, reads: &[NodeId]) {
+        let inputs = reads
+            .iter()
+            .map(|&i| self.read(i, op.reads_float()))
+            .collect();
+        self.add(Step { value, op, inputs });
+    }
+
+    fn add(&mut self, step: Step) -> usize {
+        let at = self.list.len();
+        self.of.insert((step.value, step.op.is_float()), at);
+        self.list.push(step);
+        at
+    }
+
+    /// The step that has the value in this form, which is converted where it is not.
+    fn read(&mut self, value: NodeId, float: bool) -> usize {
+        if let Some(at) = self.of.get(&(value, float)) {
+            return *at;
+        }
+        // Every node that is read has a step in one form.
+        let other = self.of.get(&(value, !float)).copied().unwrap_or_default();
+        self.add(Step {
+            value,
+            op: if float {
+                FusedOp::Dequantize
+            } else {
+                FusedOp::Quantize
+            },
+            inputs: vec![other],
+        })
+    }
 }
 
 /// The nodes of a folded model whose range a calibration records: every value that is rounded with either kind of
-/// addition, so that one calibration serves both.
+/// addition, so that one calibration serves both. `float` are the names of [`Placement::float`].
 ///
 /// # Errors
 ///
 /// Those of [`fuse()`].
-pub fn observed_nodes(folded: &Model) -> Result<Vec<NodeId>> {
-    let mut nodes = std::collections::BTreeSet::new();
+pub fn observed_nodes(folded: &Model, float: &BTreeSet<String>) -> Result<Vec<NodeId>> {
+    let mut nodes = BTreeSet::new();
     for adds in [Adds::Fused, Adds::Rounded] {
-        let steps = fuse(folded, adds)?;
-        nodes.extend(
-            steps
-                .iter()
-                .filter(|s| s.requantizes(folded))
-                .map(|s| s.value),
-        );
+        let placement = Placement {
+            adds,
+            float: float.clone(),
+        };
+        let steps = fuse(folded, &placement)?;
+        let rounded = steps.iter().filter(|s| s.requantizes(folded));
+        nodes.extend(rounded.map(|s| s.value));
     }
     Ok(nodes.into_iter().collect())
 }

@@ -1,17 +1,20 @@
 //! Folding keeps the function, fusing finds the operations, lowering refuses what it cannot mean.
 
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::Task;
 use crate::interpret;
 use crate::interpret_integer;
 use crate::zoo;
 use ndarray::Axis;
 
 /// A small input whose means are whole bytes, so that padding means the same before and after folding.
-fn small_input() -> InputSpec {
-    let mut input = InputSpec::cifar10();
-    input.shape = [3, 26, 26];
-    input.mean = vec![120.0 / 255.0, 100.0 / 255.0, 128.0 / 255.0];
-    input
+fn small_task() -> Task {
+    let mut task = Task::cifar10();
+    task.input.shape = [3, 26, 26];
+    task.input.mean = vec![120.0 / 255.0, 100.0 / 255.0, 128.0 / 255.0];
+    task
 }
 
 /// Uneven but reproducible numbers in 0 to 1.
@@ -21,7 +24,7 @@ fn uneven(i: usize) -> f32 {
 
 /// A network of the zoo's families, narrow enough for an interpreter.
 fn small(name: &str) -> Model {
-    let input = small_input();
+    let task = small_task();
     let stage = |[expand, channels, blocks, stride]: [usize; 4]| zoo::InvertedStage {
         expand,
         channels,
@@ -29,9 +32,9 @@ fn small(name: &str) -> Model {
         stride,
     };
     match name {
-        "vgg" => zoo::vgg(&input, &[&[4, 6], &[8]], 5),
-        "basic" => zoo::resnet_imagenet(&input, zoo::Block::Basic, [1, 2, 1, 1], 4, 5),
-        "bottleneck" => zoo::resnet_imagenet(&input, zoo::Block::Bottleneck, [2, 1, 1, 1], 2, 5),
+        "vgg" => zoo::vgg(&task, &[&[4, 6], &[8]], 5),
+        "basic" => zoo::resnet_imagenet(&task, zoo::Block::Basic, [1, 2, 1, 1], 4, 5),
+        "bottleneck" => zoo::resnet_imagenet(&task, zoo::Block::Bottleneck, [2, 1, 1, 1], 2, 5),
         "inverted" => {
             let net = zoo::MobileNetV2 {
                 stem: 8,
@@ -42,16 +45,16 @@ fn small(name: &str) -> Model {
                     .to_vec(),
                 head: 24,
             };
-            let mut model = zoo::mobilenet_v2(&input, &net, 5);
+            let mut model = zoo::mobilenet_v2(&task, &net, 5);
             // Low enough that untrained values reach it.
             for node in &mut model.graph.nodes {
-                if let Op::Clip { max, .. } = &mut node.op {
+                if let Op::Unary(Unary::Clip { max, .. }) = &mut node.op {
                     *max = 1.25;
                 }
             }
             model
         }
-        _ => zoo::build(name, &input, 5).unwrap(),
+        _ => zoo::build(name, &task, 5).unwrap(),
     }
 }
 
@@ -86,14 +89,14 @@ fn image(seed: usize) -> Vec<u8> {
 /// Min-max quantization of a folded model, as a method crate would do it.
 fn min_max_spec(folded: &Model, adds: Adds, images: &[Vec<u8>], bits: u8) -> QuantSpec {
     let mut spec = QuantSpec {
-        adds,
+        placement: adds.into(),
         ..QuantSpec::default()
     };
     let runs: Vec<_> = images
         .iter()
         .map(|i| interpret::run(folded, &folded.input.normalize(i)).unwrap())
         .collect();
-    for step in fuse(folded, adds).unwrap() {
+    for step in fuse(folded, &adds.into()).unwrap() {
         if step.requantizes(folded) {
             let values = || runs.iter().flat_map(|r| &r[step.value]).copied();
             let (lo, hi) = (values().fold(0.0, f32::min), values().fold(0.0, f32::max));
@@ -101,7 +104,7 @@ fn min_max_spec(folded: &Model, adds: Adds, images: &[Vec<u8>], bits: u8) -> Qua
             let zero = round_to_i32(-lo / scale);
             let params = QParams::new(scale, zero, 0, 255).unwrap();
             let name = folded.graph.nodes[step.value].name.clone();
-            spec.edges.insert(name, params);
+            spec.activations.insert(name, params);
         }
     }
     for name in folded.weight_names() {
@@ -152,7 +155,7 @@ fn folding_keeps_the_function() {
         assert!(is_folded(&folded) && !is_folded(&model));
         let logits = |m: &Model| {
             let run = interpret::run(m, &m.input.normalize(&image(1))).unwrap();
-            run[m.graph.output].clone()
+            run[m.graph.output()].clone()
         };
         let (before, after) = (logits(&model), logits(&folded));
         let size = before.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -173,7 +176,7 @@ fn means_that_are_no_whole_byte_move_into_the_bias() {
     assert_ne!(folded.input.mean, model.input.mean);
     let logits = |m: &Model| {
         let run = interpret::run(m, &m.input.normalize(&image(2))).unwrap();
-        run[m.graph.output].clone()
+        run[m.graph.output()].clone()
     };
     let (before, after) = (logits(&model), logits(&folded));
     let size = before.iter().fold(0f32, |m, v| m.max(v.abs()));
@@ -223,7 +226,6 @@ fn small_net(mean: [f32; 2], pads: [usize; 4]) -> Model {
             shape: [2, 3, 3],
             mean: mean.to_vec(),
             std: vec![0.5, 0.25],
-            labels: vec!["a".to_owned(), "b".to_owned()],
             preparation: crate::Preparation::usual([2, 3, 3]),
         },
     }
@@ -234,7 +236,7 @@ fn means_outside_the_bytes_fold_exactly_or_not_at_all() {
     let image: Vec<u8> = (0..18).map(|i| i * 14).collect();
     let logits = |m: &Model| {
         let run = interpret::run(m, &m.input.normalize(&image)).unwrap();
-        run[m.graph.output].clone()
+        run[m.graph.output()].clone()
     };
     let cases = [[-1.0, 0.5], [0.0, 2.0], [-7.3, -0.01], [0.25, 1.004]];
     for mean in cases {
@@ -279,52 +281,52 @@ fn fusing_finds_the_operations() {
         Case {
             net: "resnet20",
             adds: Adds::Fused,
-            expect: "Input 1, Conv 19, Gemm 1, Add 0, Clamp 0, Plain 6, residual 9",
+            expect: "Input 1, Conv 19, Logits 1, Add 0, Clamp 0, Plain 6, residual 9",
         },
         Case {
             net: "resnet20",
             adds: Adds::Rounded,
-            expect: "Input 1, Conv 19, Gemm 1, Add 9, Clamp 0, Plain 6, residual 0",
+            expect: "Input 1, Conv 19, Logits 1, Add 9, Clamp 0, Plain 6, residual 0",
         },
         // The shortcut's convolution stays apart, the main path takes the addition.
         Case {
             net: "resnet20_b",
             adds: Adds::Fused,
-            expect: "Input 1, Conv 21, Gemm 1, Add 0, Clamp 0, Plain 2, residual 9",
+            expect: "Input 1, Conv 21, Logits 1, Add 0, Clamp 0, Plain 2, residual 9",
         },
         // Every ReLU is in its convolution, also those that followed a pool.
         Case {
             net: "airbench_4_8_8",
             adds: Adds::Fused,
-            expect: "Input 1, Conv 7, Gemm 1, Add 0, Clamp 0, Plain 5, residual 0",
+            expect: "Input 1, Conv 7, Logits 1, Add 0, Clamp 0, Plain 5, residual 0",
         },
         // The padded pool stays apart; three convolutions in shortcuts.
         Case {
             net: "basic",
             adds: Adds::Fused,
-            expect: "Input 1, Conv 14, Gemm 1, Add 0, Clamp 0, Plain 3, residual 5",
+            expect: "Input 1, Conv 14, Logits 1, Add 0, Clamp 0, Plain 3, residual 5",
         },
         // Every Clip is in its convolution; additions without activation join the narrowing convolutions.
         Case {
             net: "inverted",
             adds: Adds::Fused,
-            expect: "Input 1, Conv 19, Gemm 1, Add 0, Clamp 0, Plain 2, residual 3",
+            expect: "Input 1, Conv 19, Logits 1, Add 0, Clamp 0, Plain 2, residual 3",
         },
         Case {
             net: "inverted",
             adds: Adds::Rounded,
-            expect: "Input 1, Conv 19, Gemm 1, Add 3, Clamp 0, Plain 2, residual 0",
+            expect: "Input 1, Conv 19, Logits 1, Add 3, Clamp 0, Plain 2, residual 0",
         },
     ];
     for case in cases {
         let folded = fold(&net(case.net)).unwrap();
-        let steps = fuse(&folded, case.adds).unwrap();
+        let steps = fuse(&folded, &case.adds.into()).unwrap();
         let count = |f: fn(&Step) -> bool| steps.iter().filter(|s| f(s)).count();
         let found = format!(
-            "Input {}, Conv {}, Gemm {}, Add {}, Clamp {}, Plain {}, residual {}",
+            "Input {}, Conv {}, Logits {}, Add {}, Clamp {}, Plain {}, residual {}",
             count(|s| matches!(s.op, FusedOp::Input)),
             count(|s| matches!(s.op, FusedOp::Conv { .. })),
-            count(|s| matches!(s.op, FusedOp::Gemm { .. })),
+            count(|s| matches!(s.op, FusedOp::Logits { .. })),
             count(|s| matches!(s.op, FusedOp::Add { .. })),
             count(|s| matches!(s.op, FusedOp::Clamp { .. })),
             count(|s| matches!(s.op, FusedOp::Plain { .. })),
@@ -334,7 +336,10 @@ fn fusing_finds_the_operations() {
     }
     // One calibration serves both kinds of addition: 19 convolutions before and 9 values after an addition, one mean.
     let folded = fold(&net("resnet20")).unwrap();
-    assert_eq!(observed_nodes(&folded).unwrap().len(), 19 + 9 + 1);
+    assert_eq!(
+        observed_nodes(&folded, &BTreeSet::new()).unwrap().len(),
+        19 + 9 + 1
+    );
 }
 
 /// How far the logits of the integer network are from those of the folded model, in decibel.
@@ -342,8 +347,8 @@ fn signal_to_noise(folded: &Model, lowered: &QModel, images: &[Vec<u8>]) -> f64 
     let (mut noise, mut signal) = (0.0, 0.0);
     for image in images {
         let real = interpret::run(folded, &folded.input.normalize(image)).unwrap();
-        let logits = interpret_integer::run(lowered, image).unwrap().logits;
-        for (a, b) in real[folded.graph.output].iter().zip(&logits) {
+        let logits = interpret_integer::run(lowered, image).unwrap().outputs;
+        for (a, b) in real[folded.graph.output()].iter().zip(&logits) {
             noise += f64::from(a - b).powi(2);
             signal += f64::from(*a).powi(2);
         }
@@ -371,13 +376,20 @@ fn clip_holds_where_codes_reach_beyond_it() {
     let folded = fold(&net("inverted")).unwrap();
     let images: Vec<Vec<u8>> = (0..3).map(image).collect();
     let mut spec = min_max_spec(&folded, Adds::Fused, &images, 8);
-    for edge in spec.edges.values_mut() {
-        *edge = QParams::new(edge.scale * 1.5, edge.zero_point, 0, 255).unwrap();
+    for activation in spec.activations.values_mut() {
+        let QParams {
+            scale, zero_point, ..
+        } = *activation;
+        *activation = QParams::new(scale * 1.5, zero_point, 0, 255).unwrap();
     }
     let lowered = lower(&folded, &spec).unwrap();
-    let limits = |name: &str| match lowered.nodes.iter().find(|n| n.name == name).unwrap().op {
-        QOp::Conv { lo, hi, group, .. } => (lo, hi, group),
-        _ => panic!("{name} is a convolution"),
+    let limits = |name: &str| {
+        let node = lowered.nodes.iter().find(|n| n.name == name).unwrap();
+        let y = node.activation.as_ref().unwrap();
+        match node.op {
+            QOp::Conv { group, .. } => (y.lo, y.hi, group),
+            _ => panic!("{name} is a convolution"),
+        }
     };
     // A range of 0 to 1.25, one and a half times that in 255 steps: 1.25 is code 170. Depthwise, then narrow.
     assert_eq!(limits("features.1.conv.0.2"), (0, 170, 8));
@@ -413,7 +425,7 @@ fn what_is_missing_or_stray_is_named() {
     let cases = [
         // An edge without a scale.
         Case {
-            break_it: |s| s.edges.retain(|name, _| name != "layer2.1.relu1"),
+            break_it: |s| s.activations.retain(|name, _| name != "layer2.1.relu1"),
             expect: "quantization of `layer2.1.relu1`: no scale was chosen",
         },
         // A weight without codes.
@@ -424,14 +436,14 @@ fn what_is_missing_or_stray_is_named() {
         // A scale for a value that the fused addition never rounds.
         Case {
             break_it: |s| {
-                let stray = s.edges["relu"];
-                s.edges.insert("layer1.0.conv2".to_owned(), stray);
+                let stray = s.activations["relu"];
+                s.activations.insert("layer1.0.conv2".to_owned(), stray);
             },
             expect: "quantization of `layer1.0.conv2`: the specification names it",
         },
         // Signed codes on an edge.
         Case {
-            break_it: |s| s.edges.get_mut("relu").unwrap().qmin = -128,
+            break_it: |s| s.activations.get_mut("relu").unwrap().qmin = -128,
             expect: "quantization of `relu`: codes -128 to 255",
         },
         // A scale so small that the bias cannot be written.

@@ -6,32 +6,35 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::op::{Op, Window};
-use crate::{Graph, InputSpec, Model, NodeId, Params};
+use crate::{Graph, Model, NodeId, Params, Task};
 
 /// A model under construction. Every tensor draws from a stream of its own, so that a layer's start does not depend on
 /// the layers before it.
 pub(super) struct Builder {
     graph: Graph,
     params: Params,
-    input: InputSpec,
+    task: Task,
     seed: u64,
 }
 
 impl Builder {
-    pub(super) fn new(input: &InputSpec, seed: u64) -> Self {
+    pub(super) fn new(task: &Task, seed: u64) -> Self {
         Self {
             graph: Graph::new(),
             params: Params::new(),
-            input: input.clone(),
+            task: task.clone(),
             seed,
         }
     }
 
-    pub(super) fn finish(self) -> Model {
+    pub(super) fn finish(mut self) -> Model {
+        if let [output] = self.graph.outputs.as_mut_slice() {
+            output.labels = self.task.labels;
+        }
         Model {
             graph: self.graph,
             params: self.params,
-            input: self.input,
+            input: self.task.input,
         }
     }
 

@@ -1,8 +1,8 @@
 //! Inverted residuals: depthwise convolutions between 1×1 convolutions that widen and narrow.
 
 use super::build::Builder;
-use crate::op::{Op, Window};
-use crate::{InputSpec, Model, NodeId};
+use crate::op::{Binary, Op, Unary, Window};
+use crate::{Model, NodeId, Task};
 
 /// Some inverted residuals of one width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,10 +80,16 @@ impl MobileNetV2 {
 /// M. Sandler, A. Howard, M. Zhu, A. Zhmoginov, L.-C. Chen, *MobileNetV2: Inverted Residuals and Linear Bottlenecks*,
 /// 2018, arXiv:1801.04381.
 #[must_use]
-pub fn mobilenet_v2(input: &InputSpec, net: &MobileNetV2, seed: u64) -> Model {
-    let mut b = Builder::new(input, seed);
+pub fn mobilenet_v2(task: &Task, net: &MobileNetV2, seed: u64) -> Model {
+    let mut b = Builder::new(task, seed);
     let stem = Window::square(3, net.stem_stride, 1);
-    let x = b.conv("features.0.0", 0, [input.shape[0], net.stem], stem, false);
+    let x = b.conv(
+        "features.0.0",
+        0,
+        [task.input.shape[0], net.stem],
+        stem,
+        false,
+    );
     let mut x = norm_clip(&mut b, "features.0", x, net.stem);
     let (mut n_in, mut feature) = (net.stem, 1);
     for stage in &net.stages {
@@ -102,14 +108,18 @@ pub fn mobilenet_v2(input: &InputSpec, net: &MobileNetV2, seed: u64) -> Model {
     x = norm_clip(&mut b, &name, x, net.head);
     x = b.push("avgpool", Op::GlobalAveragePool, &[x]);
     x = b.push("flatten", Op::Flatten, &[x]);
-    b.linear("classifier.1", x, net.head, input.labels.len());
+    b.linear("classifier.1", x, net.head, task.labels.len());
     b.finish()
 }
 
 /// Element 1 and 2 of a `Sequential` whose element 0 is a convolution.
 fn norm_clip(b: &mut Builder, name: &str, x: NodeId, channels: usize) -> NodeId {
     let x = b.batch_norm(&format!("{name}.1"), x, channels, true);
-    b.push(&format!("{name}.2"), Op::Clip { min: 0.0, max: 6.0 }, &[x])
+    b.push(
+        &format!("{name}.2"),
+        Op::Unary(Unary::Clip { min: 0.0, max: 6.0 }),
+        &[x],
+    )
 }
 
 fn inverted_residual(
@@ -137,7 +147,7 @@ fn inverted_residual(
     x = b.conv(&narrow, x, [wide, n_out], one, false);
     x = b.batch_norm(&format!("{name}.conv.{}", element + 2), x, n_out, true);
     if stride == 1 && n_in == n_out {
-        x = b.push(&format!("{name}.add"), Op::Add, &[x, input]);
+        x = b.push(&format!("{name}.add"), Op::Binary(Binary::Add), &[x, input]);
     }
     x
 }

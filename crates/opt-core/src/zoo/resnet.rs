@@ -1,8 +1,8 @@
 //! Residual networks for CIFAR.
 
 use super::build::Builder;
-use crate::op::{Op, Window};
-use crate::{InputSpec, Model, NodeId};
+use crate::op::{Binary, Op, Unary, Window};
+use crate::{Model, NodeId, Task};
 
 /// How a block with a stride carries its input past its convolutions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,14 +27,14 @@ pub enum Shortcut {
 /// K. He, X. Zhang, S. Ren, J. Sun, *Deep Residual Learning for Image Recognition*, 2015, arXiv:1512.03385.
 #[must_use]
 #[track_caller]
-pub fn resnet(input: &InputSpec, depth: usize, shortcut: Shortcut, seed: u64) -> Model {
+pub fn resnet(task: &Task, depth: usize, shortcut: Shortcut, seed: u64) -> Model {
     assert!(depth >= 8 && depth % 6 == 2, "depth {depth} is not 6n + 2");
     let blocks = (depth - 2) / 6;
-    let [channels, mut height, mut width] = input.shape;
-    let mut b = Builder::new(input, seed);
+    let [channels, mut height, mut width] = task.input.shape;
+    let mut b = Builder::new(task, seed);
     let x = b.conv("conv1", 0, [channels, 16], Window::square(3, 1, 1), false);
     let x = b.batch_norm("bn1", x, 16, true);
-    let mut x = b.push("relu", Op::Relu, &[x]);
+    let mut x = b.push("relu", Op::Unary(Unary::Relu), &[x]);
     let mut n_in = 16;
     for (stage, n_out) in [16, 32, 64].into_iter().enumerate() {
         for block in 0..blocks {
@@ -56,7 +56,7 @@ pub fn resnet(input: &InputSpec, depth: usize, shortcut: Shortcut, seed: u64) ->
     }
     let x = b.push("avgpool", Op::GlobalAveragePool, &[x]);
     let x = b.push("flatten", Op::Flatten, &[x]);
-    b.linear("linear", x, 64, input.labels.len());
+    b.linear("linear", x, 64, task.labels.len());
     b.finish()
 }
 
@@ -77,7 +77,7 @@ fn basic_block(
         false,
     );
     let x = b.batch_norm(&format!("{name}.bn1"), x, n_out, true);
-    let x = b.push(&format!("{name}.relu1"), Op::Relu, &[x]);
+    let x = b.push(&format!("{name}.relu1"), Op::Unary(Unary::Relu), &[x]);
     let x = b.conv(
         &format!("{name}.conv2"),
         x,
@@ -117,6 +117,6 @@ fn basic_block(
             }
         }
     };
-    let x = b.push(&format!("{name}.add"), Op::Add, &[x, skip]);
-    b.push(&format!("{name}.relu2"), Op::Relu, &[x])
+    let x = b.push(&format!("{name}.add"), Op::Binary(Binary::Add), &[x, skip]);
+    b.push(&format!("{name}.relu2"), Op::Unary(Unary::Relu), &[x])
 }

@@ -1,8 +1,8 @@
 //! Residual networks for 224×224.
 
 use super::build::Builder;
-use crate::op::{Op, Window};
-use crate::{InputSpec, Model, NodeId};
+use crate::op::{Binary, Op, Unary, Window};
+use crate::{Model, NodeId, Task};
 
 /// What a block computes beside its shortcut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,17 +33,17 @@ impl Block {
 /// K. He, X. Zhang, S. Ren, J. Sun, *Deep Residual Learning for Image Recognition*, 2015, arXiv:1512.03385.
 #[must_use]
 pub fn resnet_imagenet(
-    input: &InputSpec,
+    task: &Task,
     block: Block,
     depths: [usize; 4],
     width: usize,
     seed: u64,
 ) -> Model {
-    let mut b = Builder::new(input, seed);
+    let mut b = Builder::new(task, seed);
     let stem = Window::square(7, 2, 3);
-    let mut x = b.conv("conv1", 0, [input.shape[0], width], stem, false);
+    let mut x = b.conv("conv1", 0, [task.input.shape[0], width], stem, false);
     x = b.batch_norm("bn1", x, width, true);
-    x = b.push("relu", Op::Relu, &[x]);
+    x = b.push("relu", Op::Unary(Unary::Relu), &[x]);
     x = b.push("maxpool", Op::MaxPool(Window::square(3, 2, 1)), &[x]);
     let mut n_in = width;
     for (stage, depth) in depths.into_iter().enumerate() {
@@ -57,7 +57,7 @@ pub fn resnet_imagenet(
     }
     x = b.push("avgpool", Op::GlobalAveragePool, &[x]);
     x = b.push("flatten", Op::Flatten, &[x]);
-    b.linear("fc", x, n_in, input.labels.len());
+    b.linear("fc", x, n_in, task.labels.len());
     b.finish()
 }
 
@@ -85,7 +85,11 @@ fn residual_block(
         x = b.conv(&format!("{name}.conv{number}"), x, channels, window, false);
         x = b.batch_norm(&format!("{name}.bn{number}"), x, channels[1], true);
         if number < last {
-            x = b.push(&format!("{name}.relu{number}"), Op::Relu, &[x]);
+            x = b.push(
+                &format!("{name}.relu{number}"),
+                Op::Unary(Unary::Relu),
+                &[x],
+            );
         }
     }
     let mut skip = input;
@@ -95,6 +99,6 @@ fn residual_block(
         skip = b.conv(&conv, input, [n_in, n_out], window, false);
         skip = b.batch_norm(&format!("{name}.downsample.1"), skip, n_out, true);
     }
-    x = b.push(&format!("{name}.add"), Op::Add, &[x, skip]);
-    b.push(&format!("{name}.relu{last}"), Op::Relu, &[x])
+    x = b.push(&format!("{name}.add"), Op::Binary(Binary::Add), &[x, skip]);
+    b.push(&format!("{name}.relu{last}"), Op::Unary(Unary::Relu), &[x])
 }

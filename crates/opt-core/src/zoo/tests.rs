@@ -6,23 +6,19 @@ use crate::interpret;
 use crate::shape::infer_shapes;
 
 /// 224×224 with a thousand classes.
-fn imagenet() -> InputSpec {
-    let mut input = InputSpec::cifar10();
-    input.shape = [3, 224, 224];
-    input.labels = (0..1000).map(|class| class.to_string()).collect();
-    input
+fn imagenet() -> Task {
+    let mut task = Task::cifar10();
+    task.input.shape = [3, 224, 224];
+    task.labels = (0..1000).map(|class| class.to_string()).collect();
+    task
 }
 
 #[test]
 fn every_name_builds_and_the_descriptions_count_right() {
     for (name, what) in NAMES {
         let large = what.contains("at 224×224");
-        let input = if large {
-            imagenet()
-        } else {
-            InputSpec::cifar10()
-        };
-        let model = build(name, &input, 3).unwrap();
+        let task = if large { imagenet() } else { Task::cifar10() };
+        let model = build(name, &task, 3).unwrap();
         let mmac = cost(&model).unwrap().macs as f64 / 1e6;
         assert!(
             what.ends_with(&format!(" {mmac:.1} MMAC")),
@@ -35,7 +31,7 @@ fn every_name_builds_and_the_descriptions_count_right() {
 fn counts_and_parameter_names_are_the_published_ones() {
     struct Case {
         net: &'static str,
-        input: InputSpec,
+        task: Task,
         macs: u64,
         params: usize,
         shapes: &'static [(&'static str, &'static [usize])],
@@ -44,7 +40,7 @@ fn counts_and_parameter_names_are_the_published_ones() {
         // Thirteen convolutions without bias and one linear layer.
         Case {
             net: "vgg16_bn",
-            input: InputSpec::cifar10(),
+            task: Task::cifar10(),
             macs: 313_201_664,
             params: 14_724_042,
             shapes: &[
@@ -59,14 +55,14 @@ fn counts_and_parameter_names_are_the_published_ones() {
         // The convolutions of the network for 224×224 and ten classes: 3,504,872 - 990·1281.
         Case {
             net: "mobilenet_v2_32",
-            input: InputSpec::cifar10(),
+            task: Task::cifar10(),
             macs: 87_976_448,
             params: 2_236_682,
             shapes: &[("features.18.0.weight", &[1280, 320, 1, 1])],
         },
         Case {
             net: "resnet18",
-            input: imagenet(),
+            task: imagenet(),
             macs: 1_814_073_344,
             params: 11_689_512,
             shapes: &[
@@ -80,7 +76,7 @@ fn counts_and_parameter_names_are_the_published_ones() {
         // The first block has a convolution in its shortcut although its stride is 1.
         Case {
             net: "resnet50",
-            input: imagenet(),
+            task: imagenet(),
             macs: 4_089_184_256,
             params: 25_557_032,
             shapes: &[
@@ -94,7 +90,7 @@ fn counts_and_parameter_names_are_the_published_ones() {
         // The first block does not widen; its elements are counted accordingly.
         Case {
             net: "mobilenet_v2",
-            input: imagenet(),
+            task: imagenet(),
             macs: 300_774_272,
             params: 3_504_872,
             shapes: &[
@@ -113,7 +109,7 @@ fn counts_and_parameter_names_are_the_published_ones() {
         },
     ];
     for case in cases {
-        let model = build(case.net, &case.input, 0).unwrap();
+        let model = build(case.net, &case.task, 0).unwrap();
         let cost = cost(&model).unwrap();
         let found = (cost.macs, cost.params);
         assert_eq!(found, (case.macs, case.params), "{}", case.net);
@@ -125,7 +121,7 @@ fn counts_and_parameter_names_are_the_published_ones() {
 
 #[test]
 fn bottlenecks_have_their_stride_in_the_middle() {
-    let net = resnet_imagenet(&InputSpec::cifar10(), Block::Bottleneck, [1; 4], 2, 0);
+    let net = resnet_imagenet(&Task::cifar10(), Block::Bottleneck, [1; 4], 2, 0);
     let strided: Vec<&str> = (net.graph.nodes.iter())
         .filter(|n| matches!(&n.op, crate::Op::Conv { window, .. } if window.stride == [2, 2]))
         .map(|n| n.name.as_str())
@@ -144,7 +140,7 @@ fn bottlenecks_have_their_stride_in_the_middle() {
 
 #[test]
 fn the_seed_decides_the_weights() {
-    let build = |seed| build("resnet20", &InputSpec::cifar10(), seed).unwrap();
+    let build = |seed| build("resnet20", &Task::cifar10(), seed).unwrap();
     assert_eq!(build(1), build(1));
     assert_ne!(build(1).params, build(2).params);
 }
@@ -158,9 +154,7 @@ fn unknown_names_are_refused_with_the_list() {
         "airbench_a_b_c",
         "",
     ] {
-        let message = build(name, &InputSpec::cifar10(), 0)
-            .unwrap_err()
-            .to_string();
+        let message = build(name, &Task::cifar10(), 0).unwrap_err().to_string();
         assert!(
             message.contains("choose one of") && message.contains("resnet56_b"),
             "{message}"
@@ -173,15 +167,13 @@ fn unknown_names_are_refused_with_the_list() {
         ("vgg16bn", "vgg16_bn"),
         ("mobilnet_v2", "mobilenet_v2"),
     ] {
-        let message = build(name, &InputSpec::cifar10(), 0)
-            .unwrap_err()
-            .to_string();
+        let message = build(name, &Task::cifar10(), 0).unwrap_err().to_string();
         assert!(
             message.contains(&format!("did you mean `{meant}`?")),
             "{message}"
         );
     }
-    let message = build("inception", &InputSpec::cifar10(), 0)
+    let message = build("inception", &Task::cifar10(), 0)
         .unwrap_err()
         .to_string();
     assert!(!message.contains("did you mean"), "{message}");
@@ -189,34 +181,34 @@ fn unknown_names_are_refused_with_the_list() {
 
 #[test]
 fn other_inputs_are_followed() {
-    let mut input = InputSpec::cifar10();
-    input.shape = [1, 28, 28];
-    input.mean = vec![0.5];
-    input.std = vec![0.25];
-    input.labels.truncate(4);
+    let mut task = Task::cifar10();
+    task.input.shape = [1, 28, 28];
+    task.input.mean = vec![0.5];
+    task.input.std = vec![0.25];
+    task.labels.truncate(4);
     for name in [
         "source_net",
         "resnet20",
         "airbench_8_8_8",
         "mobilenet_v2_32",
     ] {
-        let model = build(name, &input, 0).unwrap();
-        assert_eq!(model.input, input, "{name}");
+        let model = build(name, &task, 0).unwrap();
+        assert_eq!(model.input, task.input, "{name}");
         // The first layer reads one channel, the last gives four classes, and both compute.
         let names = model.weight_names();
         let shape = |name: &str| model.params[name].shape().to_vec();
         assert_eq!(shape(names[0])[1], 1, "{name}");
         assert_eq!(shape(names[names.len() - 1])[0], 4, "{name}");
         let values = interpret::run(&model, &vec![0.5; 28 * 28]).unwrap();
-        let logits = &values[model.graph.output];
+        let logits = &values[model.graph.output()];
         assert!(
             logits.len() == 4 && logits.iter().any(|v| *v != 0.0),
             "{name}: {logits:?}"
         );
     }
     // Five halvings of 64 and 70 leave 2 by 2 positions.
-    input.shape = [1, 64, 70];
-    let model = build("vgg16_bn", &input, 0).unwrap();
+    task.input.shape = [1, 64, 70];
+    let model = build("vgg16_bn", &task, 0).unwrap();
     let shapes = infer_shapes(&model).unwrap();
     let before_flatten = shapes.iter().rfind(|s| s.len() == 3).unwrap();
     assert_eq!(before_flatten[1..], [2, 2]);
@@ -255,12 +247,12 @@ fn inputs_that_are_too_small_are_errors_with_a_reason() {
         },
     ];
     for case in cases {
-        let mut input = InputSpec::cifar10();
-        input.shape = [3, case.size[0], case.size[1]];
-        let message = build(case.net, &input, 0).unwrap_err().to_string();
+        let mut task = Task::cifar10();
+        task.input.shape = [3, case.size[0], case.size[1]];
+        let message = build(case.net, &task, 0).unwrap_err().to_string();
         let opening = format!(
             "the network `{}` cannot take images of {:?}",
-            case.net, input.shape
+            case.net, task.input.shape
         );
         assert!(
             message.starts_with(&opening) && message.contains(case.expect),
@@ -272,13 +264,13 @@ fn inputs_that_are_too_small_are_errors_with_a_reason() {
 
 #[test]
 fn other_images_are_not_advised_where_numbers_are_wrong() {
-    let sound = InputSpec::cifar10();
+    let sound = Task::cifar10();
     let (mut mean, mut zero, mut nan) = (sound.clone(), sound.clone(), sound);
-    mean.mean.pop();
-    zero.std[1] = 0.0;
-    nan.std[2] = f32::NAN;
-    for input in [mean, zero, nan] {
-        let message = build("resnet20", &input, 0).unwrap_err().to_string();
+    mean.input.mean.pop();
+    zero.input.std[1] = 0.0;
+    nan.input.std[2] = f32::NAN;
+    for task in [mean, zero, nan] {
+        let message = build("resnet20", &task, 0).unwrap_err().to_string();
         assert!(
             message.starts_with("node `input`") && !message.contains("images"),
             "{message}"
@@ -289,7 +281,7 @@ fn other_images_are_not_advised_where_numbers_are_wrong() {
 /// Every trained figure rests on these draws.
 #[test]
 fn initial_weights_stay_as_they_are() {
-    let model = build("resnet20", &InputSpec::cifar10(), 0).unwrap();
+    let model = build("resnet20", &Task::cifar10(), 0).unwrap();
     let first = model.params["conv1.weight"].iter().take(3);
     let bits: Vec<u32> = first.map(|w| w.to_bits()).collect();
     assert_eq!(bits, [3_186_614_841, 3_202_544_609, 3_200_764_303]);

@@ -1,8 +1,8 @@
 //! Chains of 3×3 convolutions with BatchNormalization between pools.
 
 use super::build::Builder;
-use crate::op::{Op, Window};
-use crate::{InputSpec, Model};
+use crate::op::{Op, Unary, Window};
+use crate::{Model, Task};
 
 /// The widths of VGG-16's thirteen convolutions, stage by stage.
 pub(super) const VGG16: [&[usize]; 5] = [
@@ -26,16 +26,16 @@ pub(super) const VGG16: [&[usize]; 5] = [
 /// K. Simonyan, A. Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition*, 2014,
 /// arXiv:1409.1556.
 #[must_use]
-pub fn vgg(input: &InputSpec, stages: &[&[usize]], seed: u64) -> Model {
-    let [mut n_in, mut height, mut width] = input.shape;
-    let mut b = Builder::new(input, seed);
+pub fn vgg(task: &Task, stages: &[&[usize]], seed: u64) -> Model {
+    let [mut n_in, mut height, mut width] = task.input.shape;
+    let mut b = Builder::new(task, seed);
     let (mut x, mut layer) = (0, 0);
     for widths in stages {
         for &n_out in *widths {
             let name = |offset: usize| format!("features.{}", layer + offset);
             x = b.conv(&name(0), x, [n_in, n_out], Window::square(3, 1, 1), false);
             x = b.batch_norm(&name(1), x, n_out, true);
-            x = b.push(&name(2), Op::Relu, &[x]);
+            x = b.push(&name(2), Op::Unary(Unary::Relu), &[x]);
             layer += 3;
             n_in = n_out;
         }
@@ -46,6 +46,6 @@ pub fn vgg(input: &InputSpec, stages: &[&[usize]], seed: u64) -> Model {
         width /= 2;
     }
     x = b.push("flatten", Op::Flatten, &[x]);
-    b.linear("classifier", x, n_in * height * width, input.labels.len());
+    b.linear("classifier", x, n_in * height * width, task.labels.len());
     b.finish()
 }

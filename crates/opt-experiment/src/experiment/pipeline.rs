@@ -1,5 +1,6 @@
 //! The whole chain on one network: remove channels, fine-tune with the unpruned network as teacher, quantize, write.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -135,7 +136,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         let bits = WeightBits::inner(plan.bits);
         let started = Instant::now();
         let images = run.data.calibration(bases.profile.calibration_images, 250);
-        let calibrated = calibrate(&taught, images, run.device)?;
+        let calibrated = calibrate(&taught, images, run.device, &BTreeSet::new())?;
         let spec = calibrated.spec(Adds::Fused, bits)?;
         seconds += started.elapsed().as_secs_f64();
         let [post_training, aware_label] = &later;

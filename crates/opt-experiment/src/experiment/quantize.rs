@@ -1,10 +1,11 @@
 //! Quantization: methods for weights, bit widths, post-training against quantization-aware.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use anyhow::Result;
-use opt_core::Op;
 use opt_core::lower::Adds;
+use opt_core::{Binary, Op};
 use opt_quant::{Granularity, WeightBits, WeightMethod};
 
 use super::{Base, Bases, policy, train_aware, train_on, variant};
@@ -27,7 +28,7 @@ pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
         }
         let started = Instant::now();
         let images = run.data.calibration(bases.profile.calibration_images, 250);
-        let calibrated = calibrate(&base.recorded.model, images, run.device)?;
+        let calibrated = calibrate(&base.recorded.model, images, run.device, &BTreeSet::new())?;
         let calibrating = started.elapsed().as_secs_f64();
         for &bits in &plan.post_training {
             let label = bases.label("quantize", format!("W{bits}A8 post-training"));
@@ -133,6 +134,7 @@ pub fn quantize_recipe(
         bits,
         adds,
         calibration_images,
+        float,
     } = quantize;
     let base = Base {
         recipe: recipe.clone(),
@@ -141,9 +143,15 @@ pub fn quantize_recipe(
     };
     let started = Instant::now();
     let images = run.data.calibration(*calibration_images, 250);
-    let calibrated = calibrate(&trained.model, images, run.device)?;
+    let float = float.iter().cloned().collect();
+    let calibrated = calibrate(&trained.model, images, run.device, &float)?;
     let calibrating = started.elapsed().as_secs_f64();
-    let has_adds = trained.model.graph.nodes.iter().any(|n| n.op == Op::Add);
+    let has_adds = trained
+        .model
+        .graph
+        .nodes
+        .iter()
+        .any(|n| n.op == Op::Binary(Binary::Add));
     for kind in adds {
         let (adds, name) = match kind {
             Additions::Fused => (Adds::Fused, ", fused additions"),
@@ -151,7 +159,14 @@ pub fn quantize_recipe(
         };
         let label = Label {
             experiment: trained.line.experiment.clone(),
-            variant: format!("W{bits}A8{}", if has_adds { name } else { "" }),
+            variant: format!(
+                "W{bits}A8{}{}",
+                if has_adds { name } else { "" },
+                match float.len() {
+                    0 => String::new(),
+                    n => format!(", {n} in f32"),
+                }
+            ),
             seed: trained.line.seed,
         };
         let variant = quantized(&base, &label, *bits, calibrating);

@@ -14,8 +14,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use opt_core::graph::{Graph, Node};
-use opt_core::lower::Adds;
+use opt_core::graph::{Graph, Node, Output};
+use opt_core::lower::{Adds, Placement};
 use opt_core::op::{Op, Window};
 use opt_core::{InputSpec, Orientation, Preparation, QParams};
 use opt_data::augment::{AugmentConfig, Border, Crop, Flip};
@@ -197,9 +197,16 @@ as_lists!((A B) (A B C) (A B C D));
 
 impl Ingredient for Graph {
     fn write(&self, text: &mut String) {
-        let Self { nodes, output } = self;
+        let Self { nodes, outputs } = self;
         let fields = fields("graph").with("nodes", nodes);
-        fields.with("output", output).write(text);
+        fields.with("outputs", outputs).write(text);
+    }
+}
+
+impl Ingredient for Output {
+    fn write(&self, text: &mut String) {
+        let Self { node, labels } = self;
+        (node, labels).write(text);
     }
 }
 
@@ -214,7 +221,7 @@ impl Ingredient for Op {
     fn write(&self, text: &mut String) {
         let begun = fields(self.name());
         let fields = match self {
-            Self::Input | Self::Relu | Self::Add | Self::GlobalAveragePool | Self::Flatten => begun,
+            Self::Input | Self::Binary(_) | Self::GlobalAveragePool | Self::Flatten => begun,
             Self::Conv {
                 weight,
                 bias,
@@ -240,7 +247,10 @@ impl Ingredient for Op {
                 .with("var", var)
                 .with("epsilon", epsilon)
                 .with("momentum", momentum),
-            Self::Clip { min, max } => begun.with("min", min).with("max", max),
+            Self::Unary(function) => {
+                let attributes = function.attributes().into_iter();
+                attributes.fold(begun, |begun, (name, value)| begun.with(name, value))
+            }
             Self::MaxPool(window) | Self::AveragePool(window) => begun.with("window", window),
             Self::Slice { start, end, step } => begun
                 .with("start", start)
@@ -269,14 +279,12 @@ impl Ingredient for InputSpec {
             shape,
             mean,
             std,
-            labels,
             preparation,
         } = self;
         fields("input")
             .with("shape", shape)
             .with("mean", mean)
             .with("std", std)
-            .with("labels", labels)
             .with("preparation", preparation)
             .write(text);
     }
@@ -467,9 +475,20 @@ impl Ingredient for Kd {
 impl Ingredient for FakeQuant {
     fn write(&self, text: &mut String) {
         fields("fake_quant")
-            .with("adds", self.adds())
-            .with("edges", self.edges())
+            .with("placement", self.placement())
+            .with("activations", self.activations())
             .with("weight_bits", self.weight_bits())
+            .write(text);
+    }
+}
+
+impl Ingredient for Placement {
+    fn write(&self, text: &mut String) {
+        let Self { adds, float } = self;
+        let float: Vec<&String> = float.iter().collect();
+        fields("placement")
+            .with("adds", adds)
+            .with("float", float)
             .write(text);
     }
 }

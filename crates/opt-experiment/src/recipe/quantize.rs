@@ -1,7 +1,7 @@
 //! The table `[quantize]` of a recipe: integer networks made of what was trained, without training on.
 
 use anyhow::{Result, ensure};
-use opt_core::{Model, Op};
+use opt_core::{Binary, Model, Op};
 use serde::{Deserialize, Serialize};
 
 /// Which integer networks are made.
@@ -17,6 +17,9 @@ pub struct Quantize {
     /// Training images, without augmentation, that calibration sees; all if there are fewer.
     #[serde(default = "default_calibration_images")]
     pub calibration_images: usize,
+    /// Layers that stay f32, by the name of their node.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub float: Vec<String>,
 }
 
 /// How residual additions are rounded: [`opt_core::lower::Adds`].
@@ -46,12 +49,34 @@ impl Quantize {
             bits,
             adds,
             calibration_images,
+            float,
         } = self;
         ensure!((2..=8).contains(bits), "bits is {bits}, expected 2 to 8");
         ensure!(
             (1..=10_000_000).contains(calibration_images),
             "calibration_images is {calibration_images}, expected 1 to 10,000,000"
         );
+        for name in float {
+            let Some(id) = model.graph.find(name) else {
+                anyhow::bail!(
+                    "float names `{name}`, expected a layer of the network: {}",
+                    layers(model)
+                );
+            };
+            ensure!(
+                matches!(
+                    model.graph.nodes[id].op,
+                    Op::Conv { .. }
+                        | Op::Gemm { .. }
+                        | Op::Binary(_)
+                        | Op::AveragePool(_)
+                        | Op::GlobalAveragePool
+                ),
+                "float names `{name}`, which is a {}, expected a layer that computes: {}",
+                model.graph.nodes[id].op.name(),
+                layers(model)
+            );
+        }
         let [first, rest @ ..] = adds.as_slice() else {
             anyhow::bail!("adds is empty, expected \"fused\", \"rounded\" or both");
         };
@@ -60,21 +85,34 @@ impl Quantize {
             "adds names a kind twice, expected \"fused\", \"rounded\" or both"
         );
         ensure!(
-            adds == &default_adds() || model.graph.nodes.iter().any(|n| n.op == Op::Add),
+            adds == &default_adds()
+                || model
+                    .graph
+                    .nodes
+                    .iter()
+                    .any(|n| n.op == Op::Binary(Binary::Add)),
             "adds: this network adds nothing, so that every kind gives the same; leave the key out"
         );
         Ok(())
     }
 }
 
+/// The convolutions and matrices of a network, for whoever looks for a name.
+fn layers(model: &Model) -> String {
+    let is_layer = |op: &Op| matches!(op, Op::Conv { .. } | Op::Gemm { .. });
+    let nodes = model.graph.nodes.iter().filter(|n| is_layer(&n.op));
+    let names: Vec<&str> = nodes.map(|n| n.name.as_str()).collect();
+    names.join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opt_core::{InputSpec, zoo};
+    use opt_core::{Task, zoo};
 
     fn parse(text: &str, model: &str) -> Result<Quantize> {
         let quantize: Quantize = toml::from_str(text)?;
-        quantize.check(&zoo::build(model, &InputSpec::cifar10(), 0)?)?;
+        quantize.check(&zoo::build(model, &Task::cifar10(), 0)?)?;
         Ok(quantize)
     }
 
@@ -84,6 +122,7 @@ mod tests {
             bits: 8,
             adds: vec![Additions::Fused],
             calibration_images: 2000,
+            float: Vec::new(),
         };
         assert_eq!(parse("", "resnet20").unwrap(), expect);
         let all = "bits = 4\nadds = [\"rounded\", \"fused\"]\ncalibration_images = 1\n";
@@ -99,6 +138,17 @@ mod tests {
             expect: &'static str,
         }
         let cases = [
+            // Layers that there are not, and what is none.
+            Case {
+                text: "float = [\"conv9\"]",
+                model: "resnet20",
+                expect: "float names `conv9`, expected a layer of the network: conv1, layer1.0.conv1",
+            },
+            Case {
+                text: "float = [\"bn1\"]",
+                model: "resnet20",
+                expect: "float names `bn1`, which is a BatchNormalization",
+            },
             // Widths that there are not.
             Case {
                 text: "bits = 1",

@@ -16,7 +16,10 @@ const MAX_FILE: usize = (1 << 31) - 1;
 /// The bytes of a file with this graph.
 pub(in crate::onnx) fn file(graph: GraphProto, labels: &[String]) -> Result<Vec<u8>> {
     check_names(&graph)?;
-    let labels = serde_json::Value::from(labels.to_vec()).to_string();
+    let labels = (!labels.is_empty()).then(|| StringStringEntryProto {
+        key: "labels".to_owned(),
+        value: serde_json::Value::from(labels.to_vec()).to_string(),
+    });
     let file = ModelProto {
         ir_version: IR_VERSION,
         opset_import: vec![OperatorSetIdProto {
@@ -25,10 +28,7 @@ pub(in crate::onnx) fn file(graph: GraphProto, labels: &[String]) -> Result<Vec<
         }],
         producer_name: "opt-rs".to_owned(),
         graph: Some(graph),
-        metadata_props: vec![StringStringEntryProto {
-            key: "labels".to_owned(),
-            value: labels,
-        }],
+        metadata_props: labels.into_iter().collect(),
         ..ModelProto::default()
     };
     let length = file.encoded_len();
@@ -41,10 +41,10 @@ pub(in crate::onnx) fn file(graph: GraphProto, labels: &[String]) -> Result<Vec<
 
 /// Refuses runs of no image.
 pub(in crate::onnx) fn check_batch(batch: Option<usize>) -> Result<()> {
-    match batch {
-        Some(0) => Err(refuse("batch", "it is 0, expected at least 1 image")),
-        _ => Ok(()),
+    if batch == Some(0) {
+        return Err(refuse("batch", "it is 0, expected at least 1 image"));
     }
+    Ok(())
 }
 
 /// ONNX knows a tensor by its name alone, and an empty name as a tensor that is left out.

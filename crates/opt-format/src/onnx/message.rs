@@ -170,7 +170,13 @@ pub(in crate::onnx) fn pad(
 }
 
 /// Cuts behind the batch axis; `bounds` are start, end and step.
-pub(in crate::onnx) fn slice(graph: &mut GraphProto, name: &str, x: &str, bounds: [&[usize]; 3]) {
+pub(in crate::onnx) fn slice(
+    graph: &mut GraphProto,
+    name: &str,
+    x: &str,
+    bounds: [&[usize]; 3],
+    output: &str,
+) {
     let axes: Vec<usize> = (1..=bounds[0].len()).collect();
     let [starts, ends, steps] = bounds;
     let inputs = [
@@ -184,5 +190,5 @@ pub(in crate::onnx) fn slice(graph: &mut GraphProto, name: &str, x: &str, bounds
     let inputs = [x, &starts, &ends, &axes, &steps];
     graph
         .node
-        .push(node(name, "Slice", &inputs, name, Vec::new()));
+        .push(node(name, "Slice", &inputs, output, Vec::new()));
 }

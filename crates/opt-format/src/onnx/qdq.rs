@@ -7,11 +7,13 @@ use opt_core::qmodel::{QModel, QOp};
 use opt_core::{CoreError, InputSpec};
 
 use super::file::{check_batch, file, refuse};
+use super::float::write_params;
 use super::message::value;
 use super::proto::{DataType, GraphProto};
 use crate::{FormatError, Result};
 
-/// The name of the graph's f32 output, `[N, classes]`. It is always the first output.
+/// The name of the graph's f32 output where it has one. Several outputs have the names of their nodes. They come first among the
+/// outputs.
 pub const LOGITS: &str = "logits";
 
 /// How a network is written.
@@ -25,10 +27,10 @@ pub struct QdqOptions {
     /// nodes of their own, for which a comparison should not charge it.
     pub padded_input: bool,
     /// Whether the codes of every node are outputs too, under the node's name, for comparisons.
-    pub all_edges: bool,
+    pub all_codes: bool,
 }
 
-/// Writes an integer network as ONNX: f32 operators between `DequantizeLinear` and `QuantizeLinear`, with the codes, scales
+/// Writes a quantized network as ONNX: f32 operators between `DequantizeLinear` and `QuantizeLinear`, with the codes, scales
 /// and zero points of `model`.
 ///
 /// ```text
@@ -37,6 +39,8 @@ pub struct QdqOptions {
 /// Add, means  DQ → Add, AveragePool, GlobalAveragePool → Q
 /// others      MaxPool, Flatten, Slice, Pad, Clip on the codes themselves
 /// logits      Gemm without Q: f32 [N, classes]
+/// Table       DQ → its function → Q
+/// f32 values  between DQ and Q, with their parameters as they are
 /// ```
 ///
 /// A ReLU at zero point 0 is the saturation of `Q`. Other limits are a `Clip` of codes behind `Q`: the same function, and
@@ -56,22 +60,24 @@ pub struct QdqOptions {
 /// # Form
 ///
 /// The same network gives the same bytes. Weights narrower than 8 bits are written as int8. `metadata_props` holds
-/// `labels`, a JSON array.
+/// `labels`, a JSON array with those of the first output.
 ///
 /// ```
 /// use opt_format::onnx::{QdqOptions, write_qdq};
-/// # use opt_core::qmodel::{QEdge, QModel, QNode, QOp, QWeight};
-/// # let byte = |scale| Some(QEdge { scale, zero_points: vec![0] });
+/// # use opt_core::qmodel::{Activation, QModel, QNode, QOp, QWeight};
+/// # let byte = |scale| Some(Activation::new(scale, 0));
 /// # let weight = QWeight { codes: ndarray::ArrayD::ones(vec![2, 4]), scales: vec![0.5, 0.25], bits: 8 };
-/// # let node = |name: &str, op, inputs, edge| QNode { name: name.into(), op, inputs, edge };
+/// # let node = |name: &str, op, inputs, activation| QNode { name: name.into(), op, inputs, activation };
 /// # let model = QModel {
 /// #     nodes: vec![
 /// #         node("input", QOp::Input, vec![], byte(1.0)),
 /// #         node("flatten", QOp::Flatten, vec![0], byte(1.0)),
 /// #         node("linear", QOp::Logits { weight, bias: vec![3, -3] }, vec![1], None),
 /// #     ],
+/// #     params: opt_core::Params::new(),
+/// #     outputs: vec![opt_core::Output { node: 2, labels: vec!["cat".into(), "dog".into()] }],
 /// #     input: opt_core::InputSpec {
-/// #         shape: [1, 2, 2], mean: vec![0.0], std: vec![1.0], labels: vec!["cat".into(), "dog".into()],
+/// #         shape: [1, 2, 2], mean: vec![0.0], std: vec![1.0],
 /// #         preparation: opt_core::Preparation::usual([1, 2, 2]),
 /// #     },
 /// # };
@@ -114,17 +120,21 @@ pub fn write_qdq(model: &QModel, options: &QdqOptions) -> Result<Vec<u8>> {
         &input_shape,
         &format!("bytes 0 to 255 as they are in the image, not normalised{padded}"),
     )];
-    let classes = [model.input.labels.len()];
-    graph.output = vec![value(LOGITS, DataType::Float, options.batch, &classes, "")];
+    for output in &model.outputs {
+        let (name, shape) = (nodes::tensor(model, output.node), &shapes[output.node]);
+        let output = value(name, DataType::Float, options.batch, shape, "");
+        graph.output.push(output);
+    }
+    write_params(&mut graph, &model.params);
     for (id, node) in model.nodes.iter().enumerate() {
-        nodes::write_node(&mut graph, model, id, options)?;
-        if options.all_edges && id > 0 && node.edge.is_some() {
+        nodes::write_node(&mut graph, model, id, &shapes[id], options)?;
+        if options.all_codes && id > 0 && node.activation.is_some() {
             let (name, shape) = (&node.name, &shapes[id]);
             let output = value(name, DataType::Uint8, options.batch, shape, "");
             graph.output.push(output);
         }
     }
-    file(graph, &model.input.labels)
+    file(graph, model.labels())
 }
 
 /// The image that a graph with [`QdqOptions::padded_input`] is fed: bytes `[C, H, W]` with the stem's padding around them,
@@ -164,7 +174,7 @@ pub fn padded_image(model: &QModel, image: &[u8]) -> Result<Vec<u8>> {
 /// The zero points of the image, one per channel.
 fn zeros(model: &QModel) -> Vec<u8> {
     let channels = model.input.shape[0];
-    let zeros = model.nodes[0].edge.as_ref().map(|e| &e.zero_points);
+    let zeros = model.nodes[0].activation.as_ref().map(|e| &e.zero_points);
     match zeros.map(Vec::as_slice) {
         Some([zero]) => vec![*zero; channels],
         Some(zeros) => zeros.to_vec(),
@@ -175,13 +185,14 @@ fn zeros(model: &QModel) -> Vec<u8> {
 /// The one convolution that reads the image.
 fn stem(model: &QModel) -> Result<Window> {
     let mut readers = model.nodes.iter().filter(|n| n.inputs.contains(&0));
-    match (readers.next().map(|n| &n.op), readers.next()) {
-        (Some(QOp::Conv { window, .. }), None) => Ok(*window),
-        _ => Err(refuse(
-            "padded_input",
-            "the image must be read by one convolution and nothing else; leave it out",
-        )),
+    if let (Some(QOp::Conv { window, .. }), None) = (readers.next().map(|n| &n.op), readers.next())
+    {
+        return Ok(*window);
     }
+    Err(refuse(
+        "padded_input",
+        "the image must be read by one convolution and nothing else; leave it out",
+    ))
 }
 
 #[cfg(test)]

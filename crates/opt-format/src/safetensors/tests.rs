@@ -2,11 +2,11 @@
 
 use super::*;
 use ::safetensors::tensor::TensorView;
-use opt_core::{InputSpec, zoo};
+use opt_core::{Task, zoo};
 use proptest::prelude::*;
 
 fn net(seed: u64) -> Model {
-    zoo::build("resnet20", &InputSpec::cifar10(), seed).unwrap()
+    zoo::build("resnet20", &Task::cifar10(), seed).unwrap()
 }
 
 fn import(bytes: &[u8], into: &Model) -> Result<(Model, ImportReport)> {
@@ -204,9 +204,9 @@ fn a_network_whose_own_names_begin_so_keeps_them() {
 #[test]
 fn a_new_head_stays_as_it_is_and_everything_else_comes_in() {
     let trained = net(1);
-    let mut input = InputSpec::cifar10();
-    input.labels.truncate(8);
-    let eight = zoo::build("resnet20", &input, 2).unwrap();
+    let mut task = Task::cifar10();
+    task.labels.truncate(8);
+    let eight = zoo::build("resnet20", &task, 2).unwrap();
     let bytes = to_bytes(&file(&trained));
     let message = import(&bytes, &eight).unwrap_err().to_string();
     for part in [
@@ -385,13 +385,13 @@ fn exports_are_plain_deterministic_and_carry_metadata() {
 proptest! {
     #[test]
     fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         prop_assert!(import(&bytes, &model).is_err());
     }
 
     #[test]
     fn changed_bytes_never_panic(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-        let model = zoo::build("airbench_1_1_1", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         let mut bytes = export_safetensors(&model, &BTreeMap::new()).unwrap();
         let at = at.index(bytes.len());
         bytes[at] = byte;

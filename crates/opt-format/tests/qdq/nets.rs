@@ -1,9 +1,10 @@
 //! Small integer networks with made-up codes that meet every operator and every odd case.
 
 use ndarray::ArrayD;
-use opt_core::InputSpec;
-use opt_core::op::Window;
-use opt_core::qmodel::{QEdge, QModel, QNode, QOp, QWeight};
+use opt_core::lower::code_table;
+use opt_core::op::{Unary, Window};
+use opt_core::qmodel::{Activation, QModel, QNode, QOp, QWeight};
+use opt_core::{InputSpec, Op, Output, Params};
 
 pub(crate) struct Net {
     pub(crate) name: &'static str,
@@ -26,6 +27,7 @@ pub(crate) fn nets() -> Vec<Net> {
         net("odd", true, odd()),
         net("grouped_stem", true, grouped_stem()),
         net("pooled_image", false, pooled_image()),
+        net("mixed", false, mixed()),
     ]
 }
 
@@ -107,7 +109,7 @@ fn odd() -> QModel {
         Limits::none(90),
         8,
     );
-    let x = b.keep("clamp", QOp::Clamp { lo: 25, hi: 95 }, x);
+    let x = b.clamp("clamp", x, 25, 95);
     let pad = QOp::Pad {
         begin: vec![0, 1, 0],
         end: vec![1, 0, 2],
@@ -161,6 +163,59 @@ fn pooled_image() -> QModel {
     b.logits("linear", x, 100, 8)
 }
 
+/// The image's own numbers through a convolution in f32, codes of 4 bits, HardSwish as a table, and f32 again at the end.
+fn mixed() -> QModel {
+    let mut b = Builder::new([3, 8, 7], &[125, 123, 114], 5);
+    let image = b.push("input/f32", QOp::Dequantize, &[0], None);
+    let window = Window {
+        kernel: [3, 3],
+        stride: [2, 1],
+        pads: [1, 1, 0, 2],
+    };
+    let conv = Op::Conv {
+        weight: b.param("stem.weight", &[6, 3, 3, 3], 0.004),
+        bias: Some(b.param("stem.bias", &[6], 0.5)),
+        window,
+        group: 1,
+    };
+    let x = b.push("stem", QOp::Float(conv), &[image], None);
+    let norm = Op::BatchNormalization {
+        scale: None,
+        bias: b.param("norm.bias", &[6], 0.3),
+        mean: b.param("norm.mean", &[6], 0.2),
+        var: b.param("norm.var", &[6], 0.5),
+        epsilon: 1.0,
+        momentum: 0.1,
+    };
+    let x = b.push("norm", QOp::Float(norm), &[x], None);
+    let swish = QOp::Float(Op::Unary(Unary::HardSwish));
+    let x = b.push("swish", swish, &[x], None);
+    // Codes of 6 bits.
+    let y = Activation::new(0.05, 9).within(0, 63);
+    let x = b.push("swish/codes", QOp::Quantize, &[x], Some(y));
+    let window = Window::square(3, 1, 1);
+    let x = b.conv("conv", x, [6, 8], window, 1, Limits::none(120), 8);
+    let x_codes = b.model.nodes[x].activation.clone().unwrap();
+    let y = Activation::new(0.02, 20);
+    let table = code_table(Unary::HardSwish, &x_codes, &y);
+    let op = QOp::Table {
+        function: Unary::HardSwish,
+        table: Box::new(table),
+    };
+    let x = b.push("act", op, &[x], Some(y));
+    let x = b.mean("avgpool", QOp::GlobalAveragePool, x, 30);
+    let x = b.keep("flatten", QOp::Flatten, x);
+    let x = b.push("flatten/f32", QOp::Dequantize, &[x], None);
+    let gemm = Op::Gemm {
+        weight: b.param("linear.weight", &[5, 8], 0.7),
+        bias: Some(b.param("linear.bias", &[5], 0.5)),
+    };
+    let node = b.push("linear", QOp::Float(gemm), &[x], None);
+    b.model.outputs[0].node = node;
+    b.model.validate().unwrap();
+    b.model
+}
+
 /// Zero point, smallest and largest code of a result.
 #[derive(Clone, Copy)]
 struct Limits {
@@ -184,6 +239,10 @@ impl Limits {
 
     fn clip(zero: u8, hi: u8) -> Self {
         Self { zero, lo: zero, hi }
+    }
+
+    fn codes(self, scale: f32) -> Option<Activation> {
+        Some(Activation::new(scale, self.zero).within(self.lo, self.hi))
     }
 }
 
@@ -213,19 +272,23 @@ impl Builder {
             name: "input".to_owned(),
             op: QOp::Input,
             inputs: Vec::new(),
-            edge: Some(QEdge {
-                scale: 1.0,
+            activation: Some(Activation {
                 zero_points: zero_points.to_vec(),
+                ..Activation::new(1.0, 0)
             }),
         };
         Self {
             model: QModel {
                 nodes: vec![input],
+                params: Params::new(),
+                outputs: vec![Output {
+                    node: 0,
+                    labels: (0..classes).map(|c| format!("class \"{c}\"")).collect(),
+                }],
                 input: InputSpec {
                     shape,
                     mean: vec![0.5; shape[0]],
                     std: vec![0.25; shape[0]],
-                    labels: (0..classes).map(|c| format!("class \"{c}\"")).collect(),
                     preparation: opt_core::Preparation::usual(shape),
                 },
             },
@@ -233,18 +296,33 @@ impl Builder {
         }
     }
 
-    fn push(&mut self, name: &str, op: QOp, inputs: &[usize], edge: Option<QEdge>) -> usize {
+    fn push(
+        &mut self,
+        name: &str,
+        op: QOp,
+        inputs: &[usize],
+        activation: Option<Activation>,
+    ) -> usize {
         self.model.nodes.push(QNode {
             name: name.to_owned(),
             op,
             inputs: inputs.to_vec(),
-            edge,
+            activation,
         });
         self.model.nodes.len() - 1
     }
 
+    /// Numbers from 0 to `largest` for variances, else to both sides of 0.
+    fn param(&mut self, name: &str, shape: &[usize], largest: f32) -> String {
+        let low = if name.ends_with("var") { 0.0 } else { -largest };
+        let draw = || low + (largest - low) * self.random.share();
+        let values = ArrayD::from_shape_simple_fn(shape, draw).into_shared();
+        self.model.params.insert(name.to_owned(), values);
+        name.to_owned()
+    }
+
     fn scale(&self, id: usize) -> f32 {
-        self.model.nodes[id].edge.as_ref().unwrap().scale
+        self.model.nodes[id].activation.as_ref().unwrap().scale
     }
 
     /// Codes over the whole width, and scales that bring results of centred codes to most of the byte.
@@ -298,56 +376,49 @@ impl Builder {
             bias,
             window,
             group,
-            lo: limits.lo,
-            hi: limits.hi,
         };
-        self.push(name, op, &[x], edge(y_scale, limits.zero))
+        self.push(name, op, &[x], limits.codes(y_scale))
     }
 
     fn gemm(&mut self, name: &str, x: usize, [n_in, n]: [usize; 2], limits: Limits) -> usize {
         let weight = self.weight(&[n, n_in], 8, self.scale(x), 0.03);
         let bias = self.bias(n, n_in, 8);
-        let op = QOp::Gemm {
-            weight,
-            bias,
-            lo: limits.lo,
-            hi: limits.hi,
-        };
-        self.push(name, op, &[x], edge(0.03, limits.zero))
+        let op = QOp::Gemm { weight, bias };
+        self.push(name, op, &[x], limits.codes(0.03))
     }
 
     fn add(&mut self, name: &str, a: usize, b: usize, limits: Limits) -> usize {
         let scale = 0.7 * (self.scale(a) + self.scale(b));
-        let op = QOp::Add {
-            lo: limits.lo,
-            hi: limits.hi,
-        };
-        self.push(name, op, &[a, b], edge(scale, limits.zero))
+        self.push(name, QOp::Add, &[a, b], limits.codes(scale))
     }
 
     fn mean(&mut self, name: &str, op: QOp, x: usize, zero: u8) -> usize {
         let scale = 0.8 * self.scale(x);
-        self.push(name, op, &[x], edge(scale, zero))
+        self.push(name, op, &[x], Limits::none(zero).codes(scale))
     }
 
     fn keep(&mut self, name: &str, op: QOp, x: usize) -> usize {
-        let edge = self.model.nodes[x].edge.clone();
-        self.push(name, op, &[x], edge)
+        let x_codes = self.model.nodes[x].activation.clone().unwrap();
+        let zero = x_codes.zero_points[0];
+        let (lo, hi) = match op {
+            QOp::Pad { .. } => (x_codes.lo.min(zero), x_codes.hi.max(zero)),
+            _ => (x_codes.lo, x_codes.hi),
+        };
+        self.push(name, op, &[x], Some(x_codes.within(lo, hi)))
+    }
+
+    fn clamp(&mut self, name: &str, x: usize, lo: u8, hi: u8) -> usize {
+        let x_codes = self.model.nodes[x].activation.clone().unwrap();
+        self.push(name, QOp::Clamp, &[x], Some(x_codes.within(lo, hi)))
     }
 
     fn logits(mut self, name: &str, x: usize, n_in: usize, bits: u8) -> QModel {
-        let n = self.model.input.labels.len();
+        let n = self.model.labels().len();
         let weight = self.weight(&[n, n_in], bits, self.scale(x), 0.1);
         let bias = self.bias(n, n_in, bits);
-        self.push(name, QOp::Logits { weight, bias }, &[x], None);
+        let node = self.push(name, QOp::Logits { weight, bias }, &[x], None);
+        self.model.outputs[0].node = node;
         self.model.validate().unwrap();
         self.model
     }
-}
-
-fn edge(scale: f32, zero: u8) -> Option<QEdge> {
-    Some(QEdge {
-        scale,
-        zero_points: vec![zero],
-    })
 }

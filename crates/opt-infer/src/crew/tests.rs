@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use ndarray::ArrayD;
-use opt_core::InputSpec;
 use opt_core::op::Window;
-use opt_core::qmodel::{QEdge, QModel, QNode, QOp, QWeight};
+use opt_core::qmodel::{Activation, QModel, QNode, QOp, QWeight};
+use opt_core::{InputSpec, Output, Params};
 
 use super::*;
 use crate::Kernels;
@@ -45,18 +45,13 @@ fn model() -> QModel {
         name: format!("{} {inputs:?}", op.name()),
         op,
         inputs: inputs.to_vec(),
-        edge: scale.map(|scale| QEdge {
-            scale,
-            zero_points: vec![3],
-        }),
+        activation: scale.map(|scale| Activation::new(scale, 3)),
     };
     let conv = QOp::Conv {
         weight: weight(&[16, 3, 3, 3]),
         bias: (0..16).collect(),
         window: Window::square(3, 1, 1),
         group: 1,
-        lo: 0,
-        hi: 255,
     };
     let logits = QOp::Logits {
         weight: weight(&[3, 16]),
@@ -70,11 +65,15 @@ fn model() -> QModel {
             node(QOp::Flatten, &[2], Some(1.0)),
             node(logits, &[3], None),
         ],
+        params: Params::new(),
+        outputs: vec![Output {
+            node: 4,
+            labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
+        }],
         input: InputSpec {
             shape: [3, 8, 8],
             mean: vec![0.5; 3],
             std: vec![0.5; 3],
-            labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
             preparation: opt_core::Preparation::usual([3, 8, 8]),
         },
     }
@@ -105,7 +104,7 @@ fn run(crew: &mut Crew, count: usize) {
     crew.run(&images, &mut logits);
     for (image, found) in images.chunks(192).zip(logits.chunks(3)) {
         let expected = opt_core::interpret_integer::run(&model, image).unwrap();
-        assert_eq!(found, expected.logits);
+        assert_eq!(found, expected.outputs);
     }
 }
 

@@ -163,7 +163,7 @@ pub(crate) struct Operand<'a> {
 impl<'a> Operand<'a> {
     /// The channels of a pixel.
     #[inline(always)]
-    fn pixel(&self, y: usize, x: usize) -> &'a [u8] {
+    pub(crate) fn pixel(&self, y: usize, x: usize) -> &'a [u8] {
         let layout = self.layout;
         let at = layout.origin() + y * layout.row() + x * layout.stride;
         &self.bytes[at..at + layout.channels]
@@ -172,7 +172,7 @@ impl<'a> Operand<'a> {
 
 /// Calls `f` with each pixel of the rows that `y` holds: row, column, channels.
 #[inline(always)]
-fn pixels(
+pub(crate) fn pixels(
     layout: &Layout,
     y: &mut [u8],
     rows: Range<usize>,
@@ -219,7 +219,7 @@ pub(crate) fn add(
 
 /// The taps of a window that lie inside a tensor: rows and columns.
 #[inline(always)]
-fn taps(
+pub(crate) fn taps(
     window: &opt_core::op::Window,
     layout: &Layout,
     row: usize,
@@ -264,6 +264,8 @@ pub(crate) struct Mean {
     pub(crate) x_scale: f32,
     pub(crate) y_scale: f32,
     pub(crate) zero: u8,
+    pub(crate) lo: u8,
+    pub(crate) hi: u8,
 }
 
 /// Rows of means; without a window, over everything.
@@ -299,7 +301,7 @@ pub(crate) fn mean(
                 }
             }
             for (out, sum) in out.iter_mut().zip(sums) {
-                *out = to_code((sum - centre) as f32 * m, mean.zero, 0, 255);
+                *out = to_code((sum - centre) as f32 * m, mean.zero, mean.lo, mean.hi);
             }
             first += LANES;
         }

@@ -19,8 +19,13 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use opt_core::Activation;
+use opt_core::op::{Binary, Unary, Window};
+
+use super::float;
 use super::portable::{self, Mean, Operand, Sum};
 use crate::conv::{Conv, MAX_VECTORS, Panel, Products};
+use crate::float::{Affine, FloatConv};
 use crate::layout::{GROUP, LANES, Layout};
 
 /// The most pixels in a tile.
@@ -365,12 +370,12 @@ fn add_row(sum: &Sum, a: &[u8], b: &[u8], y: &mut [u8]) {
 
 /// Compiles a portable kernel again with this CPU's instructions.
 macro_rules! again {
-    ($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*)) => {
+    ($(#[$doc:meta])* $module:ident $name:ident($($arg:ident: $type:ty),*)) => {
         $(#[$doc])*
         pub(crate) fn $name($($arg: $type),*) {
             #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
             fn with_features($($arg: $type),*) {
-                portable::$name($($arg),*);
+                $module::$name($($arg),*);
             }
             assert!(super::Kernels::Avx512Vnni.available());
             // SAFETY: the CPU has the instructions.
@@ -381,21 +386,45 @@ macro_rules! again {
 
 again!(
     /// Rows of the image.
-    input(layout: &Layout, order: portable::ImageOrder, image: &[u8], y: &mut [u8], rows: Range<usize>)
+    portable input(layout: &Layout, order: portable::ImageOrder, image: &[u8], y: &mut [u8], rows: Range<usize>)
 );
 again!(
     /// Rows of maxima.
-    max_pool(window: &opt_core::op::Window, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
+    portable max_pool(window: &Window, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
 );
 again!(
     /// Rows of means.
-    mean(mean: &Mean, window: Option<&opt_core::op::Window>, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
+    portable mean(mean: &Mean, window: Option<&Window>, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
 );
 again!(
     /// Rows of a slice.
-    slice(start: [usize; 3], step: [usize; 3], layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
+    portable slice(start: [usize; 3], step: [usize; 3], layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
 );
 again!(
     /// Rows of a value with a border.
-    pad(begin: [usize; 3], zero: u8, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
+    portable pad(begin: [usize; 3], zero: u8, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
+);
+again!(
+    /// Rows of a convolution of f32 values.
+    float float_conv(conv: &FloatConv, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
+);
+again!(
+    /// Rows of a function of each f32 value.
+    float unary(function: Unary, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
+);
+again!(
+    /// Rows of a function of two f32 values.
+    float binary(function: Binary, layout: &Layout, a: Operand<'_>, b: Operand<'_>, y: &mut [u8], rows: Range<usize>)
+);
+again!(
+    /// Rows of a BatchNormalization.
+    float affine(affine: &Affine, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
+);
+again!(
+    /// Rows of codes of f32 values.
+    float quantize(codes: &Activation, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
+);
+again!(
+    /// Rows of f32 values of codes.
+    float dequantize(codes: &Activation, layout: &Layout, a: Operand<'_>, y: &mut [u8], rows: Range<usize>)
 );

@@ -6,7 +6,7 @@ use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QOp};
 use opt_infer::{Options, Session, Sharing};
 
-use crate::net::{Net, Values};
+use crate::net::{Net, Values, padded};
 use crate::{available, bits, compare, options};
 
 /// Elements of a value, so that debug builds take no minutes.
@@ -15,8 +15,8 @@ const LARGEST: usize = 6_000;
 /// Appends a random operator to the network, unless it does not fit what it drew; the sources may be any earlier values.
 fn grow(net: &mut Net) {
     let id = net.below(net.shapes.len());
-    let (shape, edge) = (net.shapes[id].clone(), net.model.nodes[id].edge.clone());
-    let per_channel = edge.as_ref().is_some_and(|e| e.zero_points.len() > 1);
+    let (shape, y) = (net.shapes[id].clone(), net.meaning(id));
+    let per_channel = y.zero_points.len() > 1;
     let op = net.below(10);
     if per_channel && op > 1 {
         return;
@@ -58,8 +58,8 @@ fn grow(net: &mut Net) {
             }
         }
         (5, &[c, ..]) if shape.len() == 3 => {
-            let edge = net.edge(id, 1);
-            net.push(QOp::GlobalAveragePool, &[id], Some(edge), vec![c, 1, 1]);
+            let mean = net.activation(id, 1);
+            net.push(QOp::GlobalAveragePool, &[id], Some(mean), vec![c, 1, 1]);
         }
         (6, _) => {
             net.flatten(id);
@@ -75,7 +75,7 @@ fn grow(net: &mut Net) {
             let shape = (0..shape.len())
                 .map(|i| (end[i] - start[i]).div_ceil(step[i]))
                 .collect();
-            net.push(QOp::Slice { start, end, step }, &[id], edge, shape);
+            net.push(QOp::Slice { start, end, step }, &[id], Some(y), shape);
         }
         (8, _) => {
             let begin: Vec<usize> = shape.iter().map(|_| net.below(4)).collect();
@@ -84,7 +84,7 @@ fn grow(net: &mut Net) {
                 .map(|i| begin[i] + shape[i] + end[i])
                 .collect();
             if shape.iter().product::<usize>() <= LARGEST {
-                net.push(QOp::Pad { begin, end }, &[id], edge, shape);
+                net.push(QOp::Pad { begin, end }, &[id], Some(padded(y)), shape);
             }
         }
         (9, [features]) if *features > 0 => {
@@ -92,8 +92,8 @@ fn grow(net: &mut Net) {
             net.gemm(id, out);
         }
         _ => {
-            let op = QOp::Clamp { lo: 3, hi: 199 };
-            net.push(op, &[id], edge, shape);
+            let (lo, hi) = (y.lo.max(3).min(y.hi), y.hi.min(199).max(y.lo));
+            net.push(QOp::Clamp, &[id], Some(y.within(lo, hi)), shape);
         }
     }
 }
@@ -135,7 +135,7 @@ fn networks_of_anything() {
         let mut net = Net::new(shape, Values::Random, seed ^ 0x5555);
         if net.below(2) == 0 {
             net.model.nodes[0]
-                .edge
+                .activation
                 .as_mut()
                 .unwrap()
                 .zero_points
@@ -155,7 +155,7 @@ fn networks_of_anything() {
 
 /// One image on three threads.
 fn by_rows(what: &str, model: &QModel, image: &[u8]) {
-    let expected = interpret(model, image).unwrap().logits;
+    let expected = interpret(model, image).unwrap().outputs;
     for kernels in available() {
         let options = Options {
             threads: 3,

@@ -1,6 +1,7 @@
 //! Networks that pass `QModel::validate` and ask for more than a machine has.
 
 use ndarray::{ArrayD, IxDyn};
+use opt_core::Output;
 use opt_core::interpret_integer::run as interpret;
 use opt_core::op::Window;
 use opt_core::qmodel::{QOp, QWeight};
@@ -88,8 +89,8 @@ fn work_that_takes_days_is_refused() {
             end: vec![1; 3],
             step: vec![1; 3],
         };
-        let edge = net.model.nodes[a].edge.clone();
-        let a = net.push(op, &[a], edge, vec![1; 3]);
+        let y = net.meaning(a);
+        let a = net.push(op, &[a], Some(y), vec![1; 3]);
         net.close(a)
     };
     let pool = |side: usize, kernel: usize, op: fn(Window) -> QOp| {
@@ -135,10 +136,10 @@ fn logits_that_are_not_the_last_do_no_harm() {
     let mut net = Net::new([3, 4, 5], Values::Random, 2);
     let image = net.image();
     let a = net.conv(0, 9, Window::square(3, 1, 1), 1, None, false);
-    let mean = net.edge(a, 1);
+    let mean = net.activation(a, 1);
     let mean = net.push(QOp::GlobalAveragePool, &[a], Some(mean), vec![9, 1, 1]);
     let vector = net.flatten(mean);
-    // More of them than the network has classes.
+    // Seven numbers that nothing reads and that are no output.
     let weight = QWeight {
         codes: ArrayD::from_elem(IxDyn(&[40, 9]), 3),
         scales: vec![0.1; 40],
@@ -146,29 +147,31 @@ fn logits_that_are_not_the_last_do_no_harm() {
     };
     let bias = vec![1; 40];
     net.push(QOp::Logits { weight, bias }, &[vector], None, vec![40]);
-    let last = net.gemm(vector, 7);
-    let (weight, bias) = net.weight(&[5, 9]);
-    net.push(QOp::Logits { weight, bias }, &[vector], None, vec![5]);
-    let (with, mut unread) = (net.model.clone(), net.model);
-    unread.nodes.remove(last - 1);
+    let mut unread = net.logits(vector).model;
     let mut without = unread.clone();
-    without.nodes.remove(last - 1);
-    let expected = interpret(&without, &image).unwrap().logits;
+    without.nodes.remove(4);
+    without.outputs[0].node = 4;
+    let expected = interpret(&without, &image).unwrap().outputs;
     for threads in [1, 2] {
         let options = Options {
             threads,
             sharing: Sharing::Always,
             ..options(Kernels::best())
         };
-        let error = Session::new(&with, &options).unwrap_err().to_string();
-        assert!(
-            error.contains("Logits: expected once, as the last node"),
-            "{error}"
-        );
         let mut session = Session::new(&unread, &options).unwrap();
         // What nothing is computed from is not computed.
         assert_eq!(session.steps().len(), 4);
         assert_eq!(bits(session.run(&image).unwrap()), bits(&expected));
+        // As an output they come where they stand.
+        unread.outputs.insert(0, Output::of(4));
+        let mut session = Session::new(&unread, &options).unwrap();
+        let both = session.run(&image).unwrap();
+        assert_eq!(bits(&both[40..]), bits(&expected));
+        assert_eq!(
+            bits(both),
+            bits(&interpret(&unread, &image).unwrap().outputs)
+        );
+        unread.outputs.remove(0);
     }
 }
 
@@ -181,7 +184,7 @@ fn a_chain_of_flattens_is_planned_in_no_time() {
         a = net.flatten(a);
     }
     let net = net.logits(a);
-    let expected = interpret(&net.model, &image).unwrap().logits;
+    let expected = interpret(&net.model, &image).unwrap().outputs;
     let mut session = Session::new(&net.model, &options(Kernels::best())).unwrap();
     assert_eq!(bits(session.run(&image).unwrap()), bits(&expected));
 }
@@ -197,12 +200,12 @@ fn strides_beyond_every_image_read_its_first_pixel() {
     let a = net.conv(0, 17, window, 1, None, false);
     let b = net.pool(0, QOp::MaxPool, Window::square(1, 1, 0));
     net.model.nodes[0]
-        .edge
+        .activation
         .as_mut()
         .unwrap()
         .zero_points
         .truncate(1);
-    net.model.nodes[b].edge = net.model.nodes[0].edge.clone();
+    net.model.nodes[b].activation = net.model.nodes[0].activation.clone();
     let pooled = Window {
         pads: [0; 4],
         ..window

@@ -4,9 +4,10 @@
 
 mod any_network;
 mod hostile;
+mod mixed;
 mod net;
 
-use net::{Net, Values};
+use net::{Net, Values, padded};
 use opt_core::interpret_integer::{Trace, run as interpret};
 use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QOp};
@@ -48,21 +49,21 @@ fn compare(what: &str, model: &QModel, image: &[u8]) -> Trace {
         let logits = session.run(image).unwrap().to_vec();
         for (id, node) in model.nodes.iter().enumerate() {
             let found = session.codes(id).unwrap_or_default();
-            let expected = &expected.codes[id];
+            let expected = expected.values[id].codes();
             let first = found.iter().zip(expected).position(|(a, b)| a != b);
             assert!(
-                found == *expected,
+                found == expected,
                 "{what}: {kernels} differs at `{}`, first at {first:?}: {:?} for {:?}",
                 node.name,
                 first.map(|i| found[i]),
                 first.map(|i| expected[i]),
             );
         }
-        assert_eq!(bits(&logits), bits(&expected.logits), "{what}: {kernels}");
+        assert_eq!(bits(&logits), bits(&expected.outputs), "{what}: {kernels}");
         // The same with places used again.
         let mut session = Session::new(model, &options(kernels)).unwrap();
         let again = session.run(image).unwrap();
-        assert_eq!(bits(again), bits(&expected.logits), "{what}: {kernels}");
+        assert_eq!(bits(again), bits(&expected.outputs), "{what}: {kernels}");
     }
     expected
 }
@@ -187,13 +188,13 @@ fn a_network_of_every_operator() {
             begin: vec![0, 2, 1],
             end: vec![0, 1, 3],
         };
-        let (edge, &[c, h, w]) = (net.model.nodes[sum].edge.clone(), &net.shapes[sum][..]) else {
+        let &[c, h, w] = &net.shapes[sum][..] else {
             panic!("{:?}", net.shapes[sum]);
         };
-        let sum = net.push(around, &[sum], edge, vec![c, h + 3, w + 4]);
-        let limited = QOp::Clamp { lo: 9, hi: 201 };
-        let (edge, shape) = (net.model.nodes[sum].edge.clone(), net.shapes[sum].clone());
-        let sum = net.push(limited, &[sum], edge, shape);
+        let y = padded(net.meaning(sum));
+        let sum = net.push(around, &[sum], Some(y), vec![c, h + 3, w + 4]);
+        let (y, shape) = (net.meaning(sum).within(9, 201), net.shapes[sum].clone());
+        let sum = net.push(QOp::Clamp, &[sum], Some(y), shape);
         let wide = Window {
             kernel: [3, 2],
             stride: [2, 1],
@@ -204,7 +205,7 @@ fn a_network_of_every_operator() {
         let back = net.conv(mean, 33, Window::square(1, 1, 0), 1, None, true);
         let flat = net.flatten(back);
         // A vector that a slice reads must lie in order; one that only matrices read may stay where it is.
-        let (edge, features) = (net.model.nodes[flat].edge.clone(), net.shapes[flat][0]);
+        let (y, features) = (net.meaning(flat), net.shapes[flat][0]);
         let x = if seed % 3 == 0 {
             let every = QOp::Slice {
                 start: vec![1],
@@ -214,7 +215,7 @@ fn a_network_of_every_operator() {
             let sliced = net.push(
                 every,
                 &[flat],
-                edge.clone(),
+                Some(y.clone()),
                 vec![(features - 1).div_ceil(3)],
             );
             let pad = QOp::Pad {
@@ -222,7 +223,7 @@ fn a_network_of_every_operator() {
                 end: vec![1],
             };
             let n = net.shapes[sliced][0] + 3;
-            net.push(pad, &[sliced], edge, vec![n])
+            net.push(pad, &[sliced], Some(padded(y)), vec![n])
         } else {
             flat
         };
@@ -274,7 +275,7 @@ fn the_largest_multipliers_are_computed_alike() {
     // Sums times these would be infinite, and infinity minus infinity is not a number.
     let scales = |model: &mut QModel, of_a, of_b| {
         for (node, scale) in [(a, of_a), (b, of_b)] {
-            model.nodes[node].edge.as_mut().unwrap().scale = scale;
+            model.nodes[node].activation.as_mut().unwrap().scale = scale;
         }
     };
     scales(&mut net.model, 1e30, 1e-7);
@@ -284,7 +285,8 @@ fn the_largest_multipliers_are_computed_alike() {
     scales(&mut net.model, 1e20, 1e-6);
     net.model.validate().unwrap();
     let trace = compare("large", &net.model, &image);
-    assert!(trace.codes[b].iter().any(|q| *q != trace.codes[b][0]));
+    let codes = trace.values[b].codes();
+    assert!(codes.iter().any(|q| *q != codes[0]));
 }
 
 #[test]
@@ -296,7 +298,7 @@ fn threads_and_orders_change_nothing() {
     let net = net.close(b);
     let expected: Vec<f32> = images
         .iter()
-        .flat_map(|image| interpret(&net.model, image).unwrap().logits)
+        .flat_map(|image| interpret(&net.model, image).unwrap().outputs)
         .collect();
     let hwc = |image: &Vec<u8>| -> Vec<u8> {
         let at = |i: usize| image[i % 3 * 140 + i / 3];

@@ -1,9 +1,9 @@
 //! Networks of random numbers, built node by node.
 
 use ndarray::{ArrayD, IxDyn};
-use opt_core::InputSpec;
 use opt_core::op::Window;
-use opt_core::qmodel::{QEdge, QModel, QNode, QOp, QWeight};
+use opt_core::qmodel::{Activation, QModel, QNode, QOp, QWeight};
+use opt_core::{InputSpec, Output, Params};
 
 /// Small numbers from a seed: `SplitMix64` (G. Steele, D. Lea, C. Flood, *Fast splittable pseudorandom number generators*,
 /// 2014).
@@ -44,7 +44,7 @@ pub(crate) enum Values {
 pub(crate) struct Net {
     pub(crate) model: QModel,
     pub(crate) shapes: Vec<Vec<usize>>,
-    /// Whether every edge but the image's has zero point 0, so that values of one shape can take each other's place, and scale
+    /// Whether every activation but the image's has zero point 0, so that values of one shape can take each other's place, and scale
     /// 1, so that early values count in late sums.
     pub(crate) plain: bool,
     numbers: Numbers,
@@ -56,11 +56,12 @@ impl Net {
         let mut net = Self {
             model: QModel {
                 nodes: Vec::new(),
+                params: Params::new(),
+                outputs: Vec::new(),
                 input: InputSpec {
                     shape,
                     mean: vec![0.5; shape[0]],
                     std: vec![0.25; shape[0]],
-                    labels: (0..5).map(|i| format!("class {i}")).collect(),
                     preparation: opt_core::Preparation::usual(shape),
                 },
             },
@@ -69,11 +70,11 @@ impl Net {
             numbers: Numbers(seed),
             values,
         };
-        let edge = QEdge {
-            scale: 1.0,
+        let image = Activation {
             zero_points: (0..shape[0]).map(|_| net.numbers.byte()).collect(),
+            ..Activation::new(1.0, 0)
         };
-        net.push(QOp::Input, &[], Some(edge), shape.to_vec());
+        net.push(QOp::Input, &[], Some(image), shape.to_vec());
         net
     }
 
@@ -105,37 +106,34 @@ impl Net {
         let [height, width] = window.output([h, w]).unwrap();
         let shape = [out, c / group, window.kernel[0], window.kernel[1]];
         let (weight, bias) = self.weight(&shape);
-        let edge = self.edge(x, shape[1..].iter().product());
-        let zero = edge.zero_points[0];
+        let y = self.activation(x, shape[1..].iter().product());
+        let zero = y.zero_points[0];
+        let y = match relu {
+            true => y.within(zero, zero.saturating_add(200)),
+            false => y,
+        };
         let op = QOp::Conv {
             weight,
             bias,
             window,
             group,
-            lo: if relu { zero } else { 0 },
-            hi: if relu { zero.saturating_add(200) } else { 255 },
         };
         let inputs: Vec<usize> = std::iter::once(x).chain(residual).collect();
-        self.push(op, &inputs, Some(edge), vec![out, height, width])
+        self.push(op, &inputs, Some(y), vec![out, height, width])
     }
 
     pub(crate) fn gemm(&mut self, x: usize, out: usize) -> usize {
         let features = self.shapes[x][0];
         let (weight, bias) = self.weight(&[out, features]);
-        let edge = self.edge(x, features);
-        let op = QOp::Gemm {
-            weight,
-            bias,
-            lo: edge.zero_points[0],
-            hi: 255,
-        };
-        self.push(op, &[x], Some(edge), vec![out])
+        let y = self.activation(x, features);
+        let zero = y.zero_points[0];
+        let op = QOp::Gemm { weight, bias };
+        self.push(op, &[x], Some(y.within(zero, 255)), vec![out])
     }
 
     pub(crate) fn add(&mut self, a: usize, b: usize) -> usize {
-        let edge = self.edge(a, 4);
-        let op = QOp::Add { lo: 0, hi: 250 };
-        self.push(op, &[a, b], Some(edge), self.shapes[a].clone())
+        let y = self.activation(a, 4).within(0, 250);
+        self.push(QOp::Add, &[a, b], Some(y), self.shapes[a].clone())
     }
 
     pub(crate) fn pool(&mut self, x: usize, op: fn(Window) -> QOp, window: Window) -> usize {
@@ -144,11 +142,12 @@ impl Net {
         };
         let [h, w] = window.output([h, w]).unwrap();
         let op = op(window);
-        let edge = match op.keeps_codes() {
-            true => self.model.nodes[x].edge.clone().unwrap(),
-            false => self.edge(x, 1),
+        let y = match op.keeps_codes() {
+            true => self.meaning(x),
+            // Means have limits too.
+            false => self.activation(x, 1).within(2, 251),
         };
-        self.push(op, &[x], Some(edge), vec![c, h, w])
+        self.push(op, &[x], Some(y), vec![c, h, w])
     }
 
     /// Every second row and column, and channels behind and before.
@@ -156,40 +155,42 @@ impl Net {
         let [c, h, w] = self.shapes[x][..] else {
             panic!("{:?}", self.shapes[x]);
         };
-        let edge = self.model.nodes[x].edge.clone();
+        let y = self.meaning(x);
         let (h, w) = (h.div_ceil(2), w.div_ceil(2));
         let op = QOp::Slice {
             start: vec![0, 0, 0],
             end: self.shapes[x].clone(),
             step: vec![1, 2, 2],
         };
-        let x = self.push(op, &[x], edge.clone(), vec![c, h, w]);
+        let x = self.push(op, &[x], Some(y.clone()), vec![c, h, w]);
         let op = QOp::Pad {
             begin: vec![channels[0], 0, 0],
             end: vec![channels[1], 0, 0],
         };
         let c = channels[0] + c + channels[1];
-        self.push(op, &[x], edge, vec![c, h, w])
+        self.push(op, &[x], Some(padded(y)), vec![c, h, w])
     }
 
     /// Mean over all positions, Flatten and Logits.
     pub(crate) fn close(mut self, x: usize) -> Self {
         let c = self.shapes[x][0];
-        let edge = self.edge(x, 1);
-        let x = self.push(QOp::GlobalAveragePool, &[x], Some(edge), vec![c, 1, 1]);
+        let y = self.activation(x, 1);
+        let x = self.push(QOp::GlobalAveragePool, &[x], Some(y), vec![c, 1, 1]);
         let x = self.flatten(x);
         self.logits(x)
     }
 
     pub(crate) fn flatten(&mut self, x: usize) -> usize {
-        let edge = self.model.nodes[x].edge.clone();
+        let y = self.meaning(x);
         let features = self.shapes[x].iter().product();
-        self.push(QOp::Flatten, &[x], edge, vec![features])
+        self.push(QOp::Flatten, &[x], Some(y), vec![features])
     }
 
     pub(crate) fn logits(mut self, x: usize) -> Self {
         let (weight, bias) = self.weight(&[5, self.shapes[x][0]]);
-        self.push(QOp::Logits { weight, bias }, &[x], None, vec![5]);
+        let node = self.push(QOp::Logits { weight, bias }, &[x], None, vec![5]);
+        let labels = (0..5).map(|i| format!("class {i}")).collect();
+        self.model.outputs.push(Output { node, labels });
         assert_eq!(self.model.validate().unwrap(), self.shapes);
         self
     }
@@ -198,14 +199,14 @@ impl Net {
         &mut self,
         op: QOp,
         inputs: &[usize],
-        edge: Option<QEdge>,
+        activation: Option<Activation>,
         shape: Vec<usize>,
     ) -> usize {
         self.model.nodes.push(QNode {
             name: format!("{} {}", op.name(), self.shapes.len()),
             op,
             inputs: inputs.to_vec(),
-            edge,
+            activation,
         });
         self.shapes.push(shape);
         self.shapes.len() - 1
@@ -218,8 +219,13 @@ impl Net {
 
     /// Whether a value has one zero point for all channels.
     pub(crate) fn one_zero(&self, id: usize) -> bool {
-        let edge = self.model.nodes[id].edge.as_ref();
-        edge.is_some_and(|e| e.zero_points.len() == 1)
+        let activation = self.model.nodes[id].activation.as_ref();
+        activation.is_some_and(|a| a.zero_points.len() == 1)
+    }
+
+    /// What the codes of a value mean.
+    pub(crate) fn meaning(&self, id: usize) -> Activation {
+        self.model.nodes[id].activation.clone().unwrap()
     }
 
     pub(crate) fn weight(&mut self, shape: &[usize]) -> (QWeight, Vec<i32>) {
@@ -247,19 +253,21 @@ impl Net {
         (weight, bias)
     }
 
-    /// An edge on which sums of so many products spread over the codes, or saturate; every second one has zero point 0.
-    pub(crate) fn edge(&mut self, x: usize, products: usize) -> QEdge {
-        let x = self.model.nodes[x].edge.as_ref().unwrap().scale;
+    /// An activation on which sums of so many products spread over the codes, or saturate; every second one has zero point 0.
+    pub(crate) fn activation(&mut self, x: usize, products: usize) -> Activation {
+        let x = self.meaning(x).scale;
         let spread = x * (products as f32).sqrt() * 1.5;
         let factor = [0.2, 0.7, 1.0, 1.7][usize::from(self.numbers.byte() % 4)];
         let zero = self.numbers.byte();
-        QEdge {
-            scale: if self.plain { 1.0 } else { spread * factor },
-            zero_points: vec![if self.plain || zero.is_multiple_of(2) {
-                0
-            } else {
-                zero
-            }],
-        }
+        let scale = if self.plain { 1.0 } else { spread * factor };
+        let odd = !self.plain && !zero.is_multiple_of(2);
+        Activation::new(scale, if odd { zero } else { 0 })
     }
+}
+
+/// With the code of zero, which padding adds.
+pub(crate) fn padded(y: Activation) -> Activation {
+    let zero = y.zero_points[0];
+    let (lo, hi) = (y.lo.min(zero), y.hi.max(zero));
+    y.within(lo, hi)
 }

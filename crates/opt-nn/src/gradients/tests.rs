@@ -66,7 +66,6 @@ fn model() -> Model {
         shape: [1, 4, 4],
         mean: vec![0.5],
         std: vec![0.25],
-        labels: ["a", "b", "c"].map(str::to_owned).to_vec(),
         preparation: opt_core::Preparation::usual([1, 4, 4]),
     };
     let model = Model {
@@ -90,7 +89,7 @@ fn sample(n: usize) -> Batch {
 fn loss(model: &Model, sample: &Batch) -> f64 {
     let image = model.input.normalize(&sample.images);
     let values = interpret::run(model, &image).unwrap();
-    let logits = &values[model.graph.output];
+    let logits = &values[model.graph.output()];
     let sum: f64 = logits.iter().map(|z| f64::from(*z).exp()).sum();
     let label = usize::try_from(sample.labels[0]).unwrap();
     sum.ln() - f64::from(logits[label])

@@ -55,11 +55,11 @@ pub fn dirac(mut model: Model) -> Model {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opt_core::{InputSpec, zoo};
+    use opt_core::{Task, zoo};
 
     #[test]
     fn the_first_filters_pass_their_channel_and_the_others_shrink() {
-        let before = zoo::build("airbench_4_8_6", &InputSpec::cifar10(), 1).unwrap();
+        let before = zoo::build("airbench_4_8_6", &Task::cifar10(), 1).unwrap();
         let after = dirac(before.clone());
         // The stem keeps its values; 8 → 6 has a filter for six channels only.
         for (name, n_identity) in [

@@ -97,7 +97,7 @@ mod tests {
     use super::*;
     use crate::Net;
     use crate::forward::{Mode, Precision, forward};
-    use opt_core::{InputSpec, zoo};
+    use opt_core::{Task, zoo};
     use tch::Device;
 
     fn images(n: usize) -> Batch {
@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn outputs_are_uncorrelated_and_of_equal_variance() {
-        let input = InputSpec::cifar10();
-        let model = zoo::build("airbench_4_4_4", &input, 1).unwrap();
+        let task = Task::cifar10();
+        let model = zoo::build("airbench_4_4_4", &task, 1).unwrap();
         let batch = images(20);
         let mut model = whiten(model, &batch).unwrap();
         let weight = &model.params["stem.weight"];
@@ -127,7 +127,7 @@ mod tests {
         }
         model.params.get_mut("stem.bias").unwrap().fill(0.0);
         let net = Net::new(&model, Device::Cpu).unwrap();
-        let bytes = batch.bytes(&input, Device::Cpu).unwrap();
+        let bytes = batch.bytes(&task.input, Device::Cpu).unwrap();
         let y = forward(&net, &bytes, Mode::Evaluate, Precision::F32, &[1]).taps;
         let y = y[0]
             .permute([1, 0, 2, 3])
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn another_first_layer_is_refused() {
-        let model = zoo::build("resnet20", &InputSpec::cifar10(), 1).unwrap();
+        let model = zoo::build("resnet20", &Task::cifar10(), 1).unwrap();
         let error = whiten(model, &images(1)).unwrap_err().to_string();
         assert!(
             error.contains("54 filters; `conv1.weight` has 16"),

@@ -2,7 +2,7 @@
 
 use super::*;
 use opt_core::mask::Mask;
-use opt_core::{InputSpec, zoo};
+use opt_core::{Task, zoo};
 use tch::Device;
 
 /// The steps of `tests/golden/optimizers.py`, run with PyTorch 2.13.
@@ -42,12 +42,12 @@ fn golden() -> Vec<Golden> {
 }
 
 fn net() -> Net {
-    let mut input = InputSpec::cifar10();
-    input.shape = [1, 28, 28];
-    input.mean.truncate(1);
-    input.std.truncate(1);
+    let mut task = Task::cifar10();
+    task.input.shape = [1, 28, 28];
+    task.input.mean.truncate(1);
+    task.input.std.truncate(1);
     Net::new(
-        &zoo::build("airbench_1_1_1", &input, 2).unwrap(),
+        &zoo::build("airbench_1_1_1", &task, 2).unwrap(),
         Device::Cpu,
     )
     .unwrap()

@@ -2,32 +2,34 @@
 
 use std::collections::BTreeMap;
 
-use opt_core::lower::{Adds, FusedOp, ScaleFloor, Step, byte_input_terms, fold};
+use opt_core::lower::{FusedOp, Placement, ScaleFloor, byte_input_terms, fold, quantized_weights};
 use opt_core::op::Op;
 use opt_core::qmodel::QWeight;
 use opt_core::{CoreError, InputSpec, Model, NodeId, QParams};
 use tch::{Kind, Tensor};
 
 use super::Plan;
-use crate::forward::{Outputs, Precision, conv2d, layout};
+use crate::forward::{Mode, Outputs, Precision, conv2d, layout, run_op, unary};
 use crate::{Net, NnError, Result};
 
 /// Where and how a network is rounded during training.
 ///
 /// The network has its BatchNormalization folded ([`opt_core::lower::fold_batch_norms`]) but not its input: the first
 /// layer's weights are brought to bytes inside the forward pass, so that their gradients have the size of all others.
-/// Edges keep the scales they are given. Weight scales follow the weights, `s[o] = max|W[o]|/(2^(bits-1) - 1)`, and are
+/// Activations keep the scales they are given. Weight scales follow the weights, `s[o] = max|W[o]|/(2^(bits-1) - 1)`, and are
 /// never below what the bias needs ([`ScaleFloor`]), so that symmetric quantization afterwards gives the codes that training
 /// saw.
 #[derive(Debug, Clone)]
 pub struct FakeQuant {
     plan: Plan,
-    adds: Adds,
-    edges: BTreeMap<String, QParams>,
+    placement: Placement,
+    activations: BTreeMap<String, QParams>,
     weight_bits: BTreeMap<String, u8>,
     byte_factors: Vec<f32>,
     byte_offsets: Vec<f32>,
     input: InputSpec,
+    /// The step that gives the result.
+    output: usize,
 }
 
 impl FakeQuant {
@@ -35,11 +37,11 @@ impl FakeQuant {
     ///
     /// # Errors
     ///
-    /// Those of [`opt_core::lower::fuse`] and [`opt_core::lower::step_edges`]; a weight without bits.
+    /// Those of [`opt_core::lower::fuse`] and [`opt_core::lower::step_activations`]; a weight without bits.
     pub fn new(
         model: &Model,
-        adds: Adds,
-        edges: &BTreeMap<String, QParams>,
+        placement: &Placement,
+        activations: &BTreeMap<String, QParams>,
         weight_bits: BTreeMap<String, u8>,
     ) -> Result<Self> {
         let folded = fold(model)?;
@@ -50,12 +52,11 @@ impl FakeQuant {
             }
             .into());
         }
-        let plan = Plan::new(&folded, adds, edges)?;
+        let plan = Plan::new(&folded, placement, activations)?;
         let (factors, offsets) = byte_input_terms(&model.input);
         #[expect(clippy::cast_possible_truncation, reason = "the one rounding to f32")]
         let to_f32 = |terms: Vec<f64>| terms.into_iter().map(|t| t as f32).collect();
-        if let Some(missing) = folded
-            .weight_names()
+        if let Some(missing) = quantized_weights(&folded, placement)?
             .into_iter()
             .find(|n| !weight_bits.get(*n).is_some_and(|b| (2..=8).contains(b)))
         {
@@ -66,9 +67,10 @@ impl FakeQuant {
             .into());
         }
         Ok(Self {
+            output: plan.output(&folded),
             plan,
-            adds,
-            edges: edges.clone(),
+            placement: placement.clone(),
+            activations: activations.clone(),
             weight_bits,
             byte_factors: to_f32(factors),
             byte_offsets: to_f32(offsets),
@@ -76,16 +78,16 @@ impl FakeQuant {
         })
     }
 
-    /// How additions are rounded.
+    /// Which values are rounded.
     #[must_use]
-    pub fn adds(&self) -> Adds {
-        self.adds
+    pub fn placement(&self) -> &Placement {
+        &self.placement
     }
 
-    /// The scales that edges keep, by the name of their node.
+    /// The scales that activations keep, by the name of their node.
     #[must_use]
-    pub fn edges(&self) -> &BTreeMap<String, QParams> {
-        &self.edges
+    pub fn activations(&self) -> &BTreeMap<String, QParams> {
+        &self.activations
     }
 
     /// The bits of each weight, by its name.
@@ -116,9 +118,9 @@ impl FakeQuant {
             })
         };
         let kept: Vec<usize> = taps.iter().map(find).collect::<Result<_>>()?;
-        let last = plan.last_readers(&kept);
+        let read_at_the_end: Vec<usize> = kept.iter().copied().chain([self.output]).collect();
+        let last = plan.last_readers(&read_at_the_end);
         let mut values: Vec<Option<Tensor>> = Vec::with_capacity(plan.steps.len());
-        let mut logits = Tensor::new();
         for (id, step) in plan.steps.iter().enumerate() {
             let inputs: Vec<&Tensor> = step
                 .inputs
@@ -126,17 +128,10 @@ impl FakeQuant {
                 .filter_map(|&i| values[i].as_ref())
                 .collect();
             let value = match &step.op {
-                FusedOp::Input => {
-                    let zeros = plan.edges[id].iter().flat_map(|e| &e.zero_points);
-                    bytes.to_kind(Kind::Float) - per_channel(zeros.map(|z| f32::from(*z)), net)
-                }
+                FusedOp::Input => bytes.to_kind(Kind::Float) - plan.zeros(id, net.device()),
                 FusedOp::Conv { node, .. } | FusedOp::Gemm { node, .. } => {
-                    let (acc, scale) = self.linear(net, *node, step, inputs[0], precision);
-                    if plan.edges[id].is_none() {
-                        logits = acc * scale;
-                        values.push(None);
-                        continue;
-                    }
+                    let (acc, scale) =
+                        self.linear(net, *node, step.inputs[0], inputs[0], precision);
                     let y_scale = plan.scale(id);
                     let mut f = acc * (scale / f64::from(y_scale));
                     if let Some(residual) = inputs.get(1) {
@@ -144,6 +139,26 @@ impl FakeQuant {
                         f += *residual * f64::from(r_scale);
                     }
                     self.round(id, &f)
+                }
+                FusedOp::Logits { node } => {
+                    let (acc, scale) =
+                        self.linear(net, *node, step.inputs[0], inputs[0], precision);
+                    acc * scale
+                }
+                FusedOp::Table { function, .. } => {
+                    let x = inputs[0] * f64::from(plan.scale(step.inputs[0]));
+                    let soft = unary(*function, &x) / f64::from(plan.scale(id));
+                    let (lo, hi) = plan.centred_limits(id);
+                    with_value(
+                        &soft.clamp(lo, hi),
+                        &plan.table(*function, id, &inputs[0].detach()),
+                    )
+                }
+                FusedOp::Quantize => self.round(id, &(inputs[0] / f64::from(plan.scale(id)))),
+                FusedOp::Dequantize => inputs[0] * f64::from(plan.scale(step.inputs[0])),
+                FusedOp::Float { node } => {
+                    let reads_image = plan.reads_image(id);
+                    self.float(net, *node, &inputs, reads_image, precision)
                 }
                 FusedOp::Add { .. } => {
                     let scale = |i: usize| f64::from(plan.scale(step.inputs[i]) / plan.scale(id));
@@ -171,16 +186,16 @@ impl FakeQuant {
                 }
             }
         }
-        let tap = |id: &usize| {
-            let value = values[*id].as_ref();
-            value.map_or_else(
-                || logits.shallow_clone(),
-                |v| v * f64::from(plan.scale(*id)),
-            )
+        let value = |id: usize| {
+            let value = values[id].as_ref();
+            value.map_or_else(Tensor::new, |v| match plan.steps[id].op.is_float() {
+                true => v.to_kind(Kind::Float),
+                false => v * f64::from(plan.scale(id)),
+            })
         };
         Ok(Outputs {
-            taps: kept.iter().map(tap).collect(),
-            logits,
+            taps: kept.iter().map(|id| value(*id)).collect(),
+            logits: value(self.output),
         })
     }
 
@@ -190,26 +205,23 @@ impl FakeQuant {
         &self,
         net: &Net,
         node: NodeId,
-        step: &Step,
+        source: usize,
         x: &Tensor,
         precision: Precision,
     ) -> (Tensor, Tensor) {
         let (Op::Conv { weight, .. } | Op::Gemm { weight, .. }) = &self.plan.nodes[node].op else {
             return (Tensor::new(), Tensor::new());
         };
-        let x_scale = self.plan.scale(step.inputs[0]);
+        let x_scale = self.plan.scale(source);
         let (Op::Conv { bias, .. } | Op::Gemm { bias, .. }) = &net.graph().nodes[node].op else {
             return (Tensor::new(), Tensor::new());
         };
-        let mut master = net.tensor(weight).shallow_clone();
-        let mut bias = bias.as_deref().map(|b| net.tensor(b).shallow_clone());
-        if step.inputs[0] == 0 {
-            let offsets = per_channel(self.byte_offsets.iter().copied(), net);
-            let shift = (&master * offsets).sum_dim_intlist([1i64, 2, 3].as_slice(), false, None);
-            bias = Some(bias.map_or_else(|| shift.shallow_clone(), |b| b + &shift));
-            // Not in place: the master is a leaf of the gradient's graph.
-            master = &master * per_channel(self.byte_factors.iter().copied(), net);
-        }
+        let master = net.tensor(weight).shallow_clone();
+        let bias = bias.as_deref().map(|b| net.tensor(b).shallow_clone());
+        let (master, bias) = match source {
+            0 => self.for_bytes(net, &master, bias),
+            _ => (master, bias),
+        };
         let limit = f64::from(QWeight::code_limit(self.weight_bits[weight]));
         let rank = master.dim();
         let others: Vec<i64> = (1..rank as i64).collect();
@@ -229,7 +241,18 @@ impl FakeQuant {
                 conv2d(&x, &codes, None, window, *group).to_kind(Kind::Float),
                 scale.reshape([1, -1, 1, 1]),
             ),
-            _ => (
+            // A Gemm, see above.
+            Op::Gemm { .. }
+            | Op::Input
+            | Op::BatchNormalization { .. }
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::Flatten
+            | Op::Slice { .. }
+            | Op::Pad { .. } => (
                 x.linear(&codes, None::<&Tensor>).to_kind(Kind::Float),
                 scale,
             ),
@@ -242,6 +265,51 @@ impl FakeQuant {
             None => acc,
         };
         (acc, scale)
+    }
+
+    /// A layer's weight and bias for bytes in place of normalised numbers.
+    fn for_bytes(
+        &self,
+        net: &Net,
+        master: &Tensor,
+        bias: Option<Tensor>,
+    ) -> (Tensor, Option<Tensor>) {
+        let offsets = per_channel(self.byte_offsets.iter().copied(), net);
+        let shift = (master * offsets).sum_dim_intlist([1i64, 2, 3].as_slice(), false, None);
+        let bias = bias.map_or_else(|| shift.shallow_clone(), |b| b + &shift);
+        // Not in place: the master is a leaf of the gradient's graph.
+        let master = master * per_channel(self.byte_factors.iter().copied(), net);
+        (master, Some(bias))
+    }
+
+    /// An operator that stays f32, with the master's parameters.
+    fn float(
+        &self,
+        net: &Net,
+        node: NodeId,
+        inputs: &[&Tensor],
+        reads_image: bool,
+        precision: Precision,
+    ) -> Tensor {
+        let op = &net.graph().nodes[node].op;
+        let Op::Conv {
+            weight,
+            bias,
+            window,
+            group,
+        } = op
+        else {
+            return run_op(net, op, inputs, false, Mode::Train, precision);
+        };
+        if !reads_image {
+            return run_op(net, op, inputs, false, Mode::Train, precision);
+        }
+        let bias = bias.as_deref().map(|b| net.tensor(b).shallow_clone());
+        let (master, bias) = self.for_bytes(net, net.tensor(weight), bias);
+        let kind = precision.kind();
+        let bias = bias.map(|b| b.to_kind(kind));
+        let (x, master) = (inputs[0].to_kind(kind), master.to_kind(kind));
+        conv2d(&x, &master, bias.as_ref(), window, *group).to_kind(Kind::Float)
     }
 
     fn round(&self, step: usize, f: &Tensor) -> Tensor {
@@ -276,6 +344,15 @@ fn per_channel(values: impl Iterator<Item = f32>, net: &Net) -> Tensor {
     Tensor::from_slice(&values)
         .reshape([1, -1, 1, 1])
         .to_device(net.device())
+}
+
+/// `value` with the gradient of `soft`.
+fn with_value(soft: &Tensor, value: &Tensor) -> Tensor {
+    let residue = {
+        let _no_grad = tch::no_grad_guard();
+        value - soft
+    };
+    soft + residue.detach()
 }
 
 /// `round_half_even(clamp(x, lo, hi))`, which for whole `lo` and `hi` is `clamp(round_half_even(x), lo, hi)`, whose gradient is 1 inside and 0 outside.

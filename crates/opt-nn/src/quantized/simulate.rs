@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use opt_core::lower::{FusedOp, QuantSpec, bias_codes};
-use opt_core::op::Op;
+use opt_core::op::{Op, Window};
 use opt_core::{CoreError, Model, NodeId};
 use tch::{Device, Kind, Tensor};
 
 use super::Plan;
-use crate::forward::{conv2d, layout};
+use crate::forward::{Mode, Precision, conv2d, layout, run_op};
 use crate::net::to_vec;
-use crate::{Batch, NnError, Result};
+use crate::{Batch, Net, NnError, Result};
 
 /// A Conv or Gemm with its codes as a tensor.
 #[derive(Debug)]
@@ -33,16 +33,20 @@ struct Linear {
 pub struct Simulation {
     plan: Plan,
     linears: BTreeMap<NodeId, Linear>,
+    /// What stays f32.
+    net: Net,
+    /// The step that gives the result.
+    output: usize,
     input: opt_core::InputSpec,
     device: Device,
 }
 
-/// The codes of one batch.
+/// The values of one batch.
 #[derive(Debug)]
 pub struct Trace {
-    /// For every step, its codes `[N, …]` flat; empty for the logits.
+    /// For every step, its codes `[N, …]` flat; empty for f32 values.
     pub codes: Vec<Vec<u8>>,
-    /// `[N, classes]`.
+    /// The first output, `[N, classes]`.
     pub logits: Tensor,
 }
 
@@ -53,10 +57,13 @@ impl Simulation {
     ///
     /// Those of lowering.
     pub fn new(folded: &Model, spec: &QuantSpec, device: Device) -> Result<Self> {
-        let plan = Plan::new(folded, spec.adds, &spec.edges)?;
+        let plan = Plan::new(folded, &spec.placement, &spec.activations)?;
         let mut linears = BTreeMap::new();
         for (id, step) in plan.steps.iter().enumerate() {
-            let (FusedOp::Conv { node, .. } | FusedOp::Gemm { node, .. }) = &step.op else {
+            let (FusedOp::Conv { node, .. }
+            | FusedOp::Gemm { node, .. }
+            | FusedOp::Logits { node }) = &step.op
+            else {
                 continue;
             };
             let (Op::Conv { weight, bias, .. } | Op::Gemm { weight, bias }) = &plan.nodes[*node].op
@@ -80,15 +87,15 @@ impl Simulation {
                 None => vec![0.0; outputs],
                 Some(name) => {
                     let bias: Vec<f32> = folded.param(name)?.iter().copied().collect();
-                    let y_scale = plan.edges[id].as_ref().map(|e| e.scale);
+                    let y_scale = plan.activations[id].as_ref().map(|a| a.scale);
                     let codes = bias_codes(name, &bias, chosen, x_scale, y_scale)?;
                     codes.into_iter().map(f64::from).collect()
                 }
             };
             // Bound every partial sum by what the largest codes could add up to.
-            let largest_x = plan.edges[step.inputs[0]].as_ref().map_or(255, |e| {
+            let largest_x = plan.activations[step.inputs[0]].as_ref().map_or(255, |a| {
                 let farthest = |z: &u8| i64::from((*z).max(255 - *z));
-                e.zero_points.iter().map(farthest).max().unwrap_or(255)
+                a.zero_points.iter().map(farthest).max().unwrap_or(255)
             });
             let mut bound = 0;
             for (filter, b) in chosen.codes.outer_iter().zip(&bias) {
@@ -114,8 +121,10 @@ impl Simulation {
             );
         }
         Ok(Self {
+            output: plan.output(folded),
             plan,
             linears,
+            net: Net::new(folded, device)?,
             input: folded.input.clone(),
             device,
         })
@@ -142,11 +151,10 @@ impl Simulation {
     fn run(&self, batch: &Batch, keep: bool) -> Result<Trace> {
         let _no_grad = tch::no_grad_guard();
         let plan = &self.plan;
-        let last = plan.last_readers(&[]);
+        let last = plan.last_readers(&[self.output]);
         let bytes = batch.bytes(&self.input, self.device)?;
         let mut values: Vec<Option<Tensor>> = Vec::with_capacity(plan.steps.len());
         let mut codes = Vec::new();
-        let mut logits = Tensor::new();
         for (id, step) in plan.steps.iter().enumerate() {
             let inputs: Vec<&Tensor> = step
                 .inputs
@@ -154,17 +162,11 @@ impl Simulation {
                 .filter_map(|&i| values[i].as_ref())
                 .collect();
             let value = match &step.op {
-                FusedOp::Input => bytes.to_kind(Kind::Float) - self.zeros(id),
+                FusedOp::Input => bytes.to_kind(Kind::Float) - plan.zeros(id, self.device),
                 FusedOp::Conv { node, .. } | FusedOp::Gemm { node, .. } => {
                     let linear = &self.linears[node];
                     let acc = self.accumulate(*node, linear, inputs[0]);
                     let x_scale = plan.scale(step.inputs[0]);
-                    if plan.edges[id].is_none() {
-                        logits = acc * row(&linear.scales, &|s| x_scale * s, 2, self.device);
-                        values.push(None);
-                        codes.push(Vec::new());
-                        continue;
-                    }
                     let y_scale = plan.scale(id);
                     let m = row(
                         &linear.scales,
@@ -178,6 +180,29 @@ impl Simulation {
                     }
                     self.round(id, &f)
                 }
+                FusedOp::Logits { node } => {
+                    let linear = &self.linears[node];
+                    let x_scale = plan.scale(step.inputs[0]);
+                    let acc = self.accumulate(*node, linear, inputs[0]);
+                    acc * row(&linear.scales, &|s| x_scale * s, 2, self.device)
+                }
+                FusedOp::Table { function, .. } => plan.table(*function, id, inputs[0]),
+                FusedOp::Quantize => {
+                    let scale = scalar(plan.scale(id), self.device);
+                    self.round(id, &(inputs[0] / scale))
+                }
+                FusedOp::Dequantize => inputs[0] * scalar(plan.scale(step.inputs[0]), self.device),
+                FusedOp::Float { node } => {
+                    let op = &plan.nodes[*node].op;
+                    run_op(
+                        &self.net,
+                        op,
+                        &inputs,
+                        false,
+                        Mode::Evaluate,
+                        Precision::F32,
+                    )
+                }
                 FusedOp::Add { .. } => {
                     let scale =
                         |i: usize| scalar(plan.scale(step.inputs[i]) / plan.scale(id), self.device);
@@ -188,17 +213,24 @@ impl Simulation {
                     inputs[0].clamp(lo, hi)
                 }
                 FusedOp::Plain { node } => match &plan.nodes[*node].op {
-                    op @ (Op::AveragePool(_) | Op::GlobalAveragePool) => {
-                        let (sum, count) = window_sums(op, inputs[0]);
-                        let y_scale = scalar(plan.scale(id), self.device);
-                        let m = scalar(plan.scale(step.inputs[0]), self.device) / (y_scale * count);
-                        self.round(id, &(sum * m))
-                    }
-                    op => layout(op, inputs[0]),
+                    Op::AveragePool(window) => self.mean(id, Some(window), inputs[0]),
+                    Op::GlobalAveragePool => self.mean(id, None, inputs[0]),
+                    op @ (Op::Input
+                    | Op::Conv { .. }
+                    | Op::Gemm { .. }
+                    | Op::BatchNormalization { .. }
+                    | Op::Unary(_)
+                    | Op::Binary(_)
+                    | Op::MaxPool(_)
+                    | Op::Flatten
+                    | Op::Slice { .. }
+                    | Op::Pad { .. }) => layout(op, inputs[0]),
                 },
             };
-            if keep {
-                let shifted = &value + self.zeros(id);
+            if keep && step.op.is_float() {
+                codes.push(Vec::new());
+            } else if keep {
+                let shifted = &value + plan.zeros(id, self.device);
                 let floats = to_vec(&shifted).map_err(|e| NnError::torch("reading codes", &e))?;
                 #[expect(
                     clippy::cast_possible_truncation,
@@ -214,6 +246,10 @@ impl Simulation {
                 }
             }
         }
+        let logits = values[self.output]
+            .take()
+            .unwrap_or_else(Tensor::new)
+            .to_kind(Kind::Float);
         Ok(Trace { codes, logits })
     }
 
@@ -223,23 +259,29 @@ impl Simulation {
         let bias = Some(&linear.bias);
         let acc = match &self.plan.nodes[node].op {
             Op::Conv { window, group, .. } => conv2d(&x, &linear.codes, bias, window, *group),
-            _ => x.linear(&linear.codes, bias),
+            Op::Gemm { .. } => x.linear(&linear.codes, bias),
+            // Nothing else has weights.
+            Op::Input
+            | Op::BatchNormalization { .. }
+            | Op::Unary(_)
+            | Op::Binary(_)
+            | Op::MaxPool(_)
+            | Op::AveragePool(_)
+            | Op::GlobalAveragePool
+            | Op::Flatten
+            | Op::Slice { .. }
+            | Op::Pad { .. } => x,
         };
         acc.to_kind(Kind::Float)
     }
 
-    /// The zero points of a step, shaped to be added to its centred codes.
-    fn zeros(&self, step: usize) -> Tensor {
-        let zeros: Vec<f32> = match &self.plan.edges[step] {
-            Some(edge) => edge.zero_points.iter().map(|z| f32::from(*z)).collect(),
-            None => vec![0.0],
-        };
-        let tensor = Tensor::from_slice(&zeros).to_device(self.device);
-        if zeros.len() == 1 {
-            tensor.reshape([] as [i64; 0])
-        } else {
-            tensor.reshape([1, -1, 1, 1])
-        }
+    /// Codes of means under windows, or over everything.
+    fn mean(&self, step: usize, window: Option<&Window>, x: &Tensor) -> Tensor {
+        let (sum, count) = window_sums(window, x);
+        let x_scale = self.plan.scale(self.plan.steps[step].inputs[0]);
+        let y_scale = scalar(self.plan.scale(step), self.device);
+        let m = scalar(x_scale, self.device) / (y_scale * count);
+        self.round(step, &(sum * m))
     }
 
     fn round(&self, step: usize, f: &Tensor) -> Tensor {
@@ -248,28 +290,22 @@ impl Simulation {
     }
 }
 
-/// Sums under each window and how many values each has, f32: whole numbers below 2^24 for windows up to 65,000 values.
-fn window_sums(op: &Op, x: &Tensor) -> (Tensor, Tensor) {
-    match op {
-        Op::AveragePool(w) => {
-            let summed = |t: &Tensor| {
-                let [top, left, bottom, right] = w.pads.map(|p| p as i64);
-                let kernel = w.kernel.map(|d| d as i64);
-                let stride = w.stride.map(|d| d as i64);
-                t.pad([left, right, top, bottom], "constant", 0.0)
-                    .avg_pool2d(kernel, stride, [0, 0], false, true, Some(1))
-            };
-            (summed(x), summed(&x.ones_like()))
-        }
-        _ => {
-            let plane: i64 = x.size()[2..].iter().product();
-            let count = Tensor::from(plane as f32).to_device(x.device());
-            (
-                x.sum_dim_intlist([2i64, 3].as_slice(), true, Kind::Float),
-                count,
-            )
-        }
-    }
+/// Sums under each window (or over everything) and how many values each has, f32: whole numbers below 2^24 for windows up to 65,000 values.
+fn window_sums(window: Option<&Window>, x: &Tensor) -> (Tensor, Tensor) {
+    let Some(w) = window else {
+        let plane: i64 = x.size()[2..].iter().product();
+        let count = Tensor::from(plane as f32).to_device(x.device());
+        let sum = x.sum_dim_intlist([2i64, 3].as_slice(), true, Kind::Float);
+        return (sum, count);
+    };
+    let summed = |t: &Tensor| {
+        let [top, left, bottom, right] = w.pads.map(|p| p as i64);
+        let kernel = w.kernel.map(|d| d as i64);
+        let stride = w.stride.map(|d| d as i64);
+        t.pad([left, right, top, bottom], "constant", 0.0)
+            .avg_pool2d(kernel, stride, [0, 0], false, true, Some(1))
+    };
+    (summed(x), summed(&x.ones_like()))
 }
 
 /// An f32 scalar tensor: arithmetic with it rounds to f32 at each step, as the definition does.

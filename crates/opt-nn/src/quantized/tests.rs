@@ -7,7 +7,7 @@ use super::*;
 use crate::net::to_vec;
 use crate::{Batch, Net, Precision};
 use opt_core::lower::{Adds, fold};
-use opt_core::op::{Op, Window};
+use opt_core::op::{Op, Unary, Window};
 use opt_core::{Graph, InputSpec, QParams};
 use tch::{Device, Kind, Tensor};
 
@@ -51,10 +51,10 @@ fn what_rounding_was_made_of_can_be_asked() {
         .into();
     let widths = BTreeMap::from([("conv.weight".to_owned(), 4), ("fc.weight".to_owned(), 8)]);
     for adds in [Adds::Fused, Adds::Rounded] {
-        let fake = FakeQuant::new(&model, adds, &edges, widths.clone()).unwrap();
+        let fake = FakeQuant::new(&model, &adds.into(), &edges, widths.clone()).unwrap();
         assert_eq!(
-            (fake.adds(), fake.edges(), fake.weight_bits()),
-            (adds, &edges, &widths)
+            (fake.placement(), fake.activations(), fake.weight_bits()),
+            (&adds.into(), &edges, &widths)
         );
     }
 }
@@ -72,7 +72,7 @@ fn pointwise(weights: &[f32], bias: f32, mean: f32, std: f32) -> Model {
         group: 1,
     };
     let conv = graph.push("conv", op, &[0]);
-    let relu = graph.push("relu", Op::Relu, &[conv]);
+    let relu = graph.push("relu", Op::Unary(Unary::Relu), &[conv]);
     let pool = graph.push("mean", Op::GlobalAveragePool, &[relu]);
     let flat = graph.push("flat", Op::Flatten, &[pool]);
     let (weight, bias_name) = named("fc");
@@ -98,7 +98,6 @@ fn pointwise(weights: &[f32], bias: f32, mean: f32, std: f32) -> Model {
             shape: [1, 4, 4],
             mean: vec![mean],
             std: vec![std],
-            labels: vec!["one".to_owned()],
             preparation: opt_core::Preparation::usual([1, 4, 4]),
         },
     }
@@ -121,7 +120,7 @@ fn gradients(model: &Model, bits: u8, scale: f32) -> (Vec<f32>, Vec<f32>) {
         .into();
     let widths = folded.weight_names().into_iter();
     let widths = widths.map(|name| (name.to_owned(), bits)).collect();
-    let fake = FakeQuant::new(model, Adds::Fused, &edges, widths).unwrap();
+    let fake = FakeQuant::new(model, &Adds::Fused.into(), &edges, widths).unwrap();
     let net = Net::new(model, Device::Cpu).unwrap();
     for name in ["conv.weight", "conv.bias"] {
         let _ = net.tensor(name).set_requires_grad(true);

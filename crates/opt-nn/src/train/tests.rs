@@ -7,7 +7,7 @@ use crate::optimizer::{AdamWOptions, Averaging, Rule, SgdOptions};
 use crate::quantized::FakeQuant;
 use opt_core::lower::{Adds, fold, fold_batch_norms, fuse};
 use opt_core::mask::Mask;
-use opt_core::{InputSpec, Model, QParams, interpret, zoo};
+use opt_core::{InputSpec, Model, QParams, Task, interpret, zoo};
 use tch::Device;
 
 /// Two classes of 28×28 images: bright at the top or at the bottom.
@@ -45,14 +45,16 @@ impl BatchSource for Bars {
 }
 
 fn model() -> Model {
-    let input = InputSpec {
-        shape: [1, 28, 28],
-        mean: vec![0.5],
-        std: vec![0.25],
+    let task = Task {
+        input: InputSpec {
+            shape: [1, 28, 28],
+            mean: vec![0.5],
+            std: vec![0.25],
+            preparation: opt_core::Preparation::usual([1, 28, 28]),
+        },
         labels: vec!["top".to_owned(), "bottom".to_owned()],
-        preparation: opt_core::Preparation::usual([1, 28, 28]),
     };
-    zoo::build("airbench_4_4_4", &input, 3).unwrap()
+    zoo::build("airbench_4_4_4", &task, 3).unwrap()
 }
 
 fn options(precision: Precision) -> TrainOptions {
@@ -97,25 +99,25 @@ fn run(
 
 #[test]
 fn forward_equals_the_reference_interpreter() {
-    let mut input = InputSpec::cifar10();
-    input.shape = [3, 28, 28];
+    let mut task = Task::cifar10();
+    task.input.shape = [3, 28, 28];
     let images: Vec<u8> = (0..2 * 3 * 28 * 28usize)
         .map(|i| u8::try_from((i * 31 + i / 7) % 256).unwrap())
         .collect();
     for name in ["resnet20", "resnet20_b", "airbench_4_6_8", "source_net"] {
-        let model = zoo::build(name, &input, 4).unwrap();
+        let model = zoo::build(name, &task, 4).unwrap();
         let net = Net::new(&model, Device::Cpu).unwrap();
         let batch = Batch {
             images: images.clone(),
             labels: vec![0, 1],
             indices: vec![0, 1],
         };
-        let bytes = batch.bytes(&input, Device::Cpu).unwrap();
+        let bytes = batch.bytes(&task.input, Device::Cpu).unwrap();
         let taps: Vec<usize> = (0..model.graph.nodes.len()).collect();
         let _no_grad = tch::no_grad_guard();
         let outputs = forward(&net, &bytes, Mode::Evaluate, Precision::F32, &taps);
         for (n, image) in images.chunks_exact(3 * 28 * 28).enumerate() {
-            let expected = interpret::run(&model, &input.normalize(image)).unwrap();
+            let expected = interpret::run(&model, &task.input.normalize(image)).unwrap();
             for (id, expected) in expected.iter().enumerate() {
                 let found = crate::net::to_vec(&outputs.taps[id]).unwrap();
                 let found = &found[n * expected.len()..][..expected.len()];
@@ -132,11 +134,11 @@ fn forward_equals_the_reference_interpreter() {
 /// Values are overwritten where no gradient needs them; with every node tapped none is.
 #[test]
 fn overwriting_changes_no_gradient() {
-    let mut input = InputSpec::cifar10();
-    input.shape = [3, 28, 28];
+    let mut task = Task::cifar10();
+    task.input.shape = [3, 28, 28];
     for name in ["resnet20", "resnet20_b", "airbench_4_6_8", "source_net"] {
         for precision in [Precision::F32, Precision::Bf16] {
-            let model = zoo::build(name, &input, 4).unwrap();
+            let model = zoo::build(name, &task, 4).unwrap();
             let batch = Batch {
                 images: (0..2 * 3 * 28 * 28usize)
                     .map(|i| u8::try_from((i * 31 + i / 7) % 256).unwrap())
@@ -149,11 +151,11 @@ fn overwriting_changes_no_gradient() {
                 let options = OptimizerOptions::default();
                 let optimizer =
                     Optimizer::new(&mut net, Vec::new(), &options, &Masks::new()).unwrap();
-                let bytes = batch.bytes(&input, Device::Cpu).unwrap();
+                let bytes = batch.bytes(&task.input, Device::Cpu).unwrap();
                 let outputs = forward(&net, &bytes, Mode::Train, precision, taps);
                 let loss = outputs
                     .logits
-                    .cross_entropy_for_logits(&batch.labels(Device::Cpu));
+                    .cross_entropy_for_logits(&batch.labels(10, Device::Cpu).unwrap());
                 let parameters: Vec<&Tensor> =
                     optimizer.names().iter().map(|n| net.tensor(n)).collect();
                 let gradients =
@@ -753,7 +755,7 @@ fn fake_quantization_trains_a_folded_network() {
     let (net, _) = run(&model(), Precision::F32, Constraints::default());
     let plain = fold_batch_norms(&net.to_model().unwrap()).unwrap();
     let folded = fold(&plain).unwrap();
-    let edges = fuse(&folded, Adds::Fused)
+    let edges = fuse(&folded, &Adds::Fused.into())
         .unwrap()
         .into_iter()
         .filter(|s| s.requantizes(&folded))
@@ -767,7 +769,7 @@ fn fake_quantization_trains_a_folded_network() {
         .into_iter()
         .map(|n| (n.to_owned(), 4))
         .collect();
-    let fake_quant = FakeQuant::new(&plain, Adds::Fused, &edges, bits).unwrap();
+    let fake_quant = FakeQuant::new(&plain, &Adds::Fused.into(), &edges, bits).unwrap();
     let constraints = Constraints {
         fake_quant: Some(&fake_quant),
         ..Constraints::default()
@@ -780,7 +782,7 @@ fn fake_quantization_trains_a_folded_network() {
         assert_ne!(after.params[name], plain.params[name], "{name}");
     }
     // A network with normalisation is refused.
-    assert!(FakeQuant::new(&model(), Adds::Fused, &edges, Default::default()).is_err());
+    assert!(FakeQuant::new(&model(), &Adds::Fused.into(), &edges, Default::default()).is_err());
 }
 
 #[test]
@@ -789,10 +791,9 @@ fn wrong_batches_are_named() {
     let mut batch = Bars::batch(0, 0);
     batch.labels[3] = 2;
     let message = |batch: &Batch| {
-        batch
-            .bytes(net.input(), Device::Cpu)
-            .unwrap_err()
-            .to_string()
+        let bytes = batch.bytes(net.input(), Device::Cpu).err();
+        let labels = batch.labels(net.classes(), Device::Cpu).err();
+        bytes.or(labels).unwrap().to_string()
     };
     assert_eq!(message(&batch), "batch: label 2 of 2 classes");
     batch.images.pop();

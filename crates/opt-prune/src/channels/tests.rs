@@ -1,9 +1,10 @@
 //! Masked equals shrunk; counts; what is refused and why.
 
 use super::*;
+use opt_core::Unary;
 use opt_core::cost::cost;
 use opt_core::op::Window;
-use opt_core::{Graph, InputSpec, interpret, zoo};
+use opt_core::{Graph, Task, interpret, zoo};
 use proptest::prelude::*;
 
 /// Numbers in (-1, 1) that differ everywhere.
@@ -14,11 +15,10 @@ fn varied(name: &str, shape: &[usize]) -> opt_core::Tensor {
 
 /// Gives every parameter of the graph the shape that `shapes` lists, with varied values; variances are positive.
 fn with_params(graph: Graph, input: [usize; 3], shapes: &[(&str, &[usize])]) -> Model {
-    let mut spec = InputSpec::cifar10();
+    let mut spec = Task::cifar10().input;
     spec.shape = input;
     spec.mean = vec![0.5; input[0]];
     spec.std = vec![0.25; input[0]];
-    spec.labels.truncate(4);
     let mut params = Params::new();
     for (name, shape) in shapes {
         let mut value = varied(name, shape);
@@ -68,10 +68,10 @@ fn long_chain() -> Model {
     let mut g = Graph::new();
     let same = Window::square(3, 1, 1);
     let x = g.push("a", conv("a", true, same), &[0]);
-    let x = g.push("a.relu", Op::Relu, &[x]);
+    let x = g.push("a.relu", Op::Unary(Unary::Relu), &[x]);
     let x = g.push("b", conv("b", false, same), &[x]);
     let x = g.push("b.norm", norm("b.norm", true), &[x]);
-    let clip = Op::Clip { min: 0.0, max: 6.0 };
+    let clip = Op::Unary(Unary::Clip { min: 0.0, max: 6.0 });
     let x = g.push("b.clip", clip, &[x]);
     let x = g.push("b.pool", Op::MaxPool(Window::square(3, 2, 1)), &[x]);
     let x = g.push("c", conv("c", true, same), &[x]);
@@ -80,7 +80,7 @@ fn long_chain() -> Model {
     let x = g.push("c.flatten", Op::Flatten, &[x]);
     let x = g.push("c.norm2", norm("c.norm2", true), &[x]);
     let x = g.push("d", gemm("d"), &[x]);
-    let x = g.push("d.relu", Op::Relu, &[x]);
+    let x = g.push("d.relu", Op::Unary(Unary::Relu), &[x]);
     g.push("e", gemm("e"), &[x]);
     with_params(
         g,
@@ -112,9 +112,9 @@ fn long_chain() -> Model {
 
 /// The zoo starts its norms as identities; here they do something.
 fn airbench() -> Model {
-    let mut spec = InputSpec::cifar10();
-    spec.shape = [3, 25, 25];
-    let mut model = zoo::airbench(&spec, [4, 6, 5], 3);
+    let mut task = Task::cifar10();
+    task.input.shape = [3, 25, 25];
+    let mut model = zoo::airbench(&task, [4, 6, 5], 3);
     let names: Vec<String> = model.params.keys().cloned().collect();
     for name in names.iter().filter(|n| n.contains("norm")) {
         let mut value = varied(name, model.params[name].shape());
@@ -127,9 +127,9 @@ fn airbench() -> Model {
 }
 
 fn source_net() -> Model {
-    let mut spec = InputSpec::cifar10();
-    spec.shape = [3, 8, 8];
-    zoo::source_net(&spec, 1)
+    let mut task = Task::cifar10();
+    task.input.shape = [3, 8, 8];
+    zoo::source_net(&task, 1)
 }
 
 fn image(model: &Model) -> Vec<f32> {
@@ -141,7 +141,7 @@ fn image(model: &Model) -> Vec<f32> {
 
 fn output(model: &Model) -> Vec<f32> {
     let values = interpret::run(model, &image(model)).unwrap();
-    values[model.graph.output].clone()
+    values[model.graph.output()].clone()
 }
 
 /// Masked and shrunk models add the same terms in the same order, the masked one with zeros between, in f64: the results
@@ -257,7 +257,7 @@ fn the_right_numbers_stay() {
 
 #[test]
 fn costs_equal_hand_counts() {
-    let model = zoo::build("source_net", &InputSpec::cifar10(), 0).unwrap();
+    let model = zoo::build("source_net", &Task::cifar10(), 0).unwrap();
     let keep16: Vec<usize> = (0..64).step_by(4).collect();
     let keep100: Vec<usize> = (14..114).collect();
     let small = shrink(&model, &plan(&[("conv1", &keep16), ("conv2", &keep100)])).unwrap();
@@ -301,13 +301,13 @@ fn what_stands_in_the_way_is_named() {
             other => panic!("{layer}: {other:?}"),
         }
     };
-    let resnet = zoo::build("resnet20", &InputSpec::cifar10(), 0).unwrap();
-    let resnet_b = zoo::build("resnet20_b", &InputSpec::cifar10(), 0).unwrap();
+    let resnet = zoo::build("resnet20", &Task::cifar10(), 0).unwrap();
+    let resnet_b = zoo::build("resnet20_b", &Task::cifar10(), 0).unwrap();
     let chain = long_chain();
     // A clip that makes a constant of a removed channel.
     let mut clipped = long_chain();
     let clip = clipped.graph.find("b.clip").unwrap();
-    clipped.graph.nodes[clip].op = Op::Clip { min: 0.5, max: 6.0 };
+    clipped.graph.nodes[clip].op = Op::Unary(Unary::Clip { min: 0.5, max: 6.0 });
     // Two groups.
     let mut grouped = long_chain();
     let c = grouped.graph.find("c").unwrap();
@@ -390,7 +390,7 @@ fn what_stands_in_the_way_is_named() {
         Case {
             model: &clipped,
             layer: "b",
-            expect: "node `b.clip` (Clip): it turns a removed channel's 0 into a constant, bounds 0.5 and 6",
+            expect: "node `b.clip` (Clip): it turns a removed channel's 0 into a constant, 0.5",
         },
         // A reader with groups, and a layer with groups.
         Case {

@@ -42,10 +42,10 @@ pub enum Unit {
 /// reference that [`taylor`](super::taylor) and [`obd`](super::obd) approximate.
 ///
 /// ```
-/// use opt_core::{InputSpec, Model, zoo};
+/// use opt_core::{Model, zoo, Task};
 /// use opt_prune::PruneError;
 /// use opt_prune::score::ablation::{Unit, loss_changes};
-/// let model = zoo::build("source_net", &InputSpec::cifar10(), 0)?;
+/// let model = zoo::build("source_net", &Task::cifar10(), 0)?;
 /// let units = [Unit::Weight { param: "fc.bias".into(), index: 3 }];
 /// let half_square = |m: &Model| Ok::<_, PruneError>(0.5 * f64::from(m.params["fc.bias"][3]).powi(2));
 /// let before = half_square(&model)?;

@@ -59,8 +59,7 @@ mod tests {
     #[test]
     fn scores_do_not_follow_the_initial_weights_of_the_same_seed() {
         for (network, seed) in [("resnet20", 0), ("source_net", 0), ("resnet20", 7)] {
-            let model =
-                opt_core::zoo::build(network, &opt_core::InputSpec::cifar10(), seed).unwrap();
+            let model = opt_core::zoo::build(network, &opt_core::Task::cifar10(), seed).unwrap();
             let (mut scores, mut weights) = (Vec::new(), Vec::new());
             for name in model.weight_names() {
                 let weight = &model.params[name];

@@ -4,8 +4,9 @@ use super::ablation::{Unit, loss_changes};
 use super::*;
 use crate::{ChannelPlan, mask_channels, rank_correlation};
 use ndarray::{Array, Axis};
+use opt_core::Unary;
 use opt_core::op::Window;
-use opt_core::{CoreError, Graph, InputSpec, Params, interpret, zoo};
+use opt_core::{CoreError, Graph, Params, Task, interpret, zoo};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -144,7 +145,7 @@ fn model_of(layers: &Layers) -> Model {
     let mut x = graph.push("flatten", Op::Flatten, &[0]);
     for i in 0..layers.len() {
         if i > 0 {
-            x = graph.push(format!("relu{i}"), Op::Relu, &[x]);
+            x = graph.push(format!("relu{i}"), Op::Unary(Unary::Relu), &[x]);
         }
         let op = Op::Gemm {
             weight: format!("fc{i}.weight"),
@@ -152,11 +153,10 @@ fn model_of(layers: &Layers) -> Model {
         };
         x = graph.push(format!("fc{i}"), op, &[x]);
     }
-    let mut input = InputSpec::cifar10();
+    let mut input = Task::cifar10().input;
     input.shape = [FEATURES, 1, 1];
     input.mean = vec![0.0; FEATURES];
     input.std = vec![1.0; FEATURES];
-    input.labels.truncate(CLASSES);
     let model = Model {
         graph,
         params: tensors(layers),
@@ -461,11 +461,10 @@ fn normed(scale: bool) -> Model {
     if !scale {
         params.remove("n.weight");
     }
-    let mut input = InputSpec::cifar10();
+    let mut input = Task::cifar10().input;
     input.shape = [2, 4, 4];
     input.mean = vec![0.0; 2];
     input.std = vec![1.0; 2];
-    input.labels.truncate(3);
     let model = Model {
         graph: g,
         params,
@@ -478,7 +477,7 @@ fn normed(scale: bool) -> Model {
 fn image_loss(model: &Model) -> f64 {
     let image: Vec<f32> = uniform("image", 32).into_iter().map(to_f32).collect();
     let values = interpret::run(model, &image).unwrap();
-    let logits = &values[model.graph.output];
+    let logits = &values[model.graph.output()];
     let sum: f64 = logits.iter().map(|z| f64::from(*z).exp()).sum();
     sum.ln() - f64::from(logits[1])
 }
@@ -539,7 +538,7 @@ fn the_gate_is_the_derivative_by_the_channel() {
 
 #[test]
 fn refusals() {
-    let model = zoo::build("source_net", &InputSpec::cifar10(), 0).unwrap();
+    let model = zoo::build("source_net", &Task::cifar10(), 0).unwrap();
     let zeros: Params = model
         .params
         .iter()
@@ -670,7 +669,7 @@ fn refusals() {
 
 #[test]
 fn ablation_refuses_what_is_not_there() {
-    let model = zoo::build("source_net", &InputSpec::cifar10(), 0).unwrap();
+    let model = zoo::build("source_net", &Task::cifar10(), 0).unwrap();
     let weight = |param: &str, index| Unit::Weight {
         param: param.to_owned(),
         index,
@@ -716,7 +715,7 @@ fn ablation_refuses_what_is_not_there() {
 
 #[test]
 fn a_set_is_removed_together() {
-    let model = zoo::build("source_net", &InputSpec::cifar10(), 0).unwrap();
+    let model = zoo::build("source_net", &Task::cifar10(), 0).unwrap();
     let set = vec![
         ("fc.weight".to_owned(), 8193),
         ("conv1.weight".to_owned(), 5),
@@ -742,7 +741,7 @@ fn a_set_is_removed_together() {
 
 #[test]
 fn magnitude_and_random_need_no_gradients() {
-    let model = zoo::build("source_net", &InputSpec::cifar10(), 0).unwrap();
+    let model = zoo::build("source_net", &Task::cifar10(), 0).unwrap();
     let magnitude = score(&model, &Criterion::Magnitude(Norm::L2), None).unwrap();
     let names: Vec<&str> = magnitude.keys().map(String::as_str).collect();
     assert_eq!(names, ["conv1.weight", "conv2.weight", "fc.weight"]);

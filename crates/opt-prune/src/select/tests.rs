@@ -3,7 +3,7 @@
 use super::*;
 use ndarray::Array;
 use opt_core::op::Op;
-use opt_core::{Graph, InputSpec, Params, zoo};
+use opt_core::{Graph, Params, Task, zoo};
 use proptest::prelude::*;
 
 /// Gemms in a row, without biases: layer i is `l{i}` with `sizes[i]` rows of the size before it.
@@ -17,7 +17,7 @@ fn stack(widths: &[usize]) -> Model {
         params.insert(weight.clone(), value);
         x = graph.push(format!("l{i}"), Op::Gemm { weight, bias: None }, &[x]);
     }
-    let mut input = InputSpec::cifar10();
+    let mut input = Task::cifar10().input;
     input.shape = [widths[0], 1, 1];
     Model {
         graph,
@@ -339,7 +339,7 @@ fn refusals() {
 
 #[test]
 fn large_nets_are_cut_exactly() {
-    let model = zoo::build("resnet20", &InputSpec::cifar10(), 2).unwrap();
+    let model = zoo::build("resnet20", &Task::cifar10(), 2).unwrap();
     let criterion = crate::Criterion::Magnitude(crate::Norm::L1);
     let scores = crate::score(&model, &criterion, None).unwrap();
     for (sparsity, expect) in [(0.4, 161_002), (0.9, 26_834), (0.99, 2_683), (0.9999, 27)] {

@@ -394,7 +394,7 @@ fn random_sets(model: &Model, n: usize) -> Vec<Vec<(String, usize)>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opt_core::{InputSpec, zoo};
+    use opt_core::{Task, zoo};
 
     #[test]
     fn gradients_and_changes_are_of_different_images() {
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn units_are_different_weights() {
-        let model = zoo::build("source_net", &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build("source_net", &Task::cifar10(), 0).unwrap();
         let spaced = spaced_weights(&model, 200);
         assert_eq!((spaced.len(), spaced[0].1), (200, 0));
         let sets = random_sets(&model, 60);

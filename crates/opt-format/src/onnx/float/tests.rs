@@ -1,7 +1,7 @@
 //! Structure of written f32 networks, and refusals.
 
 use opt_core::op::Window;
-use opt_core::{Graph, InputSpec, Model, Op, zoo};
+use opt_core::{Graph, Model, Op, Task, zoo};
 use prost::Message;
 
 use super::*;
@@ -24,7 +24,7 @@ fn every_node_keeps_its_name_and_operator() {
         "airbench_4_8_8",
     ];
     for name in names {
-        let model = zoo::build(name, &InputSpec::cifar10(), 0).unwrap();
+        let model = zoo::build(name, &Task::cifar10(), 0).unwrap();
         let expected: Vec<(String, String)> = model.graph.nodes[1..]
             .iter()
             .map(|n| (n.name.clone(), n.op.name().to_owned()))
@@ -35,7 +35,7 @@ fn every_node_keeps_its_name_and_operator() {
 
 #[test]
 fn parameters_keep_names_shapes_and_bits() {
-    let model = zoo::build("resnet20", &InputSpec::cifar10(), 3).unwrap();
+    let model = zoo::build("resnet20", &Task::cifar10(), 3).unwrap();
     let bytes = write_float(&model, Some(7)).unwrap();
     assert_eq!(bytes, write_float(&model, Some(7)).unwrap());
     let graph = ModelProto::decode(&*bytes).unwrap().graph.unwrap();
@@ -61,7 +61,7 @@ fn parameters_keep_names_shapes_and_bits() {
 
 #[test]
 fn what_has_no_form_is_refused() {
-    let model = zoo::build("airbench_4_4_4", &InputSpec::cifar10(), 0).unwrap();
+    let model = zoo::build("airbench_4_4_4", &Task::cifar10(), 0).unwrap();
     let message = write_float(&model, Some(0)).unwrap_err().to_string();
     assert!(message.contains("at least 1 image"), "{message}");
     // A node called like a parameter.

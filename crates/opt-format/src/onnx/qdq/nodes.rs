@@ -1,42 +1,49 @@
 //! One node of the integer network as nodes of the graph.
 
 use ndarray::Axis;
+use opt_core::Op;
 use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QNode, QOp, QWeight};
 
 use super::{LOGITS, QdqOptions, zeros};
 use crate::Result;
 use crate::onnx::file::refuse;
+use crate::onnx::float::write_op;
 use crate::onnx::message::{Elements, constant, int, node, pad, slice, window_attributes};
-use crate::onnx::proto::GraphProto;
+use crate::onnx::proto::{AttributeProto, GraphProto};
 
-/// Appends what `model.nodes[id]` computes. Its codes get its name.
+/// Appends what `model.nodes[id]` computes. Its value has the name [`tensor`].
 pub(super) fn write_node(
     graph: &mut GraphProto,
     model: &QModel,
     id: usize,
+    shape: &[usize],
     options: &QdqOptions,
 ) -> Result<()> {
     let QNode {
         name,
         op,
         inputs,
-        edge,
+        activation,
     } = &model.nodes[id];
-    let x = inputs.first().map_or("", |&i| &*model.nodes[i].name);
-    if let Some(edge) = edge
+    let x = inputs.first().map_or("", |&i| tensor(model, i));
+    let y = tensor(model, id);
+    if let Some(activation) = activation
         && !op.keeps_codes()
     {
-        let zero = match op {
-            QOp::Input if !zeros_are_equal(model) => 0,
-            _ => edge.zero_points[0],
+        let shifted = *op == QOp::Input && !zeros_are_equal(model);
+        let zero = if shifted {
+            0
+        } else {
+            activation.zero_points[0]
         };
         graph.initializer.extend([
-            constant(scale(name), &[], Elements::Floats(&[edge.scale])),
+            constant(scale(name), &[], Elements::Floats(&[activation.scale])),
             constant(zero_point(name), &[], Elements::Bytes(&[zero])),
         ]);
     }
-    let rounded = format!("{name}/f32");
+    let limits = activation.as_ref().map_or((0, u8::MAX), |y| (y.lo, y.hi));
+    let unrounded = format!("{name}/unrounded");
     match op {
         QOp::Input => {}
         QOp::Conv {
@@ -44,8 +51,6 @@ pub(super) fn write_node(
             bias,
             window,
             group,
-            lo,
-            hi,
         } => {
             if inputs.len() == 2 {
                 let problem = "it adds a residual before its one rounding, for which QDQ has no form; \
@@ -62,47 +67,41 @@ pub(super) fn write_node(
             if inputs[0] == 0 && !zeros_are_equal(model) {
                 take_in_zeros(&mut bias, weight, &zeros(model), *group);
             }
-            let x = dequantize(graph, &x, edge_of(model, inputs[0]));
+            let x = dequantize(graph, &x, meaning_of(model, inputs[0]));
             let [w, b] = parameters(graph, model, id, weight, &bias);
             let mut attributes = window_attributes(&window);
             attributes.push(int("group", *group));
             let inputs = [&*x, &w, &b];
             graph
                 .node
-                .push(node(name, "Conv", &inputs, &rounded, attributes));
-            quantize(graph, name, *lo, *hi);
+                .push(node(name, "Conv", &inputs, &unrounded, attributes));
+            quantize(graph, name, &unrounded, limits);
         }
-        QOp::Gemm {
-            weight,
-            bias,
-            lo,
-            hi,
-        } => {
-            gemm(graph, model, id, (weight, bias), &rounded);
-            quantize(graph, name, *lo, *hi);
+        QOp::Gemm { weight, bias } => {
+            gemm(graph, model, id, (weight, bias), &unrounded);
+            quantize(graph, name, &unrounded, limits);
         }
-        QOp::Logits { weight, bias } => gemm(graph, model, id, (weight, bias), LOGITS),
-        QOp::Add { lo, hi } => {
+        QOp::Logits { weight, bias } => gemm(graph, model, id, (weight, bias), y),
+        QOp::Add => {
             let [a, b] = [0, 1].map(|i| {
                 let source = inputs[i];
-                dequantize(graph, &model.nodes[source].name, edge_of(model, source))
+                dequantize(graph, tensor(model, source), meaning_of(model, source))
             });
             graph
                 .node
-                .push(node(name, "Add", &[&a, &b], &rounded, Vec::new()));
-            quantize(graph, name, *lo, *hi);
+                .push(node(name, "Add", &[&a, &b], &unrounded, Vec::new()));
+            quantize(graph, name, &unrounded, limits);
         }
-        QOp::AveragePool(_) | QOp::GlobalAveragePool => {
-            let x = dequantize(graph, x, edge_of(model, inputs[0]));
-            let attributes = match op {
-                QOp::AveragePool(window) => window_attributes(window),
-                _ => Vec::new(),
-            };
-            graph
-                .node
-                .push(node(name, op.name(), &[&x], &rounded, attributes));
-            quantize(graph, name, 0, 255);
+        QOp::Table { function, .. } => {
+            let x = dequantize(graph, x, meaning_of(model, inputs[0]));
+            write_op(graph, name, &Op::Unary(*function), &[&x], &unrounded, shape);
+            quantize(graph, name, &unrounded, limits);
         }
+        QOp::AveragePool(window) => {
+            let attributes = window_attributes(window);
+            mean(graph, model, id, attributes, limits);
+        }
+        QOp::GlobalAveragePool => mean(graph, model, id, Vec::new(), limits),
         QOp::MaxPool(window) => {
             let attributes = window_attributes(window);
             graph
@@ -115,15 +114,75 @@ pub(super) fn write_node(
                 .node
                 .push(node(name, "Flatten", &[x], name, attributes));
         }
-        QOp::Slice { start, end, step } => slice(graph, name, x, [start, end, step]),
+        QOp::Slice { start, end, step } => slice(graph, name, x, [start, end, step], name),
         QOp::Pad { begin, end } => {
             let pads = [&[0], &**begin, &[0], end].concat();
-            let zero = zero_point(edge_of(model, id));
+            let zero = zero_point(meaning_of(model, id));
             pad(graph, name, x, &pads, &zero, name);
         }
-        QOp::Clamp { lo, hi } => clip(graph, name, x, *lo, *hi),
+        QOp::Clamp => clip(graph, name, x, limits),
+        QOp::Quantize => quantize(graph, name, x, limits),
+        QOp::Dequantize if inputs[0] == 0 => dequantize_image(graph, model, name, y),
+        QOp::Dequantize => {
+            let source = meaning_of(model, inputs[0]);
+            let inputs = [x, &scale(source), &zero_point(source)];
+            graph
+                .node
+                .push(node(name, "DequantizeLinear", &inputs, y, Vec::new()));
+        }
+        QOp::Float(op) => {
+            let inputs: Vec<&str> = inputs.iter().map(|&i| tensor(model, i)).collect();
+            write_op(graph, name, op, &inputs, y, shape);
+        }
     }
     Ok(())
+}
+
+/// The name of a node's value in the file: the node's, but for a network's only output.
+pub(super) fn tensor(model: &QModel, id: usize) -> &str {
+    match model.outputs.as_slice() {
+        [output] if output.node == id => LOGITS,
+        _ => &model.nodes[id].name,
+    }
+}
+
+/// A mean under windows or over everything.
+fn mean(
+    graph: &mut GraphProto,
+    model: &QModel,
+    id: usize,
+    attributes: Vec<AttributeProto>,
+    limits: (u8, u8),
+) {
+    let QNode {
+        name, op, inputs, ..
+    } = &model.nodes[id];
+    let x = tensor(model, inputs[0]);
+    let x = dequantize(graph, x, meaning_of(model, inputs[0]));
+    let unrounded = format!("{name}/unrounded");
+    graph
+        .node
+        .push(node(name, op.name(), &[&x], &unrounded, attributes));
+    quantize(graph, name, &unrounded, limits);
+}
+
+/// The numbers of the image's bytes, whose channels have zero points of their own.
+fn dequantize_image(graph: &mut GraphProto, model: &QModel, name: &str, output: &str) {
+    let zeros = zeros(model);
+    let scale_of = model.nodes[0].activation.as_ref().map_or(1.0, |a| a.scale);
+    graph.initializer.extend([
+        constant(
+            scale(name),
+            &[zeros.len()],
+            Elements::Floats(&vec![scale_of; zeros.len()]),
+        ),
+        constant(zero_point(name), &[zeros.len()], Elements::Bytes(&zeros)),
+    ]);
+    let inputs = [&*model.nodes[0].name, &scale(name), &zero_point(name)];
+    let axis = vec![int("axis", 1)];
+    graph
+        .node
+        .push(node(name, "DequantizeLinear", &inputs, output, axis));
 }
 
 fn gemm(
@@ -134,11 +193,8 @@ fn gemm(
     output: &str,
 ) {
     let QNode { name, inputs, .. } = &model.nodes[id];
-    let x = dequantize(
-        graph,
-        &model.nodes[inputs[0]].name,
-        edge_of(model, inputs[0]),
-    );
+    let x = tensor(model, inputs[0]);
+    let x = dequantize(graph, x, meaning_of(model, inputs[0]));
     let [w, b] = parameters(graph, model, id, weight, bias);
     let attributes = vec![int("transB", 1)];
     graph
@@ -156,9 +212,9 @@ fn parameters(
 ) -> [String; 2] {
     let QNode { name, inputs, .. } = &model.nodes[id];
     let x_scale = model.nodes[inputs[0]]
-        .edge
+        .activation
         .as_ref()
-        .map_or(1.0, |e| e.scale);
+        .map_or(1.0, |a| a.scale);
     let n = bias.len();
     let codes: Vec<i8> = weight.codes.iter().copied().collect();
     let bias_scales: Vec<f32> = weight.scales.iter().map(|s| x_scale * s).collect();
@@ -183,12 +239,12 @@ fn parameters(
     })
 }
 
-/// The numbers that the codes in `tensor` stand for, one node for all that read them; `edge` is the node that has their
+/// The numbers that the codes in `tensor` stand for, one node for all that read them; `meaning` is the node that has their
 /// scale.
-fn dequantize(graph: &mut GraphProto, tensor: &str, edge: &str) -> String {
+fn dequantize(graph: &mut GraphProto, tensor: &str, meaning: &str) -> String {
     let output = format!("{tensor}/dequantized");
     if !graph.node.iter().any(|n| n.output[0] == output) {
-        let inputs = [tensor, &scale(edge), &zero_point(edge)];
+        let inputs = [tensor, &scale(meaning), &zero_point(meaning)];
         graph.node.push(node(
             &*output,
             "DequantizeLinear",
@@ -200,15 +256,15 @@ fn dequantize(graph: &mut GraphProto, tensor: &str, edge: &str) -> String {
     output
 }
 
-/// Rounds the result of the node `name` to its codes.
-fn quantize(graph: &mut GraphProto, name: &str, lo: u8, hi: u8) {
-    let saturates = (lo, hi) == (0, 255);
+/// Rounds a tensor to the codes of the node `name`.
+fn quantize(graph: &mut GraphProto, name: &str, unrounded: &str, limits: (u8, u8)) {
+    let saturates = limits == (0, u8::MAX);
     let codes = if saturates {
         name.to_owned()
     } else {
         format!("{name}/unlimited")
     };
-    let inputs = [&*format!("{name}/f32"), &scale(name), &zero_point(name)];
+    let inputs = [unrounded, &scale(name), &zero_point(name)];
     graph.node.push(node(
         format!("{name}/quantized"),
         "QuantizeLinear",
@@ -217,12 +273,12 @@ fn quantize(graph: &mut GraphProto, name: &str, lo: u8, hi: u8) {
         Vec::new(),
     ));
     if !saturates {
-        clip(graph, name, &codes, lo, hi);
+        clip(graph, name, &codes, limits);
     }
 }
 
 /// Limits codes. Behind `QuantizeLinear` it is the limit before it: both saturate.
-fn clip(graph: &mut GraphProto, name: &str, codes: &str, lo: u8, hi: u8) {
+fn clip(graph: &mut GraphProto, name: &str, codes: &str, (lo, hi): (u8, u8)) {
     let [min, max] = [("min", lo), ("max", hi)].map(|(what, limit)| {
         let limit_name = format!("{name}/{what}");
         let limit = constant(limit_name.clone(), &[], Elements::Bytes(&[limit]));
@@ -292,7 +348,7 @@ fn zeros_are_equal(model: &QModel) -> bool {
 }
 
 /// The node that has the scale and the zero point of the codes of `id`.
-fn edge_of(model: &QModel, mut id: usize) -> &str {
+fn meaning_of(model: &QModel, mut id: usize) -> &str {
     while model.nodes[id].op.keeps_codes() {
         id = model.nodes[id].inputs[0];
     }

@@ -3,13 +3,14 @@
 use super::*;
 use crate::onnx::proto::{DimensionValue, ModelProto, NodeProto, TensorProto};
 use ndarray::ArrayD;
-use opt_core::qmodel::{QEdge, QNode, QWeight};
+use opt_core::qmodel::{Activation, QNode, QWeight};
+use opt_core::{InputSpec, Output, Params};
 use prost::Message;
 
-fn edge(scale: f32, zero_points: &[u8]) -> Option<QEdge> {
-    Some(QEdge {
-        scale,
+fn codes(scale: f32, zero_points: &[u8]) -> Option<Activation> {
+    Some(Activation {
         zero_points: zero_points.to_vec(),
+        ..Activation::new(scale, 0)
     })
 }
 
@@ -21,12 +22,12 @@ fn weight_of(shape: &[usize], codes: &[i8], scales: &[f32]) -> QWeight {
     }
 }
 
-fn node(name: &str, op: QOp, inputs: &[usize], edge: Option<QEdge>) -> QNode {
+fn node(name: &str, op: QOp, inputs: &[usize], activation: Option<Activation>) -> QNode {
     QNode {
         name: name.to_owned(),
         op,
         inputs: inputs.to_vec(),
-        edge,
+        activation,
     }
 }
 
@@ -41,25 +42,28 @@ fn net(zero_points: &[u8], [zero, lo, hi]: [u8; 3]) -> QModel {
             pads: [0, 1, 2, 0],
         },
         group: 1,
-        lo,
-        hi,
     };
+    let y = || codes(3.0, &[zero]).map(|y| y.within(lo, hi));
     let logits = QOp::Logits {
         weight: weight_of(&[2, 24], &[1; 48], &[0.5, 2.0]),
         bias: vec![1, 2],
     };
     QModel {
         nodes: vec![
-            node("input", QOp::Input, &[], edge(1.0, zero_points)),
-            node("conv", conv, &[0], edge(3.0, &[zero])),
-            node("flatten", QOp::Flatten, &[1], edge(3.0, &[zero])),
+            node("input", QOp::Input, &[], codes(1.0, zero_points)),
+            node("conv", conv, &[0], y()),
+            node("flatten", QOp::Flatten, &[1], y()),
             node("linear", logits, &[2], None),
         ],
+        params: Params::new(),
+        outputs: vec![Output {
+            node: 3,
+            labels: vec!["a \"cat\"".to_owned(), "chien\n".to_owned()],
+        }],
         input: InputSpec {
             shape: [2, 2, 3],
             mean: vec![0.0; 2],
             std: vec![1.0; 2],
-            labels: vec!["a \"cat\"".to_owned(), "chien\n".to_owned()],
             preparation: opt_core::Preparation::usual([2, 2, 3]),
         },
     }
@@ -291,7 +295,7 @@ fn options_choose_batch_and_outputs() {
     );
     let options = QdqOptions {
         batch: Some(5),
-        all_edges: true,
+        all_codes: true,
         ..QdqOptions::default()
     };
     let all = [
@@ -311,7 +315,7 @@ fn the_file_says_what_it_is() {
     assert_eq!((file.ir_version, file.opset_import[0].version), (8, 17));
     assert_eq!(file.metadata_props[0].key, "labels");
     let labels: Vec<String> = serde_json::from_str(&file.metadata_props[0].value).unwrap();
-    assert_eq!(labels, model.input.labels);
+    assert_eq!(labels, model.labels());
     // Nothing of it is lost in these messages.
     let bytes = write_qdq(&model, &QdqOptions::default()).unwrap();
     assert_eq!(file.encode_to_vec(), bytes);
@@ -343,6 +347,7 @@ fn what_has_no_form_is_refused() {
                 model.nodes.insert(2, second);
                 model.nodes[3].inputs = vec![2];
                 model.nodes[4].inputs = vec![3];
+                model.outputs[0].node = 4;
                 let QOp::Logits { weight, .. } = &mut model.nodes[4].op else {
                     unreachable!()
                 };
@@ -390,11 +395,11 @@ fn what_has_no_form_is_refused() {
                     unreachable!()
                 };
                 window.pads = [0, 1, 0, 0];
-                let add = QOp::Add { lo: 0, hi: 255 };
-                let sum = node("other", add, &[1, 0], edge(3.0, &[0]));
+                let sum = node("other", QOp::Add, &[1, 0], codes(3.0, &[0]));
                 model.nodes.insert(2, sum);
                 model.nodes[3].inputs = vec![2];
                 model.nodes[4].inputs = vec![3];
+                model.outputs[0].node = 4;
                 let QOp::Logits { weight, .. } = &mut model.nodes[4].op else {
                     unreachable!()
                 };
@@ -404,7 +409,7 @@ fn what_has_no_form_is_refused() {
             expect: "cannot write `padded_input` as ONNX: the image must be read by one convolution",
         },
         Case {
-            change: |model| model.nodes[1].edge = None,
+            change: |model| model.nodes[1].activation = None,
             options: plain,
             expect: "node `conv`: Conv: has no scale and zero point",
         },

@@ -4,9 +4,9 @@ use super::*;
 use crate::net::to_vec;
 use crate::quantized::Simulation;
 use crate::{Batch, Precision};
-use opt_core::lower::{QuantSpec, bias_code};
+use opt_core::lower::{Adds, QuantSpec, bias_code};
 use opt_core::op::Window;
-use opt_core::{Graph, interpret, interpret_integer};
+use opt_core::{Graph, Unary, interpret, interpret_integer};
 use tch::Device;
 
 #[test]
@@ -56,7 +56,7 @@ fn two_filters(weight: f32, bias: f32) -> Model {
         group: 1,
     };
     let conv = graph.push("conv", op, &[0]);
-    let relu = graph.push("relu", Op::Relu, &[conv]);
+    let relu = graph.push("relu", Op::Unary(Unary::Relu), &[conv]);
     let mean = graph.push("mean", Op::GlobalAveragePool, &[relu]);
     let flat = graph.push("flat", Op::Flatten, &[mean]);
     let (weight_name, bias_name) = named("fc");
@@ -82,7 +82,6 @@ fn two_filters(weight: f32, bias: f32) -> Model {
             shape: [1, 4, 4],
             mean: vec![0.0],
             std: vec![1.0],
-            labels: vec!["one".to_owned()],
             preparation: opt_core::Preparation::usual([1, 4, 4]),
         },
     }
@@ -119,7 +118,7 @@ fn a_filter_of_zeros_keeps_its_bias_in_training_and_in_the_simulation() {
                 .map(|n| (n.to_owned(), bits))
                 .collect();
             // Training.
-            let fake = FakeQuant::new(&model, Adds::Fused, &edges, widths).unwrap();
+            let fake = FakeQuant::new(&model, &Adds::Fused.into(), &edges, widths).unwrap();
             let net = Net::new(&model, Device::Cpu).unwrap();
             let _ = net.tensor("conv.bias").set_requires_grad(true);
             let bytes = batch.bytes(&model.input, Device::Cpu).unwrap();
@@ -141,8 +140,8 @@ fn a_filter_of_zeros_keeps_its_bias_in_training_and_in_the_simulation() {
 
             // The same network as it ships.
             let mut spec = QuantSpec {
-                adds: Adds::Fused,
-                edges: edges.clone(),
+                placement: Adds::Fused.into(),
+                activations: edges.clone(),
                 ..QuantSpec::default()
             };
             let x_scales = [("conv", 1.0), ("fc", largest / 255.0)];
@@ -180,10 +179,10 @@ fn a_filter_of_zeros_keeps_its_bias_in_training_and_in_the_simulation() {
             let lowered = opt_core::lower::lower(&folded, &spec).unwrap();
             let integer = interpret_integer::run(&lowered, &batch.images)
                 .unwrap()
-                .logits;
+                .outputs;
             assert_eq!(simulated, integer);
             let real = interpret::run(&folded, &folded.input.normalize(&batch.images)).unwrap();
-            let real = real[folded.graph.output][0];
+            let real = real[folded.graph.output()][0];
             assert!(
                 (integer[0] - real).abs() <= allowed,
                 "{weight} {bias}: {integer:?}"

@@ -4,10 +4,10 @@ use super::super::FakeQuant;
 use super::*;
 use crate::forward::Precision;
 use crate::net::Net;
-use crate::observe::observe;
-use opt_core::lower::{Adds, fold, fold_batch_norms, fuse, lower, step_edges};
+use opt_core::lower::{Adds, fold, fold_batch_norms, fuse, lower, step_activations};
+use opt_core::observe::{LookError, Observe, Observed};
 use opt_core::qmodel::QWeight;
-use opt_core::{InputSpec, QParams, interpret_integer, zoo};
+use opt_core::{QParams, Task, interpret_integer, zoo};
 
 /// Reproducible numbers from 0 to 999.
 fn noise(i: usize) -> usize {
@@ -17,16 +17,16 @@ fn noise(i: usize) -> usize {
 /// Scales and zero points that no calibration would choose: equality must not depend on a good choice.
 fn odd_spec(folded: &Model, adds: Adds, bits: u8, seed: usize) -> QuantSpec {
     let mut spec = QuantSpec {
-        adds,
+        placement: adds.into(),
         ..QuantSpec::default()
     };
-    for (i, step) in fuse(folded, adds).unwrap().into_iter().enumerate() {
+    for (i, step) in fuse(folded, &adds.into()).unwrap().into_iter().enumerate() {
         if step.requantizes(folded) {
             let scale = 0.01 + noise(seed + i) as f32 / 20_000.0;
             let zero = i32::try_from(noise(seed + 7 * i + 3) % 256).unwrap();
             let params = QParams::new(scale, zero, 0, 255).unwrap();
             let name = folded.graph.nodes[step.value].name.clone();
-            spec.edges.insert(name, params);
+            spec.activations.insert(name, params);
         }
     }
     for name in folded.weight_names() {
@@ -69,10 +69,10 @@ fn images(n: usize, seed: usize) -> Batch {
     }
 }
 
-fn input() -> InputSpec {
-    let mut input = InputSpec::cifar10();
-    input.shape = [3, 28, 28];
-    input
+fn task() -> Task {
+    let mut task = Task::cifar10();
+    task.input.shape = [3, 28, 28];
+    task
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn every_code_and_logit_equals_the_interpreters() {
         .iter()
         .enumerate()
     {
-        let folded = fold(&zoo::build(name, &input(), 11).unwrap()).unwrap();
+        let folded = fold(&zoo::build(name, &task(), 11).unwrap()).unwrap();
         for (adds, bits) in [(Adds::Fused, 8), (Adds::Rounded, 8), (Adds::Fused, 3)] {
             let spec = odd_spec(&folded, adds, bits, 17 * seed);
             let lowered = lower(&folded, &spec).unwrap();
@@ -93,12 +93,12 @@ fn every_code_and_logit_equals_the_interpreters() {
             let logits = to_vec(&trace.logits).unwrap();
             for (n, image) in batch.images.chunks_exact(3 * 28 * 28).enumerate() {
                 let expected = interpret_integer::run(&lowered, image).unwrap();
-                for (step, codes) in expected.codes.iter().enumerate() {
+                for (step, codes) in expected.codes().enumerate() {
                     let found = &trace.codes[step][n * codes.len()..][..codes.len()];
-                    assert_eq!(found, codes.as_slice(), "{name} {adds:?}: step {step}");
+                    assert_eq!(found, codes, "{name} {adds:?}: step {step}");
                 }
                 let found: Vec<u32> = logits[n * 10..][..10].iter().map(|v| v.to_bits()).collect();
-                let expected: Vec<u32> = expected.logits.iter().map(|v| v.to_bits()).collect();
+                let expected: Vec<u32> = expected.outputs.iter().map(|v| v.to_bits()).collect();
                 assert_eq!(found, expected, "{name} {adds:?}: logits");
             }
         }
@@ -107,7 +107,7 @@ fn every_code_and_logit_equals_the_interpreters() {
 
 #[test]
 fn large_sums_are_accumulated_in_f64() {
-    let folded = fold(&zoo::build("source_net", &input(), 1).unwrap()).unwrap();
+    let folded = fold(&zoo::build("source_net", &task(), 1).unwrap()).unwrap();
     let mut spec = odd_spec(&folded, Adds::Fused, 8, 0);
     // 6272 products of 127 and up to 255 pass 2^24, where f32 loses the last bit.
     spec.weights.get_mut("fc.weight").unwrap().codes.fill(127);
@@ -120,14 +120,14 @@ fn large_sums_are_accumulated_in_f64() {
     assert_eq!(
         interpret_integer::run(&lowered, &batch.images)
             .unwrap()
-            .logits,
+            .outputs,
         logits
     );
 }
 
 #[test]
 fn a_missing_weight_is_an_error() {
-    let folded = fold(&zoo::build("resnet20", &input(), 1).unwrap()).unwrap();
+    let folded = fold(&zoo::build("resnet20", &task(), 1).unwrap()).unwrap();
     let mut spec = odd_spec(&folded, Adds::Fused, 8, 0);
     spec.weights.remove("linear.weight");
     let error = Simulation::new(&folded, &spec, Device::Cpu).unwrap_err();
@@ -140,28 +140,26 @@ fn a_missing_weight_is_an_error() {
 /// Scales that fit the values, in place of odd ones: twenty layers of odd scales would amplify a single code.
 fn calibrate(folded: &Model, batch: &Batch, spec: &mut QuantSpec) {
     let net = Net::new(folded, Device::Cpu).unwrap();
-    let steps = fuse(folded, spec.adds).unwrap();
+    let steps = fuse(folded, &spec.placement).unwrap();
     let nodes: Vec<NodeId> = steps
         .iter()
         .filter(|s| s.requantizes(folded))
         .map(|s| s.value)
         .collect();
-    observe(
-        &net,
-        std::iter::once(batch.clone()),
-        &nodes,
-        |node, values| {
-            let (lo, hi) = values
-                .iter()
-                .fold((0f32, 0f32), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
-            let scale = (hi - lo) / 255.0;
-            let zero = opt_core::qparams::round_clamp(-lo / scale, 0, 0, 255);
-            let name = folded.graph.nodes[node].name.clone();
-            spec.edges.insert(name, QParams::new(scale, zero, 0, 255)?);
-            Ok(())
-        },
-    )
-    .unwrap();
+    let mut see = |seen: &Observed<'_>| -> std::result::Result<(), LookError> {
+        let (lo, hi) = seen
+            .values
+            .iter()
+            .fold((0f32, 0f32), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
+        let scale = (hi - lo) / 255.0;
+        let zero = opt_core::qparams::round_clamp(-lo / scale, 0, 0, 255);
+        let name = folded.graph.nodes[seen.node].name.clone();
+        spec.activations
+            .insert(name, QParams::new(scale, zero, 0, 255)?);
+        Ok(())
+    };
+    net.observe(&mut std::iter::once(batch.images.clone()), &nodes, &mut see)
+        .unwrap();
 }
 
 #[test]
@@ -172,25 +170,25 @@ fn fake_quantization_rounds_to_the_codes_that_ship() {
         ("airbench_5_9_17", Adds::Fused),
     ];
     for (name, adds) in every {
-        let plain = fold_batch_norms(&zoo::build(name, &input(), 11).unwrap()).unwrap();
+        let plain = fold_batch_norms(&zoo::build(name, &task(), 11).unwrap()).unwrap();
         let folded = fold(&plain).unwrap();
         let batch = images(2, 5);
         let mut spec = odd_spec(&folded, adds, 8, 3);
         calibrate(&folded, &batch, &mut spec);
         let bits = spec.weights.keys().map(|n| (n.clone(), 8)).collect();
-        let fake = FakeQuant::new(&plain, adds, &spec.edges, bits).unwrap();
+        let fake = FakeQuant::new(&plain, &adds.into(), &spec.activations, bits).unwrap();
         let net = Net::new(&plain, Device::Cpu).unwrap();
         let trace = Simulation::new(&folded, &spec, Device::Cpu)
             .unwrap()
             .trace(&batch)
             .unwrap();
-        let steps = fuse(&folded, adds).unwrap();
+        let steps = fuse(&folded, &adds.into()).unwrap();
         let taps: Vec<NodeId> = steps[1..].iter().map(|s| s.value).collect();
         let _no_grad = tch::no_grad_guard();
         let bytes = batch.bytes(&plain.input, Device::Cpu).unwrap();
         let outputs = fake.forward(&net, &bytes, Precision::F32, &taps).unwrap();
         let (mut equal, mut close, mut total) = (0, 0, 0);
-        let edges = step_edges(&folded, &steps, &spec.edges).unwrap();
+        let edges = step_activations(&folded, &steps, &spec.activations).unwrap();
         for (i, tap) in outputs.taps.iter().enumerate() {
             let Some(edge) = edges[i + 1].as_ref() else {
                 assert_eq!(tap, &outputs.logits, "a tap on the output is the logits");
