@@ -65,7 +65,13 @@ pub use error::PruneError;
 pub use rank_correlation::rank_correlation;
 pub use schedule::{Schedule, sparsities};
 pub use score::{ChannelScores, Criterion, Norm, Scores, TaylorForm, gates, score, score_channels};
-pub use select::{LayerSelection, Note, Scope, SelectRequest, Selection, Target, select};
+pub use select::{
+    LayerSelection, Note, Scope, SelectRequest, Selection, Target, select, select_arrays,
+};
+
+pub use ndarray;
+pub use opt_core::mask::{Masks, apply_masks};
+pub use opt_core::{GradientSums, Mask, Model};
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, PruneError>;
