@@ -2,7 +2,7 @@
 //!
 //! Three criteria of this family go by the name Taylor, and they differ in what is averaged over the samples: see [`TaylorForm`].
 
-use ndarray::{ArrayD, ArrayViewD, Zip};
+use ndarray::{Array, ArrayView, Dimension, Zip};
 
 use super::to_f32;
 
@@ -57,7 +57,11 @@ pub enum TaylorForm {
 /// If the shapes differ.
 #[must_use]
 #[track_caller]
-pub fn loss_change(weight: ArrayViewD<'_, f32>, mean_gradient: ArrayViewD<'_, f64>) -> ArrayD<f64> {
+pub fn loss_change<'a, 'b, D: Dimension>(
+    weight: impl Into<ArrayView<'a, f32, D>>,
+    mean_gradient: impl Into<ArrayView<'b, f64, D>>,
+) -> Array<f64, D> {
+    let (weight, mean_gradient) = (weight.into(), mean_gradient.into());
     assert_eq!(weight.shape(), mean_gradient.shape(), "shapes differ");
     Zip::from(weight)
         .and(mean_gradient)
@@ -74,11 +78,12 @@ pub fn loss_change(weight: ArrayViewD<'_, f32>, mean_gradient: ArrayViewD<'_, f6
 /// If the shapes differ.
 #[must_use]
 #[track_caller]
-pub fn element_scores(
+pub fn element_scores<'a, 'b, D: Dimension>(
     form: TaylorForm,
-    weight: ArrayViewD<'_, f32>,
-    mean: ArrayViewD<'_, f64>,
-) -> ArrayD<f32> {
+    weight: impl Into<ArrayView<'a, f32, D>>,
+    mean: impl Into<ArrayView<'b, f64, D>>,
+) -> Array<f32, D> {
+    let (weight, mean) = (weight.into(), mean.into());
     assert_eq!(weight.shape(), mean.shape(), "shapes differ");
     Zip::from(weight).and(mean).map_collect(|w, mean| {
         let w = f64::from(*w);
