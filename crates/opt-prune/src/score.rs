@@ -165,7 +165,7 @@ fn score_views(
 ///
 /// The mean sizes and squares of gates are sums over single samples that cannot be had from those of single weights: give
 /// [`gates`] to whoever sums the gradients. The diagonal of the second order leaves out how the weights of a channel work
-/// together, which E[gate²] does not; for few channels, [`ablation`] is exact. Magnitude is a mean over the filter
+/// together, which `E[gate²]` does not; for few channels, [`ablation`] is exact. Magnitude is a mean over the filter
 /// ([`magnitude::channel_scores`]), so layers are comparable.
 ///
 /// # Errors
@@ -240,7 +240,7 @@ pub fn gates(model: &Model) -> Result<Vec<Gate>> {
         .collect()
 }
 
-/// The first-order change of the loss when each channel is removed, -E[gate]; negative where removal helps.
+/// The first-order change of the loss when each channel is removed, `-E[gate]`; negative where removal helps.
 ///
 /// # Errors
 ///

@@ -17,7 +17,7 @@ pub enum TaylorForm {
     /// ```
     ///
     /// The mean size of the change of one sample's loss. The absolute value comes before the mean, so it does not vanish at a
-    /// minimum, where only E[g] does.
+    /// minimum, where only `E[g]` does.
     ///
     /// P. Molchanov, S. Tyree, T. Karras, T. Aila, J. Kautz, *Pruning Convolutional Neural Networks for Resource Efficient
     /// Inference*, ICLR 2017, arXiv:1611.06440: "computed for each example separately and averaged". For a channel they
@@ -29,7 +29,7 @@ pub enum TaylorForm {
     /// s = E[(g·w)²] = w²·E[g²]
     /// ```
     ///
-    /// Twice the saliency ½·h·w² of Optimal Brain Damage with the empirical Fisher information h = E[g²] as the curvature, so it
+    /// Twice the saliency ½·h·w² of Optimal Brain Damage with the empirical Fisher information `h = E[g²]` as the curvature, so it
     /// orders single weights as that does: [`obd`](super::obd) without its first-order term.
     ///
     /// P. Molchanov, A. Mallya, S. Tyree, I. Frosio, J. Kautz, *Importance Estimation for Neural Network Pruning*, CVPR 2019,
@@ -70,7 +70,7 @@ pub fn loss_change<'a, 'b, D: Dimension>(
 
 /// The score of every element in one of the forms.
 ///
-/// `mean` is what the form averages: E[|g|] for [`TaylorForm::MeanAbs`], E[g²] for [`TaylorForm::MeanSquare`], E[g] for
+/// `mean` is what the form averages: `E[|g|]` for [`TaylorForm::MeanAbs`], `E[g²]` for [`TaylorForm::MeanSquare`], `E[g]` for
 /// [`TaylorForm::AbsMean`].
 ///
 /// # Panics
