@@ -126,12 +126,17 @@ fn other_codes_are_those_of_one_number_at_a_time() {
                     assert_eq!(u16::from(code) + 1, level(w, min, max, levels));
                 }
             }
-            let kept: Vec<f32> = weights.iter().copied().filter(|w| *w != 0.0).collect();
-            let (min, max) = MinMax::of(&kept).unwrap().range().unwrap();
-            let found = uniform_levels_keeping_zero(&weights, 8).unwrap();
-            for (&w, &code) in weights.iter().zip(&found.codes) {
-                let expected = if w == 0.0 { 0 } else { level(w, min, max, 255) };
-                assert_eq!(u16::from(code), expected);
+            // With both signs, and where zero lies outside of the range of the others.
+            let above = weights.mapv(|w| if w == 0.0 { w } else { w.abs() + 0.5 });
+            for weights in [&weights, &above] {
+                let kept: Vec<f32> = weights.iter().copied().filter(|w| *w != 0.0).collect();
+                let (min, max) = MinMax::of(&kept).unwrap().range().unwrap();
+                let found = uniform_levels_keeping_zero(weights, 8).unwrap();
+                assert_eq!(found.centroids[1], min);
+                for (&w, &code) in weights.iter().zip(&found.codes) {
+                    let expected = if w == 0.0 { 0 } else { level(w, min, max, 255) };
+                    assert_eq!(u16::from(code), expected);
+                }
             }
         });
     }

@@ -86,7 +86,7 @@ fn few_values(sorted: &[f32], most: usize, with_zero: bool) -> Option<Vec<f32>> 
     let mut values = Vec::new();
     let mut rest = sorted;
     while let Some(&value) = rest.first() {
-        if values.len() > most {
+        if values.len() >= most {
             return None;
         }
         values.push(value);
