@@ -54,6 +54,12 @@ pub enum PruneError {
         /// The names that exist.
         known: String,
     },
+    /// Two arrays of the same name.
+    #[error("two arrays are called `{name}`; every name must occur once")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
     /// A name filter that matches nothing.
     #[error("the filter `{filter}` matches none of {known}")]
     FilterMatchesNothing {

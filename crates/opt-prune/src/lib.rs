@@ -26,6 +26,25 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Without a model, the same steps take arrays by name: [`score_arrays`], [`select_arrays`], [`apply_mask`]. Functions of single
+//! arrays take what ndarray makes a view of: `&array` or a view of any dimension, or a slice. The crate's [`ndarray`] is the one
+//! whose arrays it takes.
+//!
+//! ```
+//! use opt_prune::{Criterion, Masks, Norm, Scope, SelectRequest, apply_mask, score_arrays, select_arrays};
+//!
+//! let mut first = vec![0.9, -0.1, 0.4, -0.8];
+//! let mut second = vec![0.3, 0.2];
+//! let weights = [("first", &first[..]), ("second", &second[..])];
+//! let scores = score_arrays(weights, &Criterion::Magnitude(Norm::L1), None)?;
+//! let request = SelectRequest::sparsity(Scope::Global, 0.5);
+//! let masks = select_arrays(&scores, &Masks::new(), &request)?.masks;
+//! apply_mask(&mut first, &masks["first"])?;
+//! apply_mask(&mut second, &masks["second"])?;
+//! assert_eq!((first, second), (vec![0.9, 0.0, 0.0, -0.8], vec![0.3, 0.0]));
+//! # Ok::<(), opt_prune::PruneError>(())
+//! ```
+//!
 //! Whole channels go the same way, and leave a smaller dense network:
 //!
 //! ```
@@ -48,6 +67,7 @@
 //! a closure ([`score::ablation`]). It removes channels along plain chains; a sum, a slice or a fork on the way is an error
 //! that names the node.
 
+mod apply;
 mod chain;
 pub mod channels;
 pub mod error;
@@ -57,6 +77,7 @@ pub mod schedule;
 pub mod score;
 pub mod select;
 
+pub use apply::apply_mask;
 pub use channels::{
     ChannelPlan, ChannelRequest, ChannelTarget, KeepLists, Prunability, channel_masks,
     mask_channels, plan_channels, prunable_channels, shrink,
@@ -64,8 +85,22 @@ pub use channels::{
 pub use error::PruneError;
 pub use rank_correlation::rank_correlation;
 pub use schedule::{Schedule, sparsities};
-pub use score::{ChannelScores, Criterion, Norm, Scores, TaylorForm, gates, score, score_channels};
-pub use select::{LayerSelection, Note, Scope, SelectRequest, Selection, Target, select};
+pub use score::{
+    ChannelScores, Criterion, Norm, Scores, TaylorForm, gates, score, score_arrays, score_channels,
+};
+pub use select::{
+    LayerSelection, Note, Scope, SelectRequest, Selection, Target, select, select_arrays,
+};
+
+pub use ndarray;
+pub use opt_core::mask::{Masks, apply_masks};
+pub use opt_core::{GradientSums, Mask, Model};
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, PruneError>;
+
+/// The examples of README.md are tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+#[derive(Debug)]
+pub struct Readme;

@@ -6,9 +6,9 @@ pub mod obd;
 pub mod random;
 pub mod taylor;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, ArrayView, ArrayViewD, Dimension};
 use opt_core::{Gate, GradientSums, Model, Op, Params};
 use rayon::prelude::*;
 
@@ -57,6 +57,8 @@ pub type ChannelScores = BTreeMap<String, Vec<f64>>;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
+/// Without a model, see [`score_arrays`].
+///
 /// # Errors
 ///
 /// [`PruneError::MissingGradient`] if the criterion needs sums that are not there, [`PruneError::Shape`] if they have
@@ -66,32 +68,86 @@ pub fn score(
     criterion: &Criterion,
     gradients: Option<&GradientSums>,
 ) -> Result<Scores> {
-    let names = model.weight_names();
-    let score_one = |name: &&str| -> Result<(String, ArrayD<f32>)> {
-        let weight = model.param(name)?.view();
-        let scores = match criterion {
-            Criterion::Magnitude(_) => magnitude::element_scores(weight),
-            Criterion::Random { seed } => random::element_scores(name, weight.shape(), *seed),
-            Criterion::Taylor(form) => {
-                let averaged = mean(model, name, form.sum(), "Taylor", gradients)?;
-                taylor::element_scores(*form, weight, averaged.view())
-            }
-            Criterion::ObdDiagonal => {
-                let g = mean(model, name, Sum::Plain, "ObdDiagonal", gradients)?;
-                let h = mean(model, name, Sum::Squared, "ObdDiagonal", gradients)?;
-                obd::element_scores(weight, g.view(), h.view())
+    let names = model.weight_names().into_iter();
+    let weights: Result<Vec<_>> = names
+        .map(|name| Ok((name, model.param(name)?.view())))
+        .collect();
+    score_views(&weights?, criterion, gradients)
+}
+
+/// Scores every element of named arrays: [`score`] without a model.
+///
+/// `weights` gives names and weights: a map by reference, or pairs of a name and whatever gives a view (`&array`, a view, a
+/// slice), all with the same number of axes or of any number as `ArrayViewD`. Gradient sums are found by the same names.
+///
+/// ```
+/// use opt_prune::ndarray::array;
+/// use opt_prune::{Criterion, Norm, score_arrays};
+///
+/// let weights = array![[1.0, -2.0], [0.5, 0.0]];
+/// let scores = score_arrays([("layer", &weights)], &Criterion::Magnitude(Norm::L1), None)?;
+/// assert_eq!(scores["layer"], array![[1.0, 2.0], [0.5, 0.0]].into_dyn());
+/// # Ok::<(), opt_prune::PruneError>(())
+/// ```
+///
+/// # Errors
+///
+/// Those of [`score`], and [`PruneError::DuplicateName`].
+pub fn score_arrays<'a, N, V, D>(
+    weights: impl IntoIterator<Item = (N, V)>,
+    criterion: &Criterion,
+    gradients: Option<&GradientSums>,
+) -> Result<Scores>
+where
+    N: AsRef<str>,
+    V: Into<ArrayView<'a, f32, D>>,
+    D: Dimension,
+{
+    let arrays: Vec<(N, ArrayViewD<'a, f32>)> = weights
+        .into_iter()
+        .map(|(name, weights)| (name, weights.into().into_dyn()))
+        .collect();
+    let weights = arrays.iter().map(|(name, w)| (name.as_ref(), w.view()));
+    let weights: Vec<(&str, ArrayViewD<'_, f32>)> = weights.collect();
+    let mut seen = BTreeSet::new();
+    if let Some((name, _)) = weights.iter().find(|(name, _)| !seen.insert(*name)) {
+        let name = (*name).to_owned();
+        return Err(PruneError::DuplicateName { name });
+    }
+    score_views(&weights, criterion, gradients)
+}
+
+fn score_views(
+    weights: &[(&str, ArrayViewD<'_, f32>)],
+    criterion: &Criterion,
+    gradients: Option<&GradientSums>,
+) -> Result<Scores> {
+    let score_one =
+        |(name, weight): &(&str, ArrayViewD<'_, f32>)| -> Result<(String, ArrayD<f32>)> {
+            let shape = weight.shape();
+            let scores = match criterion {
+                Criterion::Magnitude(_) => magnitude::element_scores(weight),
+                Criterion::Random { seed } => random::element_scores(name, shape, *seed),
+                Criterion::Taylor(form) => {
+                    let averaged = mean(shape, name, form.sum(), "Taylor", gradients)?;
+                    taylor::element_scores(*form, weight, &averaged)
+                }
+                Criterion::ObdDiagonal => {
+                    let g = mean(shape, name, Sum::Plain, "ObdDiagonal", gradients)?;
+                    let h = mean(shape, name, Sum::Squared, "ObdDiagonal", gradients)?;
+                    obd::element_scores(weight, &g, &h)
+                }
+            };
+            match scores.iter().position(|s| s.is_nan()) {
+                Some(index) => Err(PruneError::NanScore {
+                    param: (*name).to_owned(),
+                    index,
+                }),
+                None => Ok(((*name).to_owned(), scores)),
             }
         };
-        match scores.iter().position(|s| s.is_nan()) {
-            Some(index) => Err(PruneError::NanScore {
-                param: (*name).to_owned(),
-                index,
-            }),
-            None => Ok(((*name).to_owned(), scores)),
-        }
-    };
-    // Collected in graph order before the first error is taken, so that it is the same one every time.
-    let scored: Vec<Result<_>> = names.par_iter().map(score_one).collect();
+    // Collected in order before the first error is taken, so that it is the same one every time.
+    let scored: Vec<Result<_>> = weights.par_iter().map(score_one).collect();
     scored.into_iter().collect()
 }
 
@@ -109,7 +165,7 @@ pub fn score(
 ///
 /// The mean sizes and squares of gates are sums over single samples that cannot be had from those of single weights: give
 /// [`gates`] to whoever sums the gradients. The diagonal of the second order leaves out how the weights of a channel work
-/// together, which E[gate²] does not; for few channels, [`ablation`] is exact. Magnitude is a mean over the filter
+/// together, which `E[gate²]` does not; for few channels, [`ablation`] is exact. Magnitude is a mean over the filter
 /// ([`magnitude::channel_scores`]), so layers are comparable.
 ///
 /// # Errors
@@ -184,7 +240,7 @@ pub fn gates(model: &Model) -> Result<Vec<Gate>> {
         .collect()
 }
 
-/// The first-order change of the loss when each channel is removed, -E[gate]; negative where removal helps.
+/// The first-order change of the loss when each channel is removed, `-E[gate]`; negative where removal helps.
 ///
 /// # Errors
 ///
@@ -218,7 +274,7 @@ impl TaylorForm {
 
 /// The mean over the samples of a parameter's gradient, of its size or of its square.
 fn mean(
-    model: &Model,
+    expected: &[usize],
     name: &str,
     sum: Sum,
     criterion: &'static str,
@@ -241,7 +297,6 @@ fn mean(
         Sum::Squared => &sums.sum_squared_gradient,
     };
     let sum = sum.get(name).ok_or_else(missing)?;
-    let expected = model.param(name)?.shape();
     if sum.shape() != expected {
         return Err(PruneError::Shape {
             what,
@@ -303,7 +358,8 @@ fn mean_gate(
 ) -> Result<Vec<f64>> {
     let mut sums = vec![0.0; gate.channels];
     for (name, factors) in &gate.factors {
-        let g = mean(model, name, sum, criterion, gradients)?;
+        let expected = model.param(name)?.shape();
+        let g = mean(expected, name, sum, criterion, gradients)?;
         let each = factors.len() / gate.channels;
         for (i, (g, factor)) in g.iter().zip(factors).enumerate() {
             let factor = f64::from(*factor);

@@ -1,6 +1,6 @@
 //! How far decoded numbers are from the originals.
 
-use ndarray::ArrayViewD;
+use ndarray::{ArrayView, Dimension};
 
 use crate::{QuantError, Result};
 
@@ -13,8 +13,12 @@ use crate::{QuantError, Result};
 /// # Errors
 ///
 /// [`QuantError::Shape`] if the shapes differ.
-pub fn mse(original: &ArrayViewD<'_, f32>, decoded: &ArrayViewD<'_, f32>) -> Result<f64> {
-    let noise = squared_error(original, decoded)?;
+pub fn mse<'a, 'b, D: Dimension, E: Dimension>(
+    original: impl Into<ArrayView<'a, f32, D>>,
+    decoded: impl Into<ArrayView<'b, f32, E>>,
+) -> Result<f64> {
+    let (original, decoded) = (original.into(), decoded.into());
+    let noise = squared_error(&original, &decoded)?;
     Ok(noise / original.len().max(1) as f64)
 }
 
@@ -25,17 +29,19 @@ pub fn mse(original: &ArrayViewD<'_, f32>, decoded: &ArrayViewD<'_, f32>) -> Res
 /// ```
 ///
 /// ```
-/// let x = ndarray::arr1(&[3.0, 4.0]).into_dyn();
-/// let y = ndarray::arr1(&[3.0, 4.5]).into_dyn();
-/// assert!((opt_quant::metrics::sqnr_db(&x.view(), &y.view())? - 20.0).abs() < 1e-9);
+/// assert!((opt_quant::metrics::sqnr_db(&[3.0, 4.0], &[3.0, 4.5])? - 20.0).abs() < 1e-9);
 /// # Ok::<(), opt_quant::QuantError>(())
 /// ```
 ///
 /// # Errors
 ///
 /// [`QuantError::Shape`] if the shapes differ.
-pub fn sqnr_db(original: &ArrayViewD<'_, f32>, decoded: &ArrayViewD<'_, f32>) -> Result<f64> {
-    let noise = squared_error(original, decoded)?;
+pub fn sqnr_db<'a, 'b, D: Dimension, E: Dimension>(
+    original: impl Into<ArrayView<'a, f32, D>>,
+    decoded: impl Into<ArrayView<'b, f32, E>>,
+) -> Result<f64> {
+    let (original, decoded) = (original.into(), decoded.into());
+    let noise = squared_error(&original, &decoded)?;
     if noise == 0.0 {
         return Ok(f64::INFINITY);
     }
@@ -43,7 +49,10 @@ pub fn sqnr_db(original: &ArrayViewD<'_, f32>, decoded: &ArrayViewD<'_, f32>) ->
     Ok(10.0 * (signal / noise).log10())
 }
 
-fn squared_error(original: &ArrayViewD<'_, f32>, decoded: &ArrayViewD<'_, f32>) -> Result<f64> {
+fn squared_error<D: Dimension, E: Dimension>(
+    original: &ArrayView<'_, f32, D>,
+    decoded: &ArrayView<'_, f32, E>,
+) -> Result<f64> {
     if original.shape() != decoded.shape() {
         return Err(QuantError::Shape {
             found: decoded.shape().to_vec(),

@@ -2,5 +2,6 @@
 
 pub mod affine;
 pub mod codebook;
+pub mod k_means;
 pub mod symmetric;
 pub mod uniform_levels;

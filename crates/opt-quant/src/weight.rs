@@ -1,11 +1,12 @@
 //! One entry for all methods: a weight becomes an [`opt_core::CodedTensor`].
 
-use ndarray::ArrayViewD;
+use ndarray::{ArrayView, Dimension};
 use opt_core::{CodedTensor, Decode};
 
 use crate::Result;
 use crate::quantizer::affine::affine;
-use crate::quantizer::codebook::{Codebook, k_means};
+use crate::quantizer::codebook::Codebook;
+use crate::quantizer::k_means::k_means;
 use crate::quantizer::symmetric::{Granularity, QuantizedWeight, symmetric};
 use crate::quantizer::uniform_levels::{uniform_levels, uniform_levels_keeping_zero};
 
@@ -43,11 +44,12 @@ pub enum WeightMethod {
     },
 }
 
-impl From<QuantizedWeight> for CodedTensor {
-    fn from(weight: QuantizedWeight) -> Self {
+impl<D: Dimension> From<QuantizedWeight<D>> for CodedTensor {
+    fn from(weight: QuantizedWeight<D>) -> Self {
         let zero_point = (1u8 << (weight.bits - 1)) - 1;
+        let codes = (weight.codes).mapv(|code| zero_point.wrapping_add_signed(code));
         Self {
-            codes: (weight.codes).mapv(|code| zero_point.wrapping_add_signed(code)),
+            codes: codes.into_dyn(),
             bits: weight.bits,
             decode: Decode::Affine {
                 scales: weight.scales,
@@ -57,11 +59,11 @@ impl From<QuantizedWeight> for CodedTensor {
     }
 }
 
-impl From<Codebook> for CodedTensor {
-    fn from(codebook: Codebook) -> Self {
+impl<D: Dimension> From<Codebook<D>> for CodedTensor {
+    fn from(codebook: Codebook<D>) -> Self {
         Self {
             bits: bits_for(codebook.centroids.len()),
-            codes: codebook.codes,
+            codes: codebook.codes.into_dyn(),
             decode: Decode::Codebook(codebook.centroids),
         }
     }
@@ -70,14 +72,12 @@ impl From<Codebook> for CodedTensor {
 /// Quantizes a weight: computes the thresholds that the method needs and the codes.
 ///
 /// Signed codes get an offset of `2^(bits−1) − 1`, which is the zero point; the levels 1…L of the literal formula are
-/// stored minus one.
+/// stored minus one. The weights are a view of any dimension, an array by reference or a slice.
 ///
 /// ```
-/// use opt_core::codes::pack;
-/// use opt_quant::{WeightMethod, quantize_weight};
+/// use opt_quant::{WeightMethod, pack, quantize_weight};
 ///
-/// let weights = ndarray::arr1(&[-1.0, 0.0, 0.5, 2.0]).into_dyn();
-/// let quantized = quantize_weight(&weights.view(), &WeightMethod::Affine { bits: 2 })?;
+/// let quantized = quantize_weight(&[-1.0, 0.0, 0.5, 2.0], &WeightMethod::Affine { bits: 2 })?;
 /// assert_eq!(quantized.decode()?, ndarray::arr1(&[-1.0, 0.0, 0.0, 2.0]).into_dyn());
 /// let codes: Vec<u8> = quantized.codes.iter().copied().collect();
 /// assert_eq!(pack(&codes, quantized.bits)?.len(), 1);
@@ -87,15 +87,17 @@ impl From<Codebook> for CodedTensor {
 /// # Errors
 ///
 /// As the method's own function: a width or a number of levels that it does not have, an empty tensor, a NaN or infinity.
-pub fn quantize_weight(
-    weights: &ArrayViewD<'_, f32>,
+pub fn quantize_weight<'a, D: Dimension>(
+    weights: impl Into<ArrayView<'a, f32, D>>,
     method: &WeightMethod,
 ) -> Result<CodedTensor> {
+    let weights = weights.into();
+    let weights = &weights;
     Ok(match *method {
         WeightMethod::UniformLevels { levels } => {
             let quantized = uniform_levels(weights, levels)?;
             CodedTensor {
-                codes: quantized.codes,
+                codes: quantized.codes.into_dyn(),
                 bits: bits_for(usize::from(levels)),
                 decode: Decode::MinMax {
                     min: quantized.min,
@@ -115,7 +117,7 @@ pub fn quantize_weight(
             )]
             let zero_point = quantized.params.zero_point as u8;
             CodedTensor {
-                codes: quantized.codes,
+                codes: quantized.codes.into_dyn(),
                 bits,
                 decode: Decode::Affine {
                     scales: vec![quantized.params.scale],

@@ -1,6 +1,6 @@
 //! Second order (Optimal Brain Damage): the gradient and a diagonal curvature.
 
-use ndarray::{ArrayD, ArrayViewD, Zip};
+use ndarray::{Array, ArrayView, Dimension, Zip};
 
 use super::{taylor, to_f32};
 
@@ -25,11 +25,12 @@ use super::{taylor, to_f32};
 /// Y. `LeCun`, J. S. Denker, S. A. Solla, *Optimal Brain Damage*, NIPS 1989.
 #[must_use]
 #[track_caller]
-pub fn loss_change(
-    weight: ArrayViewD<'_, f32>,
-    mean_gradient: ArrayViewD<'_, f64>,
-    mean_squared_gradient: ArrayViewD<'_, f64>,
-) -> ArrayD<f64> {
+pub fn loss_change<'a, 'b, 'c, D: Dimension>(
+    weight: impl Into<ArrayView<'a, f32, D>>,
+    mean_gradient: impl Into<ArrayView<'b, f64, D>>,
+    mean_squared_gradient: impl Into<ArrayView<'c, f64, D>>,
+) -> Array<f64, D> {
+    let (weight, mean_squared_gradient) = (weight.into(), mean_squared_gradient.into());
     assert_eq!(
         weight.shape(),
         mean_squared_gradient.shape(),
@@ -50,11 +51,11 @@ pub fn loss_change(
 /// If the shapes differ.
 #[must_use]
 #[track_caller]
-pub fn element_scores(
-    weight: ArrayViewD<'_, f32>,
-    mean_gradient: ArrayViewD<'_, f64>,
-    mean_squared_gradient: ArrayViewD<'_, f64>,
-) -> ArrayD<f32> {
+pub fn element_scores<'a, 'b, 'c, D: Dimension>(
+    weight: impl Into<ArrayView<'a, f32, D>>,
+    mean_gradient: impl Into<ArrayView<'b, f64, D>>,
+    mean_squared_gradient: impl Into<ArrayView<'c, f64, D>>,
+) -> Array<f32, D> {
     loss_change(weight, mean_gradient, mean_squared_gradient).mapv(to_f32)
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Three criteria of this family go by the name Taylor, and they differ in what is averaged over the samples: see [`TaylorForm`].
 
-use ndarray::{ArrayD, ArrayViewD, Zip};
+use ndarray::{Array, ArrayView, Dimension, Zip};
 
 use super::to_f32;
 
@@ -17,7 +17,7 @@ pub enum TaylorForm {
     /// ```
     ///
     /// The mean size of the change of one sample's loss. The absolute value comes before the mean, so it does not vanish at a
-    /// minimum, where only E[g] does.
+    /// minimum, where only `E[g]` does.
     ///
     /// P. Molchanov, S. Tyree, T. Karras, T. Aila, J. Kautz, *Pruning Convolutional Neural Networks for Resource Efficient
     /// Inference*, ICLR 2017, arXiv:1611.06440: "computed for each example separately and averaged". For a channel they
@@ -29,7 +29,7 @@ pub enum TaylorForm {
     /// s = E[(g·w)²] = w²·E[g²]
     /// ```
     ///
-    /// Twice the saliency ½·h·w² of Optimal Brain Damage with the empirical Fisher information h = E[g²] as the curvature, so it
+    /// Twice the saliency ½·h·w² of Optimal Brain Damage with the empirical Fisher information `h = E[g²]` as the curvature, so it
     /// orders single weights as that does: [`obd`](super::obd) without its first-order term.
     ///
     /// P. Molchanov, A. Mallya, S. Tyree, I. Frosio, J. Kautz, *Importance Estimation for Neural Network Pruning*, CVPR 2019,
@@ -57,7 +57,11 @@ pub enum TaylorForm {
 /// If the shapes differ.
 #[must_use]
 #[track_caller]
-pub fn loss_change(weight: ArrayViewD<'_, f32>, mean_gradient: ArrayViewD<'_, f64>) -> ArrayD<f64> {
+pub fn loss_change<'a, 'b, D: Dimension>(
+    weight: impl Into<ArrayView<'a, f32, D>>,
+    mean_gradient: impl Into<ArrayView<'b, f64, D>>,
+) -> Array<f64, D> {
+    let (weight, mean_gradient) = (weight.into(), mean_gradient.into());
     assert_eq!(weight.shape(), mean_gradient.shape(), "shapes differ");
     Zip::from(weight)
         .and(mean_gradient)
@@ -66,7 +70,7 @@ pub fn loss_change(weight: ArrayViewD<'_, f32>, mean_gradient: ArrayViewD<'_, f6
 
 /// The score of every element in one of the forms.
 ///
-/// `mean` is what the form averages: E[|g|] for [`TaylorForm::MeanAbs`], E[g²] for [`TaylorForm::MeanSquare`], E[g] for
+/// `mean` is what the form averages: `E[|g|]` for [`TaylorForm::MeanAbs`], `E[g²]` for [`TaylorForm::MeanSquare`], `E[g]` for
 /// [`TaylorForm::AbsMean`].
 ///
 /// # Panics
@@ -74,11 +78,12 @@ pub fn loss_change(weight: ArrayViewD<'_, f32>, mean_gradient: ArrayViewD<'_, f6
 /// If the shapes differ.
 #[must_use]
 #[track_caller]
-pub fn element_scores(
+pub fn element_scores<'a, 'b, D: Dimension>(
     form: TaylorForm,
-    weight: ArrayViewD<'_, f32>,
-    mean: ArrayViewD<'_, f64>,
-) -> ArrayD<f32> {
+    weight: impl Into<ArrayView<'a, f32, D>>,
+    mean: impl Into<ArrayView<'b, f64, D>>,
+) -> Array<f32, D> {
+    let (weight, mean) = (weight.into(), mean.into());
     assert_eq!(weight.shape(), mean.shape(), "shapes differ");
     Zip::from(weight).and(mean).map_collect(|w, mean| {
         let w = f64::from(*w);

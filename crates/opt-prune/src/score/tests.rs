@@ -260,7 +260,14 @@ fn agreement(widths: &[usize], steps: usize) -> Agreement {
         .weight_names()
         .into_iter()
         .flat_map(|n| {
-            let g = mean(&model, n, Sum::Plain, "Taylor", Some(&sums)).unwrap();
+            let g = mean(
+                model.params[n].shape(),
+                n,
+                Sum::Plain,
+                "Taylor",
+                Some(&sums),
+            )
+            .unwrap();
             taylor::loss_change(model.params[n].view(), g.view())
         })
         .collect();
@@ -753,4 +760,44 @@ fn magnitude_and_random_need_no_gradients() {
     assert_ne!(random(1), random(2));
     let channels = score_channels(&model, &Criterion::Random { seed: 1 }, None).unwrap();
     assert_eq!(channels["conv2"].len(), 128);
+}
+
+#[test]
+fn arrays_are_scored_as_a_model_is() {
+    let layers = start(&[FEATURES, HIDDEN, CLASSES]);
+    let model = model_of(&layers);
+    let sums = sums(&model, &layers, &samples());
+    let weights = || (model.weight_names().into_iter()).map(|name| (name, &model.params[name]));
+    for criterion in [
+        Criterion::Magnitude(Norm::L2),
+        Criterion::Random { seed: 5 },
+        Criterion::Taylor(TaylorForm::MeanAbs),
+        Criterion::Taylor(TaylorForm::MeanSquare),
+        Criterion::Taylor(TaylorForm::AbsMean),
+        Criterion::ObdDiagonal,
+    ] {
+        let by_model = score(&model, &criterion, Some(&sums)).unwrap();
+        assert_eq!(by_model.len(), 2);
+        let by_name = score_arrays(weights(), &criterion, Some(&sums)).unwrap();
+        assert_eq!(by_name, by_model, "{criterion:?}");
+    }
+    let twice = score_arrays(
+        weights().chain(weights()),
+        &Criterion::Magnitude(Norm::L1),
+        None,
+    );
+    assert_eq!(
+        twice.unwrap_err(),
+        PruneError::DuplicateName {
+            name: "fc0.weight".to_owned()
+        }
+    );
+    let missing = score_arrays([("a", &[1.0f32])], &Criterion::ObdDiagonal, Some(&sums));
+    assert!(matches!(missing, Err(PruneError::MissingGradient { .. })));
+    let nan = score_arrays(
+        [("a", &[1.0f32, f32::NAN])],
+        &Criterion::Magnitude(Norm::L1),
+        None,
+    );
+    assert!(matches!(nan, Err(PruneError::NanScore { index: 1, .. })));
 }

@@ -351,6 +351,153 @@ fn large_nets_are_cut_exactly() {
     }
 }
 
+/// The definition, in global scope: each layer's minimum first, then the best of the rest, everything sorted.
+fn by_sorting(
+    layers: &[Vec<f32>],
+    alive: &[Vec<bool>],
+    minimum: usize,
+    n_keep: usize,
+) -> Vec<Vec<bool>> {
+    let mut keep: Vec<Vec<bool>> = layers.iter().map(|l| vec![false; l.len()]).collect();
+    let mut rest = Vec::new();
+    for (l, scores) in layers.iter().enumerate() {
+        let mut order: Vec<usize> = (0..scores.len()).filter(|&i| alive[l][i]).collect();
+        order.sort_by(|&i, &j| scores[j].total_cmp(&scores[i]).then(i.cmp(&j)));
+        let (first, others) = order.split_at(minimum.min(order.len()));
+        first.iter().for_each(|&i| keep[l][i] = true);
+        rest.extend(others.iter().map(|&i| (scores[i], l, i)));
+    }
+    let n_kept: usize = keep.iter().flatten().filter(|k| **k).count();
+    rest.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
+    for &(_, l, i) in &rest[..n_keep - n_kept] {
+        keep[l][i] = true;
+    }
+    keep
+}
+
+fn any_score() -> impl Strategy<Value = f32> {
+    prop_oneof![
+        4 => (-3i8..3).prop_map(f32::from),
+        1 => any::<u32>().prop_map(f32::from_bits).prop_filter("NaN", |s| !s.is_nan()),
+        1 => (0..9u32).prop_map(f32::from_bits),
+        1 => prop::sample::select(vec![f32::INFINITY, f32::NEG_INFINITY, -0.0]),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_global_selection_is_that_of_a_full_sort(
+        layers in prop::collection::vec(prop::collection::vec((any_score(), prop::bool::weighted(0.8)), 0..30), 1..6),
+        minimum in 0..4usize,
+        sparsity in 0.0..1.0f64,
+    ) {
+        let (scores, alive): (Vec<Vec<f32>>, Vec<Vec<bool>>) =
+            layers.into_iter().map(|layer| layer.into_iter().unzip()).unzip();
+        let name = |l: usize| format!("layer {l}");
+        let mask = |(l, keep): (usize, &Vec<bool>)| (name(l), Mask::new(Array::from_vec(keep.clone()).into_dyn()));
+        let previous: Masks = alive.iter().enumerate().map(mask).collect();
+        let n_keep = count_of(sparsity, scores.iter().map(Vec::len).sum());
+        let request = SelectRequest {
+            min_keep_per_layer: minimum,
+            ..SelectRequest::sparsity(Scope::Global, sparsity)
+        };
+        let run = |n_threads: usize| {
+            let named = scores.iter().enumerate().map(|(l, scores)| (name(l), scores));
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
+            let named: Vec<_> = named.collect();
+            pool.install(|| select_arrays(named, &previous, &request))
+        };
+        let found = run(1);
+        prop_assert_eq!(&run(3), &found);
+        let left = |alive: &Vec<bool>| alive.iter().filter(|a| **a).count();
+        let minima: usize = alive.iter().map(|a| minimum.min(left(a))).sum();
+        let all_left: usize = alive.iter().map(left).sum();
+        match found {
+            Ok(selection) => {
+                let expected = by_sorting(&scores, &alive, minimum, n_keep);
+                let found: Masks = expected.iter().enumerate().map(mask).collect();
+                prop_assert_eq!(&selection.masks, &found);
+                for (l, row) in selection.layers.iter().enumerate() {
+                    prop_assert_eq!(&row.param, &name(l));
+                    prop_assert_eq!(row.kept, left(&expected[l]));
+                }
+            }
+            Err(PruneError::Infeasible { .. }) => prop_assert!(n_keep < minima || n_keep > all_left),
+            Err(PruneError::NothingRemoved { .. }) => {
+                prop_assert_eq!(n_keep, scores.iter().map(Vec::len).sum::<usize>());
+            }
+            Err(other) => prop_assert!(false, "{}", other),
+        }
+    }
+}
+
+#[test]
+fn arrays_are_selected_as_a_model_is() {
+    let model = zoo::build("resnet20", &InputSpec::cifar10(), 2).unwrap();
+    let scores = crate::score(&model, &crate::Criterion::Random { seed: 3 }, None).unwrap();
+    for scope in [Scope::Global, Scope::PerLayer] {
+        let request = SelectRequest::sparsity(scope, 0.7);
+        let by_model = select(&model, &scores, &Masks::new(), &request).unwrap();
+        let in_order = model
+            .weight_names()
+            .into_iter()
+            .map(|name| (name, &scores[name]));
+        let by_name = select_arrays(in_order, &Masks::new(), &request).unwrap();
+        assert_eq!(by_name, by_model);
+    }
+}
+
+#[test]
+fn the_order_of_arrays_breaks_ties_and_strides_do_not_matter() {
+    let ones = Array::from_elem((2, 3), 1.0f32);
+    let request = SelectRequest {
+        min_keep_per_layer: 0,
+        ..SelectRequest::sparsity(Scope::Global, 0.5)
+    };
+    let selection = select_arrays([("z", &ones), ("a", &ones)], &Masks::new(), &request).unwrap();
+    assert_eq!(kept(&selection), [vec![0, 1, 2, 3, 4, 5], vec![]]);
+    // The flat index is that of the transposed array: 0 3 1 4 2 5.
+    let scores = Array::from_shape_fn((2, 3), |(i, j)| (3 * i + j) as f32);
+    let selection = select_arrays([("t", scores.t())], &Masks::new(), &request).unwrap();
+    assert_eq!(kept(&selection), [vec![1, 3, 5]]);
+    // A transposed mask from before removes the same elements.
+    let old = Array::from_shape_fn((2, 3), |(i, _)| i == 0).reversed_axes();
+    let previous = Masks::from([("t".to_owned(), Mask::new(old.into_dyn()))]);
+    let selection = select_arrays([("t", scores.t())], &previous, &request).unwrap();
+    assert_eq!(kept(&selection), [vec![0, 2, 4]]);
+    // Slices, and arrays without elements.
+    let pairs = [("full", &[1.0f32, 2.0][..]), ("empty", &[])];
+    let selection = select_arrays(pairs, &Masks::new(), &request).unwrap();
+    assert_eq!(kept(&selection), [vec![1], vec![]]);
+}
+
+#[test]
+fn arrays_that_do_not_fit_are_refused() {
+    let one = [1.0f32, 2.0];
+    let request = SelectRequest::sparsity(Scope::Global, 0.5);
+    let message = |arrays: &[(&str, &[f32])], previous: &Masks| {
+        let arrays = arrays.iter().copied();
+        select_arrays(arrays, previous, &request)
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        message(&[("a", &one), ("a", &one)], &Masks::new()),
+        "two arrays are called `a`; every name must occur once"
+    );
+    let mask = |len: usize| Mask::new(ArrayD::from_elem(vec![len], true));
+    let previous = Masks::from([("b".to_owned(), mask(2))]);
+    assert_eq!(
+        message(&[("a", &one)], &previous),
+        "no array for the previous mask `b`; there are a"
+    );
+    let previous = Masks::from([("a".to_owned(), mask(3))]);
+    assert!(message(&[("a", &one)], &previous).contains("shape [3], expected [2]"));
+    let nan = [1.0, f32::NAN];
+    assert!(message(&[("a", &one), ("b", &nan)], &Masks::new()).contains("score 1 of `b` is NaN"));
+    assert!(message(&[], &Masks::new()).contains("removes nothing from 0 weights"));
+}
+
 proptest! {
     #[test]
     fn counts_are_exact_and_the_order_is_respected(

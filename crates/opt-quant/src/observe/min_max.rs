@@ -1,7 +1,9 @@
 //! The range that numbers take, gathered piece by piece.
 
-use ndarray::{ArrayViewD, Axis};
+use ndarray::{ArrayView, Dimension};
+use rayon::prelude::*;
 
+use crate::pieces::{PIECE, elements, extremes, rows_per_piece};
 use crate::{QuantError, Result};
 
 /// The smallest and the largest of the numbers seen so far.
@@ -38,14 +40,21 @@ impl Default for MinMax {
 }
 
 impl MinMax {
-    /// Returns the range of all elements of a tensor.
+    /// Returns the range of all elements of a tensor: a view, an array by reference or a slice.
+    ///
+    /// ```
+    /// use opt_quant::MinMax;
+    ///
+    /// assert_eq!(MinMax::of(&[0.5, -2.0])?.range()?, (-2.0, 0.5));
+    /// # Ok::<(), opt_quant::QuantError>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// [`QuantError::NotFinite`] with the flat index; [`QuantError::Empty`].
-    pub fn of(values: &ArrayViewD<'_, f32>) -> Result<Self> {
-        let mut range = Self::default();
-        range.extend(values.iter().copied(), 0)?;
+    pub fn of<'a, D: Dimension>(values: impl Into<ArrayView<'a, f32, D>>) -> Result<Self> {
+        let values = values.into();
+        let range = Self::of_slice(&elements(&values), 0)?;
         range.range()?;
         Ok(range)
     }
@@ -56,7 +65,8 @@ impl MinMax {
     ///
     /// [`QuantError::NotFinite`] with the index within `values`.
     pub fn observe(&mut self, values: &[f32]) -> Result<()> {
-        self.extend(values.iter().copied(), 0)
+        self.merge(&Self::of_slice(values, 0)?);
+        Ok(())
     }
 
     /// Widens the range by what another observer saw.
@@ -78,20 +88,24 @@ impl MinMax {
         Ok((self.min, self.max))
     }
 
-    fn extend(&mut self, values: impl Iterator<Item = f32>, first_index: usize) -> Result<()> {
-        let mut seen = *self;
-        for (offset, value) in values.enumerate() {
-            if !value.is_finite() {
-                let index = first_index + offset;
-                return Err(QuantError::NotFinite { index, value });
-            }
-            // Adding zero turns -0.0 into +0.0, so that the bits do not depend on the order either.
-            seen.min = seen.min.min(value + 0.0);
-            seen.max = seen.max.max(value + 0.0);
-            seen.count += 1;
+    /// The range of consecutive elements; `first_index` is the flat index of the first.
+    fn of_slice(values: &[f32], first_index: usize) -> Result<Self> {
+        let pieces: Option<Vec<(f32, f32)>> = values.par_chunks(PIECE).map(extremes).collect();
+        let Some(pieces) = pieces else {
+            let wrong = values.iter().enumerate().find(|(_, v)| !v.is_finite());
+            let (offset, value) = wrong.map_or((0, f32::NAN), |(i, v)| (i, *v));
+            let index = first_index + offset;
+            return Err(QuantError::NotFinite { index, value });
+        };
+        let mut range = Self {
+            count: values.len() as u64,
+            ..Self::default()
+        };
+        for (min, max) in pieces {
+            range.min = range.min.min(min);
+            range.max = range.max.max(max);
         }
-        *self = seen;
-        Ok(())
+        Ok(range)
     }
 }
 
@@ -105,7 +119,10 @@ impl MinMax {
 ///
 /// [`QuantError::NotFinite`] with the flat index; [`QuantError::Empty`] if the tensor has no element;
 /// [`QuantError::NoChannels`] if it has fewer than two axes.
-pub fn channel_ranges(weights: &ArrayViewD<'_, f32>) -> Result<Vec<MinMax>> {
+pub fn channel_ranges<'a, D: Dimension>(
+    weights: impl Into<ArrayView<'a, f32, D>>,
+) -> Result<Vec<MinMax>> {
+    let weights = weights.into();
     if weights.ndim() < 2 {
         return Err(QuantError::NoChannels {
             shape: weights.shape().to_vec(),
@@ -114,16 +131,15 @@ pub fn channel_ranges(weights: &ArrayViewD<'_, f32>) -> Result<Vec<MinMax>> {
     if weights.is_empty() {
         return Err(QuantError::Empty);
     }
-    let per_channel = weights.len() / weights.len_of(Axis(0));
-    weights
-        .axis_iter(Axis(0))
-        .enumerate()
-        .map(|(channel, values)| {
-            let mut range = MinMax::default();
-            range.extend(values.iter().copied(), channel * per_channel)?;
-            Ok(range)
-        })
-        .collect()
+    let per_channel = weights.len() / weights.shape()[0];
+    let elements = elements(&weights);
+    let channels = elements.par_chunks(per_channel).enumerate();
+    // Collected in order before the first error is taken, so that it is the same one every time.
+    let ranges: Vec<Result<MinMax>> = channels
+        .with_min_len(rows_per_piece(per_channel))
+        .map(|(channel, values)| MinMax::of_slice(values, channel * per_channel))
+        .collect();
+    ranges.into_iter().collect()
 }
 
 #[cfg(test)]

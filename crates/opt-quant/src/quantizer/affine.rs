@@ -2,10 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use ndarray::{ArrayD, ArrayViewD};
+use ndarray::{Array, ArrayView, Dimension, IxDyn};
 use opt_core::QParams;
 
-use crate::{MinMax, QuantError, Result};
+use crate::rounding::nearest_codes_at;
+use crate::{MinMax, QuantError, Result, pieces};
 
 /// Ends further apart than this would decode to infinity after rounding.
 pub(crate) const WIDEST_RANGE: f64 = f32::MAX as f64 / 2.0;
@@ -93,17 +94,17 @@ pub fn unsigned_codes(bits: u8) -> Result<RangeInclusive<i32>> {
 
 /// A tensor in the affine scheme.
 #[derive(Debug, Clone, PartialEq)]
-pub struct AffineWeight {
+pub struct AffineWeight<D: Dimension = IxDyn> {
     /// Unsigned codes, in the shape of the tensor.
-    pub codes: ArrayD<u8>,
+    pub codes: Array<u8, D>,
     /// What they mean.
     pub params: QParams,
 }
 
-impl AffineWeight {
+impl<D: Dimension> AffineWeight<D> {
     /// Decodes.
     #[must_use]
-    pub fn dequantize(&self) -> ArrayD<f32> {
+    pub fn dequantize(&self) -> Array<f32, D> {
         self.codes
             .mapv(|code| self.params.dequantize(i32::from(code)))
     }
@@ -111,19 +112,38 @@ impl AffineWeight {
 
 /// Quantizes a tensor to unsigned codes of `bits` bits, with one scale and zero point from its range.
 ///
+/// ```
+/// use opt_quant::quantizer::affine::affine;
+///
+/// let quantized = affine(&[-1.0, -0.2, 0.5, 1.6, 2.0], 2)?;
+/// assert_eq!(quantized.codes.to_vec(), [0, 1, 1, 3, 3]);
+/// assert_eq!(quantized.dequantize().to_vec(), [-1.0, 0.0, 0.0, 2.0, 2.0]);
+/// # Ok::<(), opt_quant::QuantError>(())
+/// ```
+///
+/// # Shapes
+///
+/// `weights`: a view of any dimension, an array by reference or a slice; `codes` has the same shape.
+///
 /// # Errors
 ///
 /// [`QuantError::Bits`] outside 1 to 8; [`QuantError::NotFinite`]; [`QuantError::Empty`]; [`QuantError::Range`].
-pub fn affine(weights: &ArrayViewD<'_, f32>, bits: u8) -> Result<AffineWeight> {
+pub fn affine<'a, D: Dimension>(
+    weights: impl Into<ArrayView<'a, f32, D>>,
+    bits: u8,
+) -> Result<AffineWeight<D>> {
+    let weights = weights.into();
     let codes = unsigned_codes(bits)?;
-    let range = MinMax::of(weights)?;
+    let range = MinMax::of(&weights)?;
     let params = affine_params(range.min, range.max, codes)?;
     #[expect(
         clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "codes are clamped to 0..=255"
+        reason = "the codes of a width and the zero point among them are 0 to 255"
     )]
-    let codes = weights.mapv(|w| params.quantize(w) as u8);
+    let [zero_point, lo, hi] = [params.zero_point, params.qmin, params.qmax].map(|q| q as i16);
+    let codes = pieces::codes(&weights, weights.len(), |_, weights, codes| {
+        nearest_codes_at(weights, params.scale, zero_point, (lo, hi), codes);
+    })?;
     Ok(AffineWeight { codes, params })
 }
 

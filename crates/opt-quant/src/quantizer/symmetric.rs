@@ -1,13 +1,13 @@
 //! The symmetric scheme for weights: zero point 0 and a narrow code range, so that `q(−w) = −q(w)`.
 
-use ndarray::{ArrayD, ArrayViewD, Axis};
+use ndarray::{Array, ArrayView, Dimension, IxDyn};
 use opt_core::QWeight;
 use opt_core::lower::ScaleFloor;
-use opt_core::qparams::round_clamp;
 
 use super::affine::WIDEST_RANGE;
 use crate::observe::min_max::channel_ranges;
-use crate::{MinMax, QuantError, Result};
+use crate::rounding::nearest_codes;
+use crate::{MinMax, QuantError, Result, pieces};
 
 /// How many scales a weight has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,16 +24,16 @@ pub enum Granularity {
 /// ŵ = scale · code        |code| ≤ 2^(bits−1) − 1
 /// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct QuantizedWeight {
+pub struct QuantizedWeight<D: Dimension = IxDyn> {
     /// The codes, in the shape of the weight.
-    pub codes: ArrayD<i8>,
+    pub codes: Array<i8, D>,
     /// One scale, or one per index of axis 0.
     pub scales: Vec<f32>,
     /// The width of a code.
     pub bits: u8,
 }
 
-impl QuantizedWeight {
+impl<D: Dimension> QuantizedWeight<D> {
     /// Decodes.
     ///
     /// # Panics
@@ -41,7 +41,7 @@ impl QuantizedWeight {
     /// If `scales` was changed to another length.
     #[must_use]
     #[track_caller]
-    pub fn dequantize(&self) -> ArrayD<f32> {
+    pub fn dequantize(&self) -> Array<f32, D> {
         let codes = self.codes.mapv(f32::from);
         times_scales(codes, &self.scales)
     }
@@ -49,17 +49,17 @@ impl QuantizedWeight {
 
 /// Multiplies by one scale, or by one per index of axis 0.
 #[track_caller]
-fn times_scales(mut values: ArrayD<f32>, scales: &[f32]) -> ArrayD<f32> {
+fn times_scales<D: Dimension>(mut values: Array<f32, D>, scales: &[f32]) -> Array<f32, D> {
     if let [scale] = scales {
         return values * *scale;
     }
-    assert_eq!(
-        scales.len(),
-        values.len_of(Axis(0)),
-        "one scale per channel"
-    );
-    for (mut channel, &scale) in values.axis_iter_mut(Axis(0)).zip(scales) {
-        channel *= scale;
+    let channels = values.shape().first().copied().unwrap_or(1);
+    assert_eq!(scales.len(), channels, "one scale per channel");
+    let per_channel = values.len() / channels.max(1);
+    let mut values_in_order = values.iter_mut();
+    for scale in scales {
+        let channel = values_in_order.by_ref().take(per_channel);
+        channel.for_each(|value| *value *= scale);
     }
     values
 }
@@ -76,35 +76,36 @@ fn times_scales(mut values: ArrayD<f32>, scales: &[f32]) -> ArrayD<f32> {
 /// ```
 /// use opt_quant::quantizer::symmetric::{Granularity, symmetric};
 ///
-/// let weights = ndarray::arr2(&[[1.27, -0.01], [0.5, 0.25]]).into_dyn();
-/// let quantized = symmetric(&weights.view(), 8, Granularity::PerChannel)?;
-/// assert_eq!(quantized.codes, ndarray::arr2(&[[127, -1], [127, 64]]).into_dyn());
+/// let weights = ndarray::arr2(&[[1.27, -0.01], [0.5, 0.25]]);
+/// let quantized = symmetric(&weights, 8, Granularity::PerChannel)?;
+/// assert_eq!(quantized.codes, ndarray::arr2(&[[127, -1], [127, 64]]));
 /// # Ok::<(), opt_quant::QuantError>(())
 /// ```
 ///
 /// # Shapes
 ///
-/// `weights`: `[channels, …]`; `codes` has the same shape.
+/// `weights`: `[channels, …]`, as a view of any dimension, an array by reference or a slice; `codes` has the same shape.
 ///
 /// # Errors
 ///
 /// [`QuantError::Bits`] outside 2 to 8; [`QuantError::NotFinite`]; [`QuantError::Empty`]; [`QuantError::Range`];
 /// [`QuantError::NoChannels`] for scales per channel of a tensor with fewer than two axes.
-pub fn symmetric(
-    weights: &ArrayViewD<'_, f32>,
+pub fn symmetric<'a, D: Dimension>(
+    weights: impl Into<ArrayView<'a, f32, D>>,
     bits: u8,
     granularity: Granularity,
-) -> Result<QuantizedWeight> {
+) -> Result<QuantizedWeight<D>> {
+    let weights = weights.into();
     let largest_code = largest_code(bits)?;
     let ranges = match granularity {
-        Granularity::PerTensor => vec![MinMax::of(weights)?],
-        Granularity::PerChannel => channel_ranges(weights)?,
+        Granularity::PerTensor => vec![MinMax::of(&weights)?],
+        Granularity::PerChannel => channel_ranges(&weights)?,
     };
     let scales = ranges
         .iter()
         .map(|range| scale_for(range, largest_code))
         .collect::<Result<Vec<_>>>()?;
-    symmetric_with_scales(weights, bits, scales)
+    finite_with_scales(&weights, bits, scales)
 }
 
 /// Quantizes a weight with scales that are already known, as learned ones are.
@@ -116,12 +117,13 @@ pub fn symmetric(
 /// # Errors
 ///
 /// [`QuantError::Bits`] outside 2 to 8; [`QuantError::NotFinite`]; [`QuantError::Scales`]; [`QuantError::NoChannels`].
-pub fn symmetric_with_scales(
-    weights: &ArrayViewD<'_, f32>,
+pub fn symmetric_with_scales<'a, D: Dimension>(
+    weights: impl Into<ArrayView<'a, f32, D>>,
     bits: u8,
     scales: Vec<f32>,
-) -> Result<QuantizedWeight> {
-    let largest_code = largest_code(bits)?;
+) -> Result<QuantizedWeight<D>> {
+    let weights = weights.into();
+    largest_code(bits)?;
     let channels = weights.shape().first().copied().unwrap_or(1);
     let refuse = |problem| Err(QuantError::Scales { problem, channels });
     if scales.len() > 1 && weights.ndim() < 2 {
@@ -135,30 +137,23 @@ pub fn symmetric_with_scales(
     if let Some((i, s)) = (scales.iter().enumerate()).find(|(_, s)| !(**s > 0.0 && s.is_normal())) {
         return refuse(format!("scale {i} is {s}"));
     }
-    let not_finite = weights.iter().enumerate().find(|(_, w)| !w.is_finite());
-    if let Some((index, &value)) = not_finite {
-        return Err(QuantError::NotFinite { index, value });
+    if !weights.is_empty() {
+        MinMax::of(&weights)?;
     }
-    let code = |w: f32, scale: f32| {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "clamped to -127..=127 by the call"
-        )]
-        let code = round_clamp(w / scale, 0, -largest_code, largest_code) as i8;
-        code
-    };
-    let codes = if let [scale] = scales[..] {
-        weights.mapv(|w| code(w, scale))
-    } else {
-        let mut codes = ArrayD::zeros(weights.raw_dim());
-        for ((mut to, from), &scale) in (codes.axis_iter_mut(Axis(0)))
-            .zip(weights.axis_iter(Axis(0)))
-            .zip(&scales)
-        {
-            to.assign(&from.mapv(|w| code(w, scale)));
-        }
-        codes
-    };
+    finite_with_scales(&weights, bits, scales)
+}
+
+/// The codes of finite weights: one normal scale, or one per channel.
+fn finite_with_scales<D: Dimension>(
+    weights: &ArrayView<'_, f32, D>,
+    bits: u8,
+    scales: Vec<f32>,
+) -> Result<QuantizedWeight<D>> {
+    let largest_code = largest_code(bits)?;
+    let per_scale = weights.len() / scales.len().max(1);
+    let codes = pieces::codes(weights, per_scale, |i, weights, codes: &mut [i8]| {
+        nearest_codes(weights, scales[i], (-largest_code, largest_code), codes);
+    })?;
     Ok(QuantizedWeight {
         codes,
         scales,
@@ -179,14 +174,15 @@ pub fn symmetric_with_scales(
 /// # Errors
 ///
 /// Those of [`symmetric`]; [`QuantError::Scales`] for a bias that no scale keeps, or one per something else than a channel.
-pub fn symmetric_with_bias(
-    weights: &ArrayViewD<'_, f32>,
+pub fn symmetric_with_bias<'a, D: Dimension>(
+    weights: impl Into<ArrayView<'a, f32, D>>,
     bits: u8,
     bias: &[f32],
     x_scale: f32,
-) -> Result<QuantizedWeight> {
+) -> Result<QuantizedWeight<D>> {
+    let weights = weights.into();
     let largest_code = largest_code(bits)?;
-    let ranges = channel_ranges(weights)?;
+    let ranges = channel_ranges(&weights)?;
     let channels = ranges.len();
     let refuse = |problem| Err(QuantError::Scales { problem, channels });
     if bias.len() != channels {
@@ -205,10 +201,10 @@ pub fn symmetric_with_bias(
         }
         scales.push(scale);
     }
-    symmetric_with_scales(weights, bits, scales)
+    finite_with_scales(&weights, bits, scales)
 }
 
-fn largest_code(bits: u8) -> Result<i32> {
+fn largest_code(bits: u8) -> Result<i16> {
     if !(2..=8).contains(&bits) {
         return Err(QuantError::Bits {
             method: "symmetric",
@@ -220,7 +216,7 @@ fn largest_code(bits: u8) -> Result<i32> {
     Ok((1 << (bits - 1)) - 1)
 }
 
-fn scale_for(range: &MinMax, largest_code: i32) -> Result<f32> {
+fn scale_for(range: &MinMax, largest_code: i16) -> Result<f32> {
     let largest = f64::from(range.max.max(-range.min));
     if largest == 0.0 {
         return Ok(1.0);
@@ -243,7 +239,7 @@ fn scale_for(range: &MinMax, largest_code: i32) -> Result<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::{arr1, arr2};
+    use ndarray::{Axis, arr1, arr2};
 
     #[test]
     fn codes_by_hand() {

@@ -1,10 +1,13 @@
 //! The formula with L levels between the smallest and the largest weight, taken literally.
 
-use ndarray::{ArrayD, ArrayViewD};
+use ndarray::{Array, ArrayView, Dimension, IxDyn};
 use opt_core::codes::decode_min_max;
+use rayon::prelude::*;
 
 use super::affine::WIDEST_RANGE;
 use super::codebook::Codebook;
+use crate::pieces::{self, PIECE, elements};
+use crate::rounding::nearest_level;
 use crate::{MinMax, QuantError, Result};
 
 /// Returns the level of one weight, from 1 to `levels`.
@@ -47,9 +50,9 @@ pub fn level(weight: f32, min: f32, max: f32, levels: u16) -> u16 {
 /// ŵ = min + step · code        code = Q(w) − 1        step = (Wmax − Wmin) / (L − 1)
 /// ```
 #[derive(Debug, Clone, PartialEq)]
-pub struct UniformLevels {
+pub struct UniformLevels<D: Dimension = IxDyn> {
     /// The levels minus one, so that 256 of them fit a byte.
-    pub codes: ArrayD<u8>,
+    pub codes: Array<u8, D>,
     /// The smallest weight.
     pub min: f32,
     /// The distance of neighbouring levels; 0 for a constant tensor.
@@ -58,10 +61,10 @@ pub struct UniformLevels {
     pub levels: u16,
 }
 
-impl UniformLevels {
+impl<D: Dimension> UniformLevels<D> {
     /// Decodes.
     #[must_use]
-    pub fn dequantize(&self) -> ArrayD<f32> {
+    pub fn dequantize(&self) -> Array<f32, D> {
         (self.codes).mapv(|code| decode_min_max(code, self.min, self.step))
     }
 }
@@ -79,11 +82,20 @@ impl UniformLevels {
 /// # Errors
 ///
 /// [`QuantError::Levels`] outside 2 to 256; [`QuantError::NotFinite`]; [`QuantError::Empty`]; [`QuantError::Range`].
-pub fn uniform_levels(weights: &ArrayViewD<'_, f32>, levels: u16) -> Result<UniformLevels> {
+pub fn uniform_levels<'a, D: Dimension>(
+    weights: impl Into<ArrayView<'a, f32, D>>,
+    levels: u16,
+) -> Result<UniformLevels<D>> {
+    let weights = weights.into();
     check_levels("uniform levels", levels)?;
-    let range = MinMax::of(weights)?;
+    let range = MinMax::of(&weights)?;
     let step = step_of(&range, levels)?;
-    let codes = weights.mapv(|w| code_of(w, &range, levels));
+    let code = code_in(&range, levels);
+    let codes = pieces::codes(&weights, weights.len(), |_, weights, codes| {
+        for (to, &w) in codes.iter_mut().zip(weights) {
+            *to = code(w);
+        }
+    })?;
     Ok(UniformLevels {
         codes,
         min: range.min,
@@ -100,17 +112,20 @@ pub fn uniform_levels(weights: &ArrayViewD<'_, f32>, levels: u16) -> Result<Unif
 /// ```
 /// use opt_quant::quantizer::uniform_levels::uniform_levels_keeping_zero;
 ///
-/// let pruned = ndarray::arr1(&[0.0, -1.0, 0.0, 0.9, 1.0]).into_dyn();
-/// let quantized = uniform_levels_keeping_zero(&pruned.view(), 2)?;
-/// assert_eq!(quantized.codes, ndarray::arr1(&[0, 1, 0, 3, 3]).into_dyn());
-/// assert_eq!(quantized.dequantize()[[2]], 0.0);
+/// let quantized = uniform_levels_keeping_zero(&[0.0, -1.0, 0.0, 0.9, 1.0], 2)?;
+/// assert_eq!(quantized.codes.to_vec(), [0, 1, 0, 3, 3]);
+/// assert_eq!(quantized.dequantize()[2], 0.0);
 /// # Ok::<(), opt_quant::QuantError>(())
 /// ```
 ///
 /// # Errors
 ///
 /// [`QuantError::Bits`] outside 2 to 8; [`QuantError::NotFinite`]; [`QuantError::Empty`]; [`QuantError::Range`].
-pub fn uniform_levels_keeping_zero(weights: &ArrayViewD<'_, f32>, bits: u8) -> Result<Codebook> {
+pub fn uniform_levels_keeping_zero<'a, D: Dimension>(
+    weights: impl Into<ArrayView<'a, f32, D>>,
+    bits: u8,
+) -> Result<Codebook<D>> {
+    let weights = weights.into();
     if !(2..=8).contains(&bits) {
         return Err(QuantError::Bits {
             method: "uniform levels keeping zero",
@@ -120,21 +135,15 @@ pub fn uniform_levels_keeping_zero(weights: &ArrayViewD<'_, f32>, bits: u8) -> R
         });
     }
     let levels = (1u16 << bits) - 1;
-    MinMax::of(weights)?;
-    let kept: Vec<f32> = weights.iter().copied().filter(|&w| w != 0.0).collect();
-    let mut range = MinMax::default();
-    range.observe(&kept)?;
-    if kept.is_empty() {
-        (range.min, range.max) = (0.0, 0.0);
-    }
+    MinMax::of(&weights)?;
+    let range = range_without_zeros(&elements(&weights));
     let step = step_of(&range, levels)?;
-    let codes = weights.mapv(|w| {
-        if w == 0.0 {
-            0
-        } else {
-            1 + code_of(w, &range, levels)
+    let code = code_in(&range, levels);
+    let codes = pieces::codes(&weights, weights.len(), |_, weights, codes| {
+        for (to, &w) in codes.iter_mut().zip(weights) {
+            *to = if w == 0.0 { 0 } else { 1 + code(w) };
         }
-    });
+    })?;
     let on_grid = (0u8..=254).take(usize::from(levels));
     let mut centroids = vec![0.0];
     centroids.extend(on_grid.map(|code| decode_min_max(code, range.min, step)));
@@ -165,19 +174,46 @@ pub(crate) fn step_of(range: &MinMax, levels: u16) -> Result<f32> {
     Ok(step)
 }
 
-fn code_of(weight: f32, range: &MinMax, levels: u16) -> u8 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a level is 1 to 256, so the code fits"
-    )]
-    let code = (level(weight, range.min, range.max, levels) - 1) as u8;
-    code
+/// The range of finite numbers but for the zeros; 0 to 0 if there are no others.
+fn range_without_zeros(values: &[f32]) -> MinMax {
+    let of_piece = |piece: &[f32]| {
+        let mut range = MinMax::default();
+        for &value in piece {
+            let is_zero = value == 0.0;
+            range.min = range.min.min(if is_zero { f32::INFINITY } else { value });
+            range.max = range
+                .max
+                .max(if is_zero { f32::NEG_INFINITY } else { value });
+            range.count += u64::from(!is_zero);
+        }
+        range
+    };
+    let pieces: Vec<MinMax> = values.par_chunks(PIECE).map(of_piece).collect();
+    let mut range = MinMax::default();
+    pieces.iter().for_each(|piece| range.merge(piece));
+    if range.count == 0 {
+        (range.min, range.max) = (0.0, 0.0);
+    }
+    range
+}
+
+/// The code of a weight in the range: its [`level`] minus one.
+fn code_in(range: &MinMax, levels: u16) -> impl Fn(f32) -> u8 + Sync + use<> {
+    let (min, last) = (f64::from(range.min), f64::from(levels) - 1.0);
+    let width = f64::from(range.max) - min;
+    // A range of one value has code 0 alone: 0/1 in place of 0/0.
+    let (last, width) = if width == 0.0 {
+        (0.0, 1.0)
+    } else {
+        (last, width)
+    };
+    move |weight| nearest_level((f64::from(weight) - min) * last / width, last)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ndarray::arr1;
+    use ndarray::{ArrayD, arr1};
 
     #[test]
     fn codes_are_the_levels_minus_one() {

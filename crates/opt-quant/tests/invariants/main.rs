@@ -17,7 +17,7 @@ use opt_core::codes::{pack, unpack};
 use opt_core::lower::bias_code;
 use opt_core::{Decode, QParams};
 use opt_quant::quantizer::affine::{affine, unsigned_codes};
-use opt_quant::quantizer::codebook::k_means;
+use opt_quant::quantizer::k_means::k_means;
 use opt_quant::quantizer::symmetric::{Granularity, symmetric, symmetric_with_bias};
 use opt_quant::quantizer::uniform_levels::{level, uniform_levels, uniform_levels_keeping_zero};
 use opt_quant::{MinMax, QuantError, WeightMethod, affine_params, metrics, quantize_weight};
