@@ -477,7 +477,7 @@ mod tests {
     fn the_network_has_integers_of_both_kinds() {
         let network = Network::new("resnet20").unwrap();
         let adds = |model: &QModel| {
-            let add = |n: &&opt_core::QNode| matches!(n.op, opt_core::QOp::Add { .. });
+            let add = |n: &&opt_core::QNode| matches!(n.op, opt_core::QOp::Add);
             model.nodes.iter().filter(add).count()
         };
         assert_eq!((adds(&network.fused), adds(&network.rounded)), (0, 9));

@@ -116,7 +116,7 @@ pub(crate) fn image(x: &[usize]) -> Rule<[usize; 3]> {
 /// Input channels of a group.
 pub(crate) fn grouped(x: &[usize], out: usize, group: usize) -> Rule<usize> {
     let [channels, ..] = image(x)?;
-    if group == 0 || channels % group != 0 || out % group != 0 || out == 0 {
+    if group == 0 || channels % group != 0 || !out.is_multiple_of(group) || out == 0 {
         return Err(format!(
             "{channels} input and {out} output channels do not split into {group} groups"
         ));

@@ -1,4 +1,4 @@
-//! A network with HardSwish and one layer in f32, from training to files: trained on libtorch, quantized after training and
+//! A network with `HardSwish` and one layer in f32, from training to files: trained on libtorch, quantized after training and
 //! aware of it, written, read, run by every set of kernels.
 #![expect(clippy::unwrap_used, reason = "a test")]
 

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use opt_core::mask::Masks;
-use opt_core::{InputSpec, zoo};
+use opt_core::{Task, zoo};
 use opt_prune::{Criterion, Norm, Scope, Scores, SelectRequest, score, select};
 
 /// A line of `/proc/self/status` in MB (10⁶ bytes); nothing where there is no such file.
@@ -21,9 +21,9 @@ fn status_mb(field: &str) -> Option<f64> {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let rounds = std::env::args().nth(1).map_or(Ok(5), |n| n.parse())?;
-    let mut input = InputSpec::cifar10();
-    input.labels = (0..1000).map(|class| class.to_string()).collect();
-    let model = zoo::build("resnet50", &input, 1)?;
+    let mut task = Task::cifar10();
+    task.labels = (0..1000).map(|class| class.to_string()).collect();
+    let model = zoo::build("resnet50", &task, 1)?;
     let magnitudes = score(&model, &Criterion::Magnitude(Norm::L1), None)?;
     let equal: Scores = (magnitudes.iter())
         .map(|(name, s)| (name.clone(), s.mapv(|_| 1.0)))

@@ -7,14 +7,14 @@
 
 use std::error::Error;
 
-use opt_core::{InputSpec, cost::cost, zoo};
+use opt_core::{Task, cost::cost, zoo};
 use opt_prune::{
     ChannelRequest, ChannelTarget, Criterion, Norm, plan_channels, prunable_channels,
     score_channels, shrink,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let model = zoo::build("source_net", &InputSpec::cifar10(), 0)?;
+    let model = zoo::build("source_net", &Task::cifar10(), 0)?;
 
     // Which layers can lose channels? The others say why not.
     for layer in prunable_channels(&model)? {

@@ -172,7 +172,7 @@ const VERSION_2: [(&str, &str); 3] = [
     ),
 ];
 
-/// A mixed network: a convolution in integers, HardSwish of its codes as a table, a second convolution in f32, two
+/// A mixed network: a convolution in integers, `HardSwish` of its codes as a table, a second convolution in f32, two
 /// outputs, one of them without labels.
 fn mixed() -> QModel {
     let image = Activation::new(1.0, 0);

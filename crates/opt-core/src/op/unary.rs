@@ -19,7 +19,7 @@ pub enum Unary {
     },
     /// `x·min(max(x + 3, 0), 6)/6`.
     ///
-    /// A. Howard et al., *Searching for MobileNetV3*, 2019, arXiv:1905.02244.
+    /// A. Howard et al., *Searching for `MobileNetV3`*, 2019, arXiv:1905.02244.
     HardSwish,
 }
 
@@ -34,7 +34,7 @@ impl Unary {
         }
     }
 
-    /// Its value, computed in f64 and rounded once. NaN gives NaN, and where a product has no limit (of HardSwish at -∞) the
+    /// Its value, computed in f64 and rounded once. NaN gives NaN, and where a product has no limit (of `HardSwish` at -∞) the
     /// value is 0.
     ///
     /// ```

@@ -257,7 +257,7 @@ mod tests {
             assert_eq!(line.baseline.as_deref(), Some("r"));
             assert_eq!(line.bytes_baseline, Some(float.bytes));
             let network = opt_artifact::load_qmodel(&run.out.join(&line.file)).unwrap();
-            let adds = |op: &opt_core::QOp| matches!(op, opt_core::QOp::Add { .. });
+            let adds = |op: &opt_core::QOp| matches!(op, opt_core::QOp::Add);
             assert_eq!(
                 network.nodes.iter().filter(|n| adds(&n.op)).count(),
                 own,

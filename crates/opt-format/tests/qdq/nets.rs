@@ -163,7 +163,7 @@ fn pooled_image() -> QModel {
     b.logits("linear", x, 100, 8)
 }
 
-/// The image's own numbers through a convolution in f32, codes of 4 bits, HardSwish as a table, and f32 again at the end.
+/// The image's own numbers through a convolution in f32, codes of 6 bits, `HardSwish` as a table, and f32 again at the end.
 fn mixed() -> QModel {
     let mut b = Builder::new([3, 8, 7], &[125, 123, 114], 5);
     let image = b.push("input/f32", QOp::Dequantize, &[0], None);

@@ -20,14 +20,17 @@ use opt_core::op::Op;
 /// arXiv:2404.00498.
 #[must_use]
 pub fn dirac(mut model: Model) -> Model {
-    let convolutions = model.graph.nodes.iter().filter_map(|node| match &node.op {
-        Op::Conv {
+    let convolutions = model.graph.nodes.iter().filter_map(|node| {
+        let Op::Conv {
             weight,
             window,
             group: 1,
             ..
-        } => Some((weight.clone(), window.kernel)),
-        _ => None,
+        } = &node.op
+        else {
+            return None;
+        };
+        Some((weight.clone(), window.kernel))
     });
     for (weight, [kh, kw]) in convolutions.skip(1).collect::<Vec<_>>() {
         if kh < 3 || kw < 3 || kh % 2 == 0 || kw % 2 == 0 {

@@ -35,14 +35,17 @@ const EPSILON: f64 = 5e-4;
 /// D. Page, *How to Train Your ResNet 8: Bag of Tricks*, 2019; K. Jordan, *94% on CIFAR-10 in 3.29 Seconds on a Single
 /// GPU*, 2024, arXiv:2404.00498.
 pub fn whiten(mut model: Model, images: &Batch) -> Result<Model> {
-    let first = model.graph.nodes.iter().find_map(|node| match &node.op {
-        Op::Conv {
+    let first = model.graph.nodes.iter().find_map(|node| {
+        let Op::Conv {
             weight,
             window,
             group,
             ..
-        } => Some((node.inputs[0], weight.clone(), *window, *group)),
-        _ => None,
+        } = &node.op
+        else {
+            return None;
+        };
+        Some((node.inputs[0], weight.clone(), *window, *group))
     });
     let problem = |problem: String| NnError::Init {
         what: "whitening".to_owned(),

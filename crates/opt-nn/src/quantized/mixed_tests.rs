@@ -13,7 +13,7 @@ use super::{FakeQuant, Plan, Simulation};
 use crate::net::to_vec;
 use crate::{Batch, Net, Precision};
 
-/// Three convolutions with HardSwish and ReLU between them, and two heads on their mean.
+/// Three convolutions with `HardSwish` and `ReLU` between them, and two heads on their mean.
 fn model() -> Model {
     let mut graph = Graph::new();
     let conv = |name: &str| Op::Conv {

@@ -248,7 +248,7 @@ impl Simulation {
         }
         let logits = values[self.output]
             .take()
-            .unwrap_or_else(Tensor::new)
+            .unwrap_or_default()
             .to_kind(Kind::Float);
         Ok(Trace { codes, logits })
     }

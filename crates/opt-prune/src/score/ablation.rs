@@ -90,19 +90,15 @@ fn check(model: &Model, unit: &Unit) -> Result<()> {
             .try_for_each(|(param, index)| check_weight(model, param, *index)),
         Unit::Channel { layer, channel } => {
             let node = model.graph.nodes.iter().find(|n| n.name == *layer);
-            let channels = match node.map(|n| &n.op) {
-                Some(Op::Conv { weight, .. } | Op::Gemm { weight, .. }) => {
-                    model.param(weight)?.shape()[0]
-                }
-                _ => {
-                    return Err(PruneError::Unknown {
-                        what: "Conv or Gemm",
-                        name: layer.clone(),
-                        known: crate::chain::layer_names(model).join(", "),
-                    });
-                }
+            let Some(Op::Conv { weight, .. } | Op::Gemm { weight, .. }) = node.map(|n| &n.op)
+            else {
+                return Err(PruneError::Unknown {
+                    what: "Conv or Gemm",
+                    name: layer.clone(),
+                    known: crate::chain::layer_names(model).join(", "),
+                });
             };
-            check_index(layer, *channel, channels)
+            check_index(layer, *channel, model.param(weight)?.shape()[0])
         }
     }
 }

@@ -433,7 +433,7 @@ proptest! {
 
 #[test]
 fn arrays_are_selected_as_a_model_is() {
-    let model = zoo::build("resnet20", &InputSpec::cifar10(), 2).unwrap();
+    let model = zoo::build("resnet20", &Task::cifar10(), 2).unwrap();
     let scores = crate::score(&model, &crate::Criterion::Random { seed: 3 }, None).unwrap();
     for scope in [Scope::Global, Scope::PerLayer] {
         let request = SelectRequest::sparsity(scope, 0.7);
