@@ -9,9 +9,11 @@ use indicatif::HumanDuration;
 use opt_core::Task;
 use opt_experiment::budget::{Fitted, fit};
 use opt_experiment::data::{Data, Limits, to_download};
-use opt_experiment::experiment::run_all;
-use opt_experiment::plan::{Counts, Plan, plan};
-use opt_experiment::profile::{EXPERIMENTS, PROFILES, Profile};
+use opt_experiment::experiment::shard::{PartOf, Shard};
+use opt_experiment::experiment::stage::Stages;
+use opt_experiment::experiment::{Experiment, run_stages};
+use opt_experiment::plan::{Cost, Counts, Machine, costs, plan};
+use opt_experiment::profile::{PROFILES, Profile};
 use opt_experiment::run::{Request, Run, threads};
 use opt_experiment::speed::{Speed, kept, kept_or_measured};
 use opt_nn::device;
@@ -38,7 +40,11 @@ pub(crate) struct Options {
     /// The time there is, such as 90s, 30m, 2h or 1h30m: chooses seeds, epochs and networks of the profile that fit into it.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration, conflicts_with = "seeds")]
     budget: Option<Duration>,
-    /// Print the plan with its expected time and stop.
+    /// Only part I of N, for a machine of its own: N runs, I from 1 to N, and `report` that joins them give what one run
+    /// gives. Share `OPT_CACHE_DIR` between them, and what several need is trained once.
+    #[arg(long, value_name = "I/N", conflicts_with = "budget")]
+    shard: Option<PartOf>,
+    /// Print every stage with its expected time and stop.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -55,8 +61,8 @@ impl Options {
 /// The experiments and profiles that there are.
 pub(crate) fn help() -> String {
     let mut help = "Experiments:\n".to_owned();
-    for (name, what) in EXPERIMENTS {
-        help += &format!("  {name:<10} {what}\n");
+    for experiment in Experiment::ALL {
+        help += &format!("  {experiment:<10} {}\n", experiment.about());
     }
     help += "\nProfiles:\n";
     for (name, _) in PROFILES {
@@ -75,17 +81,12 @@ pub(crate) fn run(options: Options) -> Result<()> {
         }
         return Ok(());
     }
-    let names: Vec<&str> = EXPERIMENTS.iter().map(|(n, _)| *n).collect();
-    let experiments: Vec<String> = match options.experiment.as_str() {
-        "all" => names.iter().map(|n| (*n).to_owned()).collect(),
-        one => {
-            ensure!(
-                names.contains(&one),
-                "no experiment `{one}`; there are {}, all and list",
-                names.join(", ")
-            );
-            vec![one.to_owned()]
-        }
+    let experiments: Vec<Experiment> = match options.experiment.as_str() {
+        "all" => Experiment::ALL.to_vec(),
+        one => vec![
+            one.parse()
+                .map_err(|e| anyhow::anyhow!("{e}, all and list"))?,
+        ],
     };
     let (mut profile, mut not_run) = chosen_profile(&options, &experiments)?;
     for recipe in &mut profile.baseline {
@@ -104,15 +105,16 @@ pub(crate) fn run(options: Options) -> Result<()> {
         image_size: options.common.image_size,
         prepared: None,
     };
-    let chosen = |counts, task: &Task| -> Result<Fitted> {
+    let chosen = |counts, task: &Task| -> Result<(Fitted, Stages)> {
         let speed = speed(device, &options)?;
         let fitted = match options.budget {
             Some(budget) => fit(&profile, &experiments, counts, task, device, &speed, budget)?,
             None => as_it_is(&profile, seeds),
         };
-        let plan = plan(&fitted.profile, &experiments, counts, task, device, &speed)?;
-        show_plan(&plan, &options.profile, &fitted);
-        Ok(fitted)
+        let stages = fitted.profile.stages(&experiments)?;
+        let on = Machine::new(&fitted.profile, counts, task, device, speed)?;
+        show_plan(&stages, &on, &options, &fitted)?;
+        Ok((fitted, stages))
     };
     let missing = to_download(&options.common.data, &root());
     if let Some((what, task)) = missing.filter(|_| options.dry_run) {
@@ -130,11 +132,16 @@ pub(crate) fn run(options: Options) -> Result<()> {
         test: data.test.len(),
     };
     say_data(&data, device);
-    let fitted = chosen(counts, &data.task())?;
+    let (fitted, stages) = chosen(counts, &data.task())?;
     if options.dry_run {
         return Ok(());
     }
     let profile = fitted.profile;
+    let seeds: Vec<u64> = (0..profile.seeds as u64).collect();
+    let shard = match options.shard {
+        Some(which) => Some(divided(which, &stages, &profile, &data, &seeds)?),
+        None => None,
+    };
     let mut shown = profile.clone();
     shown.baseline = profile.baseline.iter().map(passed_on).collect();
     let profile_name = file_name(Path::new(&options.profile));
@@ -142,18 +149,29 @@ pub(crate) fn run(options: Options) -> Result<()> {
     let budget = options.budget.map_or_else(String::new, |budget| {
         format!("in {}", humantime::format_duration(budget))
     });
+    let part = options.shard.map_or_else(String::new, |part| {
+        format!("part {} of {}", part.part, part.of)
+    });
     let request = Request {
+        shard: options.shard.map(|part| opt_report::Shard {
+            part: part.part,
+            of: part.of,
+            files: stages.files(&seeds),
+        }),
         out: options.common.out.unwrap_or_else(|| {
-            default_out(&[&profile_name, &base, &options.experiment, &budget], &data)
+            default_out(
+                &[&profile_name, &base, &options.experiment, &budget, &part],
+                &data,
+            )
         }),
         profile: profile_name.clone(),
-        experiments: experiments.clone(),
+        experiments: experiments.iter().map(ToString::to_string).collect(),
         recipes: vec![RecipeText {
             name: profile_name,
             text: toml::to_string(&shown)?,
         }],
         precision: precision(&profile.trains(), device),
-        seeds: (0..profile.seeds as u64).collect(),
+        seeds,
         root: root(),
     };
     watch_for_stops()?;
@@ -167,17 +185,18 @@ pub(crate) fn run(options: Options) -> Result<()> {
     }));
     run.info.not_run = not_run;
     run.write_info()?;
-    run_all(&mut run, &profile, &experiments)?;
+    run_stages(&mut run, &stages, shard.as_ref())?;
     finish(&mut run)
 }
 
 /// The profile with what `--base` leaves of it, and what does not run because of that.
-fn chosen_profile(options: &Options, experiments: &[String]) -> Result<(Profile, Vec<NotRun>)> {
+fn chosen_profile(options: &Options, experiments: &[Experiment]) -> Result<(Profile, Vec<NotRun>)> {
     let mut profile = Profile::load(&options.profile)?;
     if let Some(base) = &options.base {
         profile = profile.only(base)?;
     }
-    let empty: Vec<&String> = experiments.iter().filter(|e| !profile.has(e)).collect();
+    let all = experiments.iter().copied();
+    let empty: Vec<Experiment> = all.filter(|e| !profile.has(*e)).collect();
     ensure!(
         empty.len() < experiments.len() && (empty.is_empty() || options.experiment == "all"),
         "the profile {}{} has nothing for `{}`",
@@ -191,7 +210,7 @@ fn chosen_profile(options: &Options, experiments: &[String]) -> Result<(Profile,
     let mut not_run: Vec<NotRun> = empty
         .into_iter()
         .map(|experiment| NotRun {
-            what: experiment.clone(),
+            what: experiment.to_string(),
             why: "the profile has nothing for it".to_owned(),
         })
         .collect();
@@ -224,30 +243,70 @@ fn speed(device: tch::Device, options: &Options) -> Result<Speed> {
     Ok(kept(device)?.unwrap_or_else(|| Speed::assumed(device)))
 }
 
-fn show_plan(plan: &Plan, profile: &str, fitted: &Fitted) {
+/// The part of the stages that `--shard` names. It does not depend on this machine: all parts are cut from the same whole.
+fn divided(
+    which: PartOf,
+    stages: &Stages,
+    profile: &Profile,
+    data: &Data,
+    seeds: &[u64],
+) -> Result<Shard> {
+    let counts = Counts {
+        train: data.train.len(),
+        test: data.test.len(),
+    };
+    let device = tch::Device::Cpu;
+    let speed = Speed::assumed(device);
+    let on = Machine::new(profile, counts, &data.task(), device, speed)?;
+    let seconds: Vec<f64> = costs(stages, &on)?.iter().map(|c| c.seconds).collect();
+    Ok(Shard::new(which, stages, seeds, &seconds))
+}
+
+/// Prints what will be done: every stage for `--dry-run`, else a line for each experiment and network.
+fn show_plan(stages: &Stages, on: &Machine, options: &Options, fitted: &Fitted) -> Result<()> {
     let seeds = fitted.profile.seeds;
     eprintln!(
-        "plan: profile {profile}, {seeds} {}",
-        if seeds == 1 { "seed" } else { "seeds" }
+        "plan: profile {}, {}",
+        options.profile,
+        count(seeds, "seed")
     );
     for note in &fitted.notes {
         eprintln!("  {note}");
     }
-    for item in &plan.items {
-        eprintln!(
-            "  {:<10} {:<52} about {}",
-            item.experiment,
-            item.what,
-            HumanDuration(Duration::from_secs_f64(item.seconds))
-        );
+    let plan = plan(stages, on)?;
+    if options.dry_run {
+        for ((_, stage), Cost { epochs, seconds }) in stages.iter().zip(costs(stages, on)?) {
+            let what = match epochs {
+                0 => String::new(),
+                _ => format!(", {}", count(epochs, "epoch")),
+            };
+            let name = format!("{}{what}", stage.name);
+            line(stage.experiment, &name, seconds);
+        }
+    } else {
+        for item in &plan.items {
+            let networks = count(item.networks, "network");
+            let what = format!("{}: {networks}, {}", item.base, count(item.epochs, "epoch"));
+            line(item.experiment, &what, item.seconds);
+        }
     }
     let total = plan.seconds() * seeds as f64;
     eprintln!(
-        "expected in all: about {} on {} {}",
+        "expected in all: about {} on {}",
         HumanDuration(Duration::from_secs_f64(total)),
-        threads(),
-        if threads() == 1 { "thread" } else { "threads" },
+        count(threads(), "thread"),
     );
+    Ok(())
+}
+
+fn line(experiment: &str, what: &str, seconds: f64) {
+    let time = HumanDuration(Duration::from_secs_f64(seconds));
+    eprintln!("  {experiment:<10} {what:<60} about {time}");
+}
+
+/// `1 epoch`, `3 epochs`.
+fn count(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

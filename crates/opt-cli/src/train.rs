@@ -5,10 +5,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use opt_experiment::data::{Data, Limits};
-use opt_experiment::experiment::{quantize_recipe, train_recipe};
+use opt_experiment::experiment::{recipe_stages, run_stages};
 use opt_experiment::recipe::Recipe;
 use opt_experiment::run::{Request, Run};
-use opt_experiment::training::Label;
 use opt_nn::device;
 use opt_report::RecipeText;
 
@@ -83,25 +82,17 @@ pub(crate) fn run(options: Options) -> Result<()> {
             text: toml::to_string(&passed_on(&recipe))?,
         }],
         precision: precision(&[&recipe.train], device),
-        seeds: seeds.clone(),
+        seeds,
+        shard: None,
         root: root(),
     };
+    let stages = recipe_stages(&recipe)?;
     watch_for_stops()?;
     let notes = data.normalisation_notes(std::slice::from_ref(&recipe));
     let mut run = Run::start(request, data, device)?;
     note(&mut run, notes);
     run.write_info()?;
-    for seed in seeds {
-        let label = Label {
-            experiment: "train".to_owned(),
-            variant: recipe.name.clone(),
-            seed,
-        };
-        let trained = train_recipe(&mut run, &recipe, &label)?;
-        if let Some(quantize) = &recipe.quantize {
-            quantize_recipe(&mut run, &recipe, quantize, &trained)?;
-        }
-    }
+    run_stages(&mut run, &stages, None)?;
     finish(&mut run)
 }
 

@@ -364,7 +364,7 @@ fn a_dry_run_prints_the_plan_and_writes_nothing() {
     let text = stderr(&output);
     // Only what `prune` needs: its base and itself.
     assert!(
-        text.contains("airbench-m: 14 epochs") && text.contains("5 variants of 3 epochs"),
+        text.contains("airbench-m, 14 epochs") && text.contains("80 % global, 2 rounds, 3 epochs"),
         "{text}"
     );
     assert!(
@@ -705,12 +705,12 @@ fn an_arm_that_diverges_is_named_and_the_others_go_on() {
         without(
             "pipeline",
             "3. W8A8 post-training",
-            "goes on from step 2, which diverged",
+            "goes on from `2. fine-tuned with a teacher`, which diverged",
         ),
         without(
             "pipeline",
             "4. W8A8 quantization-aware",
-            "goes on from step 2, which diverged",
+            "goes on from `2. fine-tuned with a teacher`, which diverged",
         ),
     ];
     assert!(info.not_run.ends_with(&left_out), "{:?}", info.not_run);

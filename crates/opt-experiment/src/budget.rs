@@ -7,9 +7,9 @@ use humantime::format_duration;
 use opt_core::Task;
 use tch::Device;
 
-use crate::plan::{Counts, Work, macs, plan_for};
+use crate::experiment::Experiment;
+use crate::plan::{Counts, Machine, plan};
 use crate::profile::Profile;
-use crate::recipe::Train;
 use crate::speed::Speed;
 
 /// A profile that fits into a budget.
@@ -46,30 +46,26 @@ const LEAST_PERCENT: usize = 25;
 /// Nothing fits: names the least budget that would do. Or a network cannot be built.
 pub fn fit(
     profile: &Profile,
-    experiments: &[String],
+    experiments: &[Experiment],
     counts: Counts,
     task: &Task,
     device: Device,
     speed: &Speed,
     budget: Duration,
 ) -> Result<Fitted> {
-    let work = Work {
-        counts,
-        device,
-        speed: *speed,
-        macs: macs(profile, task)?,
-    };
-    fit_work(profile, experiments, &work, budget)
+    let on = Machine::new(profile, counts, task, device, *speed)?;
+    fit_on(profile, experiments, &on, budget)
 }
 
-fn fit_work(
+fn fit_on(
     profile: &Profile,
-    experiments: &[String],
-    work: &Work,
+    experiments: &[Experiment],
+    on: &Machine,
     budget: Duration,
 ) -> Result<Fitted> {
-    let seconds =
-        |profile: &Profile| -> Result<f64> { Ok(plan_for(profile, experiments, work)?.seconds()) };
+    let seconds = |profile: &Profile| -> Result<f64> {
+        Ok(plan(&profile.stages(experiments)?, on)?.seconds())
+    };
     let usable = PLANNED * budget.as_secs_f64();
     let mut rest = profile.clone();
     let mut dropped = Vec::new();
@@ -91,7 +87,7 @@ fn fit_work(
                 "a budget of {} is too short: {} need {} with one seed and as few epochs as possible{}; give that much, ask \
                  for one experiment, or name a smaller --profile",
                 format_duration(budget),
-                experiments.join(", "),
+                words_of(experiments),
                 // Rounded up: what is named is enough.
                 format_duration(Duration::try_from_secs_f64(least.ceil()).unwrap_or(Duration::MAX)),
                 without(&dropped),
@@ -140,26 +136,11 @@ fn size_within(
 
 /// The profile with every phase's epochs scaled, to the nearest epoch.
 fn scaled(profile: &Profile, percent: usize) -> Profile {
-    let scale_epochs = |epochs: &mut usize| {
+    let mut profile = profile.clone();
+    for epochs in profile.epochs_mut() {
         if *epochs > 0 {
             *epochs = ((*epochs * percent + 50) / 100).max(1);
         }
-    };
-    let scale = |train: &mut Train| scale_epochs(&mut train.epochs);
-    let mut profile = profile.clone();
-    for recipe in &mut profile.baseline {
-        scale(&mut recipe.train);
-    }
-    for prune in &mut profile.prune {
-        scale_epochs(&mut prune.round_epochs);
-        scale(&mut prune.fine_tune);
-    }
-    for quantize in &mut profile.quantize {
-        scale(&mut quantize.aware_train);
-    }
-    for pipeline in &mut profile.pipeline {
-        scale(&mut pipeline.fine_tune);
-        scale(&mut pipeline.aware_train);
     }
     profile
 }
@@ -168,14 +149,14 @@ fn scaled(profile: &Profile, percent: usize) -> Profile {
 /// first.
 fn without_most_expensive(
     profile: &Profile,
-    experiments: &[String],
+    experiments: &[Experiment],
     seconds: impl Fn(&Profile) -> Result<f64>,
 ) -> Result<Option<(String, Profile)>> {
     let before = seconds(profile)?;
     let mut most: Option<(f64, String, Profile)> = None;
     for recipe in &profile.baseline {
         let smaller = without_network(profile, &recipe.name);
-        let emptied = |e: &String| profile.has(e) && !smaller.has(e);
+        let emptied = |e: &Experiment| profile.has(*e) && !smaller.has(*e);
         let saved = before - seconds(&smaller)?;
         let least = most.as_ref().map_or(0.0, |(saved, ..)| *saved);
         if !experiments.iter().any(emptied) && saved > least {
@@ -189,13 +170,13 @@ fn without_most_expensive(
 fn without_network(profile: &Profile, name: &str) -> Profile {
     let mut profile = profile.clone();
     profile.baseline.retain(|recipe| recipe.name != name);
-    profile.prune.retain(|prune| prune.base != name);
-    profile.quantize.retain(|quantize| quantize.base != name);
+    profile.retain_blocks(|block| block.base() != name && block.teacher() != Some(name));
     profile
-        .distill
-        .retain(|distill| distill.teacher != name && distill.student != name);
-    profile.pipeline.retain(|pipeline| pipeline.base != name);
-    profile
+}
+
+fn words_of(experiments: &[Experiment]) -> String {
+    let names: Vec<&str> = experiments.iter().map(|e| e.name()).collect();
+    names.join(", ")
 }
 
 /// `budget 30m: 1 seed, epochs × 0.60, without source; 26m planned, the rest in reserve`.
@@ -242,7 +223,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::profile::EXPERIMENTS;
+    use crate::experiment::Experiment::{Baseline, Prune};
 
     /// Two networks of 10 and 20 epochs, everything else on the second; an epoch of either takes ten seconds, evaluation
     /// no time.
@@ -284,8 +265,8 @@ precision = "f32"
         .unwrap()
     }
 
-    fn work() -> Work {
-        Work {
+    fn machine() -> Machine {
+        Machine {
             counts: Counts {
                 train: 1000,
                 test: 1,
@@ -300,10 +281,6 @@ precision = "f32"
         }
     }
 
-    fn names(experiments: &[&str]) -> Vec<String> {
-        experiments.iter().map(|e| (*e).to_owned()).collect()
-    }
-
     fn epochs(profile: &Profile) -> Vec<usize> {
         profile.trains().iter().map(|train| train.epochs).collect()
     }
@@ -311,7 +288,7 @@ precision = "f32"
     #[test]
     fn a_profile_fits_into_the_time_given() {
         struct Case {
-            experiments: &'static [&'static str],
+            experiments: &'static [Experiment],
             seconds: u64,
             seeds: usize,
             epochs: &'static [usize],
@@ -320,14 +297,14 @@ precision = "f32"
         let cases = [
             // 300 s for the baselines, 50 + 20 + 50 s for pruning: 420 s a seed; nine tenths of the budget count.
             Case {
-                experiments: &["baseline", "prune"],
+                experiments: &[Baseline, Prune],
                 seconds: 934,
                 seeds: 2,
                 epochs: &[20, 10, 2],
                 note: "budget 15m 34s: 2 seeds, all epochs; 14m planned, the rest in reserve",
             },
             Case {
-                experiments: &["baseline", "prune"],
+                experiments: &[Baseline, Prune],
                 seconds: 933,
                 seeds: 1,
                 epochs: &[20, 10, 2],
@@ -335,7 +312,7 @@ precision = "f32"
             },
             // Never more than five seeds.
             Case {
-                experiments: &["baseline", "prune"],
+                experiments: &[Baseline, Prune],
                 seconds: 86_400,
                 seeds: 5,
                 epochs: &[20, 10, 2],
@@ -343,7 +320,7 @@ precision = "f32"
             },
             // 270 s: at 0.68 there would be 14 + 7 + 2·2 + 3·1 epochs, at 0.67 13 + 7 + 2·2 + 3·1.
             Case {
-                experiments: &["baseline", "prune"],
+                experiments: &[Baseline, Prune],
                 seconds: 300,
                 seeds: 1,
                 epochs: &[13, 7, 1],
@@ -351,7 +328,7 @@ precision = "f32"
             },
             // 6 + 3 + 2·1 + 3·1 epochs, hardly more than at a quarter: a round has one.
             Case {
-                experiments: &["baseline", "prune"],
+                experiments: &[Baseline, Prune],
                 seconds: 156,
                 seeds: 1,
                 epochs: &[6, 3, 1],
@@ -359,7 +336,7 @@ precision = "f32"
             },
             // Too little for both networks; without the first there is time for 5 + 2·2 + 3·1 epochs.
             Case {
-                experiments: &["baseline", "prune"],
+                experiments: &[Baseline, Prune],
                 seconds: 144,
                 seeds: 1,
                 epochs: &[5, 1],
@@ -367,7 +344,7 @@ precision = "f32"
             },
             // Only what the experiments train counts: `prune` needs no `side`.
             Case {
-                experiments: &["prune"],
+                experiments: &[Prune],
                 seconds: 245,
                 seeds: 1,
                 epochs: &[20, 10, 2],
@@ -376,7 +353,7 @@ precision = "f32"
         ];
         for case in cases {
             let budget = Duration::from_secs(case.seconds);
-            let fitted = fit_work(&profile(), &names(case.experiments), &work(), budget).unwrap();
+            let fitted = fit_on(&profile(), case.experiments, &machine(), budget).unwrap();
             assert_eq!(fitted.profile.seeds, case.seeds, "{:?}", fitted.notes);
             assert_eq!(epochs(&fitted.profile), case.epochs, "{:?}", fitted.notes);
             assert_eq!(fitted.notes, [case.note]);
@@ -385,25 +362,25 @@ precision = "f32"
 
     #[test]
     fn what_cannot_be_fitted_names_the_time_that_would_do() {
-        let fit = |experiments: &[&str], seconds| {
+        let fit = |experiments: &[Experiment], seconds| {
             let budget = Duration::from_secs(seconds);
-            fit_work(&profile(), &names(experiments), &work(), budget)
+            fit_on(&profile(), experiments, &machine(), budget)
         };
         // Without `side`, 3 + 2·1 + 3·1 epochs are 80 s.
-        let error = fit(&["baseline", "prune"], 88).unwrap_err().to_string();
+        let error = fit(&[Baseline, Prune], 88).unwrap_err().to_string();
         assert_eq!(
             error,
             "a budget of 1m 28s is too short: baseline, prune need 1m 29s with one seed and as few epochs as possible, \
              without side; give that much, ask for one experiment, or name a smaller --profile"
         );
-        let fitted = fit(&["baseline", "prune"], 89).unwrap();
+        let fitted = fit(&[Baseline, Prune], 89).unwrap();
         assert_eq!(fitted.dropped, ["side"]);
         assert_eq!(epochs(&fitted.profile), [3, 1]);
         // `main` is all that `prune` has; it stays, and `side` costs `prune` nothing.
-        let error = fit(&["prune"], 0).unwrap_err().to_string();
+        let error = fit(&[Prune], 0).unwrap_err().to_string();
         assert!(!error.contains("without side"), "{error}");
         // Of the baselines alone one must stay: the cheaper one, 3 epochs.
-        let error = fit(&["baseline"], 1).unwrap_err().to_string();
+        let error = fit(&[Baseline], 1).unwrap_err().to_string();
         assert!(error.contains("baseline need 34s with one seed"), "{error}");
     }
 
@@ -427,7 +404,6 @@ precision = "f32"
             f32_training: 2e10,
             f32_forward: 5e10,
         };
-        let all: Vec<&str> = EXPERIMENTS.iter().map(|(name, _)| *name).collect();
         let counts = Counts {
             train: 50_000,
             test: 10_000,
@@ -437,7 +413,7 @@ precision = "f32"
             let fit = |seconds| {
                 fit(
                     &profile,
-                    &names(&all),
+                    &Experiment::ALL,
                     counts,
                     &task,
                     Device::Cpu,
@@ -449,8 +425,8 @@ precision = "f32"
             for fitted in [shortest, fit(1_000_000).unwrap()] {
                 let text = toml::to_string(&fitted.profile).unwrap();
                 assert_eq!(Profile::parse(&text).unwrap(), fitted.profile);
-                for experiment in all.iter().map(|e| (*e).to_owned()) {
-                    assert!(fitted.profile.has(&experiment), "{experiment}");
+                for experiment in Experiment::ALL {
+                    assert!(fitted.profile.has(experiment), "{experiment}");
                 }
             }
         }
@@ -461,20 +437,19 @@ precision = "f32"
         #[test]
         fn more_time_never_gives_less(
             name in prop::sample::select(vec!["smoke", "quick", "full"]),
-            asked in prop::sample::subsequence(EXPERIMENTS.to_vec(), 1..=EXPERIMENTS.len()),
+            asked in prop::sample::subsequence(Experiment::ALL.to_vec(), 1..=Experiment::ALL.len()),
             seconds in prop::array::uniform2(60u64..300_000),
         ) {
             let profile = Profile::built_in(name).unwrap();
-            let asked: Vec<String> = asked.iter().map(|(name, _)| (*name).to_owned()).collect();
             // Work of made-up size: more for the first networks of a profile.
             let macs = profile.baseline.iter().zip(1..);
-            let work = Work {
+            let on = Machine {
                 counts: Counts { train: 50_000, test: 10_000 },
                 speed: Speed { bf16_training: 4e10, f32_training: 2e10, f32_forward: 5e10 },
                 macs: macs.map(|(r, n)| (r.name.clone(), 8e7 / f64::from(n))).collect(),
-                ..work()
+                ..machine()
             };
-            let fit = |seconds| fit_work(&profile, &asked, &work, Duration::from_secs(seconds)).ok();
+            let fit = |seconds| fit_on(&profile, &asked, &on, Duration::from_secs(seconds)).ok();
             let [shorter, longer] = seconds;
             let (less, more) = (fit(shorter.min(longer)), fit(shorter.max(longer)));
             let Some(less) = less else { return Ok(()) };
@@ -486,7 +461,7 @@ precision = "f32"
                 prop_assert!(trained(&more) >= trained(&less));
             }
             for (fitted, budget) in [(&less, shorter.min(longer)), (&more, shorter.max(longer))] {
-                let one = plan_for(&fitted.profile, &asked, &work).unwrap().seconds();
+                let one = plan(&fitted.profile.stages(&asked).unwrap(), &on).unwrap().seconds();
                 prop_assert!(one * fitted.profile.seeds as f64 <= PLANNED * budget as f64);
             }
         }

@@ -117,7 +117,12 @@ impl Folder {
         let names = |recipes: &[opt_report::RecipeText]| -> Vec<String> {
             recipes.iter().map(|r| r.name.clone()).collect()
         };
+        let part = |shard: &Option<opt_report::Shard>| match shard {
+            Some(shard) => format!("{} of {}", shard.part, shard.of),
+            None => "the whole".to_owned(),
+        };
         for (what, found, expected) in [
+            ("part", &part(&info.shard), &part(&request.shard)),
             ("profile", &info.profile, &request.profile),
             (
                 "recipe",

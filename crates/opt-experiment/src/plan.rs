@@ -1,23 +1,28 @@
 //! What a run will do, and about how long it takes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use opt_core::cost::cost;
 use opt_core::{Task, zoo};
 use tch::Device;
 
+use crate::experiment::stage::{Round, Stage, StageId, Stages, Work as StageWork};
 use crate::profile::Profile;
 use crate::recipe::Train;
 use crate::speed::Speed;
 
-/// What one network or variant costs.
+/// The stages that an experiment makes of one network, together.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Item {
     /// The experiment.
-    pub experiment: String,
-    /// What is done.
-    pub what: String,
+    pub experiment: &'static str,
+    /// Whose stages.
+    pub base: String,
+    /// How many networks.
+    pub networks: usize,
+    /// Epochs of all of them that are trained here.
+    pub epochs: usize,
     /// Expected seconds.
     pub seconds: f64,
 }
@@ -58,36 +63,17 @@ pub struct Counts {
     pub test: usize,
 }
 
-/// Lists what `experiments` do with one seed, and how long that takes at this speed.
-///
-/// # Errors
-///
-/// A network that cannot be built.
-pub fn plan(
-    profile: &Profile,
-    experiments: &[String],
-    counts: Counts,
-    task: &Task,
-    device: Device,
-    speed: &Speed,
-) -> Result<Plan> {
-    let work = Work {
-        counts,
-        device,
-        speed: *speed,
-        macs: macs(profile, task)?,
-    };
-    plan_for(profile, experiments, &work)
-}
-
 /// What one pass over the images costs on this machine.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Work {
-    pub(crate) counts: Counts,
-    pub(crate) device: Device,
-    pub(crate) speed: Speed,
+pub struct Machine {
+    /// How many images there are.
+    pub counts: Counts,
+    /// Where it trains.
+    pub device: Device,
+    /// How fast it is.
+    pub speed: Speed,
     /// Multiply-accumulates for one image, by the name of the baseline.
-    pub(crate) macs: BTreeMap<String, f64>,
+    pub macs: BTreeMap<String, f64>,
 }
 
 /// Multiply-accumulates for one image, by the name of the baseline.
@@ -95,7 +81,7 @@ pub(crate) struct Work {
 /// # Errors
 ///
 /// A network that cannot be built.
-pub(crate) fn macs(profile: &Profile, task: &Task) -> Result<BTreeMap<String, f64>> {
+pub fn macs(profile: &Profile, task: &Task) -> Result<BTreeMap<String, f64>> {
     let of = |model: &str| -> Result<f64> {
         let model = zoo::build(model, task, 0)?;
         Ok(cost(&model)?.macs as f64)
@@ -107,167 +93,168 @@ pub(crate) fn macs(profile: &Profile, task: &Task) -> Result<BTreeMap<String, f6
         .collect()
 }
 
-/// As [`plan`], for networks whose work is known.
-pub(crate) fn plan_for(profile: &Profile, experiments: &[String], work: &Work) -> Result<Plan> {
-    let mut planner = Planner {
-        profile,
-        work,
-        trained: BTreeSet::new(),
-        plan: Plan::default(),
-    };
-    for experiment in experiments {
-        planner.experiment(experiment)?;
+/// Lists what `stages` do with one seed, by experiment and network, and how long that takes.
+///
+/// # Errors
+///
+/// A network whose work is not known.
+pub fn plan(stages: &Stages, on: &Machine) -> Result<Plan> {
+    let mut plan = Plan::default();
+    let costs = costs(stages, on)?;
+    for ((_, stage), cost) in stages.iter().zip(costs) {
+        let networks = usize::from(stage.work.has_line());
+        let same = |i: &&mut Item| i.experiment == stage.experiment && i.base == stage.recipe;
+        if let Some(item) = plan.items.iter_mut().rev().find(same) {
+            item.networks += networks;
+            item.epochs += cost.epochs;
+            item.seconds += cost.seconds;
+        } else {
+            plan.items.push(Item {
+                experiment: stage.experiment,
+                base: stage.recipe.clone(),
+                networks,
+                epochs: cost.epochs,
+                seconds: cost.seconds,
+            });
+        }
     }
-    Ok(planner.plan)
+    Ok(plan)
 }
 
-struct Planner<'a> {
-    profile: &'a Profile,
-    work: &'a Work,
-    trained: BTreeSet<String>,
-    plan: Plan,
+/// What one stage costs.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Cost {
+    /// Epochs that it trains itself, and does not share with an earlier stage.
+    pub epochs: usize,
+    /// Expected seconds.
+    pub seconds: f64,
 }
 
-impl Planner<'_> {
-    fn experiment(&mut self, experiment: &str) -> Result<()> {
-        let profile = self.profile;
-        match experiment {
-            "baseline" => {
-                for recipe in &profile.baseline {
-                    self.base(&recipe.name)?;
-                }
+/// The cost of every stage, in order.
+///
+/// # Errors
+///
+/// A network whose work is not known.
+pub fn costs(stages: &Stages, on: &Machine) -> Result<Vec<Cost>> {
+    let mut shared: Vec<(Option<StageId>, &[Round])> = Vec::new();
+    let mut costs = Vec::new();
+    for (_, stage) in stages.iter() {
+        let macs = on.macs(stages, stage)?;
+        let measuring = on.forward(macs);
+        let teacher = stage.work.teacher().map(|t| stages.get(t));
+        let teacher = teacher.map(|t| on.macs(stages, t)).transpose()?;
+        let aware = matches!(stage.work, StageWork::QuantizationAware { .. });
+        let training = |train: &Train| Cost {
+            epochs: train.epochs,
+            seconds: on.training(step_macs(macs, teacher, aware), train),
+        };
+        let mut cost = Cost::default();
+        match &stage.work {
+            StageWork::Train { train, .. } | StageWork::QuantizationAware { train, .. } => {
+                cost = training(train);
+                cost.seconds += measuring;
             }
-            "prune" => {
-                for p in &profile.prune {
-                    self.base(&p.base)?;
-                    let pairs = p.sparsities.len() * p.scopes.len();
-                    let variants = 1 + 2 * pairs;
-                    // One-shot pruning shares the rounds before its cut with the control.
-                    let epochs = (1 + pairs) * p.epochs() + pairs * p.fine_tune.epochs;
-                    let last = self.training(&p.base, &p.fine_tune)?;
-                    let train = last * epochs as f64 / p.fine_tune.epochs as f64;
-                    let what = format!("{}: {variants} variants of {} epochs", p.base, p.epochs());
-                    // Measured on 256 images, single weights, sets and as many channels.
-                    let units = p.likelihood_weights + 2 * p.likelihood_sets;
-                    let ablation = units as f64 * self.forward(&p.base)? * 256.0
-                        / self.work.counts.test as f64;
-                    let measuring = variants as f64 * self.forward(&p.base)?;
-                    self.push("prune", what, train + measuring + ablation);
+            StageWork::Mask { rounds, .. } => {
+                // Rounds before the first cut are the same for all.
+                let uncut = rounds.iter().take_while(|r| r.sparsity == 0.0).count();
+                let common = |(from, other): &&(Option<StageId>, &[Round])| {
+                    let same = other
+                        .iter()
+                        .zip(&rounds[..uncut])
+                        .take_while(|(a, b)| a == b);
+                    if *from == stage.from { same.count() } else { 0 }
+                };
+                let known = shared.iter().map(|s| common(&s)).max().unwrap_or(0);
+                for round in &rounds[known..] {
+                    let one = training(&round.train);
+                    cost.epochs += one.epochs;
+                    cost.seconds += one.seconds;
                 }
+                cost.seconds += measuring;
+                shared.push((stage.from, rounds));
             }
-            "quantize" => {
-                for q in &profile.quantize {
-                    self.base(&q.base)?;
-                    let forward = self.forward(&q.base)?;
-                    let cheap = 5 * q.weight_levels.len() + q.post_training.len();
-                    let what = format!("{}: {cheap} variants without training", q.base);
-                    self.push("quantize", what, 1.5 * forward * cheap as f64);
-                    let n = q.aware.len();
-                    if n > 0 {
-                        let alone = self.training(&q.base, &q.aware_train)?;
-                        let all = alone * (1.0 + AWARE * n as f64) + forward * (n + 1) as f64;
-                        let epochs = q.aware_train.epochs;
-                        let what = format!(
-                            "{}: {n} quantization-aware of {epochs} epochs, 1 without",
-                            q.base
-                        );
-                        self.push("quantize", what, all);
-                    }
-                }
+            StageWork::Likelihood { weights, sets } => {
+                // Measured on 256 images, single weights, sets and as many channels.
+                let units = weights + 2 * sets;
+                cost.seconds = units as f64 * measuring * 256.0 / on.counts.test as f64;
             }
-            "distill" => {
-                for (i, d) in profile.distill.iter().enumerate() {
-                    self.base(&d.teacher)?;
-                    self.base(&d.student)?;
-                    let train = profile.recipe(&d.student)?.train.clone();
-                    let alone = self.training(&d.student, &train)?;
-                    let taught = alone + self.teaching(&d.teacher, &train)?;
-                    let variants = d.lessons(&train).len();
-                    let controls = profile.controls(i)?.len();
-                    let what = format!(
-                        "{}: {controls} alone, {variants} taught by {}",
-                        d.student, d.teacher
-                    );
-                    let passes = alone * controls as f64 + taught * variants as f64;
-                    self.push("distill", what, passes);
-                }
-            }
-            _ => {
-                for p in &profile.pipeline {
-                    self.base(&p.base)?;
-                    let smaller = p.keep_channels * p.keep_channels;
-                    let alone = smaller * self.training(&p.base, &p.fine_tune)?;
-                    let controls = 1 + p.controls().len();
-                    let tune =
-                        alone * (1 + controls) as f64 + self.teaching(&p.base, &p.fine_tune)?;
-                    let aware = AWARE * smaller * self.training(&p.base, &p.aware_train)?
-                        + self.teaching(&p.base, &p.aware_train)?;
-                    let what = format!(
-                        "{}: prune, {} + {} epochs, {controls} without a teacher, quantize",
-                        p.base, p.fine_tune.epochs, p.aware_train.epochs
-                    );
-                    let forward = (4 + controls) as f64 * smaller * self.forward(&p.base)?;
-                    let control = self.training(&p.base, &p.fine_tune)?
-                        + self.training(&p.base, &p.aware_train)?;
-                    self.push("pipeline", what, tune + aware + forward + control);
-                }
+            StageWork::Again | StageWork::Shrink { .. } => cost.seconds = measuring,
+            // Quantizing, or calibrating, takes about half as long as measuring.
+            StageWork::CodeWeights { .. } | StageWork::PostTraining { .. } => {
+                cost.seconds = 1.5 * measuring;
             }
         }
-        Ok(())
+        costs.push(cost);
+    }
+    Ok(costs)
+}
+
+impl Machine {
+    /// For the networks of a profile.
+    ///
+    /// # Errors
+    ///
+    /// A network that cannot be built.
+    pub fn new(
+        profile: &Profile,
+        counts: Counts,
+        task: &Task,
+        device: Device,
+        speed: Speed,
+    ) -> Result<Self> {
+        Ok(Self {
+            counts,
+            device,
+            speed,
+            macs: macs(profile, task)?,
+        })
     }
 
-    fn base(&mut self, name: &str) -> Result<()> {
-        if self.trained.insert(name.to_owned()) {
-            let train = self.profile.recipe(name)?.train.clone();
-            let seconds = self.training(name, &train)? + self.forward(name)?;
-            let what = format!("{name}: {} epochs", train.epochs);
-            self.push("baseline", what, seconds);
-        }
-        Ok(())
+    /// Multiply-accumulates of a stage's network for one image.
+    fn macs(&self, stages: &Stages, stage: &Stage) -> Result<f64> {
+        let baseline = || {
+            let macs = self.macs.get(&stage.recipe).copied();
+            macs.with_context(|| format!("no baseline `{}` was measured", stage.recipe))
+        };
+        let before = match stage.from {
+            Some(from) => self.macs(stages, stages.get(from))?,
+            None => baseline()?,
+        };
+        // What reads fewer channels and makes fewer.
+        Ok(match stage.work {
+            StageWork::Shrink { keep, .. } => before * keep * keep,
+            StageWork::Train { .. }
+            | StageWork::Again
+            | StageWork::Mask { .. }
+            | StageWork::Likelihood { .. }
+            | StageWork::CodeWeights { .. }
+            | StageWork::PostTraining { .. }
+            | StageWork::QuantizationAware { .. } => before,
+        })
     }
 
-    fn push(&mut self, experiment: &str, what: String, seconds: f64) {
-        self.plan.items.push(Item {
-            experiment: experiment.to_owned(),
-            what,
-            seconds,
-        });
+    /// Seconds of a phase of training whose images take so many multiply-accumulates each.
+    fn training(&self, macs: f64, train: &Train) -> f64 {
+        let speed = self.speed.training(train.options(self.device).precision);
+        let images = train.epochs as f64 * self.counts.train as f64;
+        images * macs / speed
     }
 
-    fn macs(&self, base: &str) -> Result<f64> {
-        let macs = self.work.macs.get(base);
-        macs.copied()
-            .with_context(|| format!("no baseline `{base}` was measured"))
-    }
-
-    fn training(&self, base: &str, train: &Train) -> Result<f64> {
-        let speed = self
-            .work
-            .speed
-            .training(train.options(self.work.device).precision);
-        let images = train.epochs as f64 * self.work.counts.train as f64;
-        Ok(images * self.macs(base)? / speed)
-    }
-
-    /// What a teacher's forward passes add.
-    fn teaching(&self, teacher: &str, train: &Train) -> Result<f64> {
-        Ok(TEACHING * self.training(teacher, train)?)
-    }
-
-    fn forward(&self, base: &str) -> Result<f64> {
-        let images = self.work.counts.test as f64;
-        Ok(images * self.macs(base)? / self.work.speed.f32_forward)
+    /// Seconds of measuring a network.
+    fn forward(&self, macs: f64) -> f64 {
+        self.counts.test as f64 * macs / self.speed.f32_forward
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::Experiment;
 
     #[test]
     fn every_arm_of_a_teacher_and_of_its_controls_is_counted() {
         let profile = Profile::built_in("smoke").unwrap();
-        let work = Work {
+        let on = Machine {
             counts: Counts {
                 train: 100,
                 test: 0,
@@ -282,24 +269,21 @@ mod tests {
                 .map(|(name, macs)| (name.to_owned(), macs))
                 .into(),
         };
-        let item = |experiment: &str| {
-            let plan = plan_for(&profile, &[experiment.to_owned()], &work).unwrap();
+        let item = |experiment: Experiment| {
+            let plan = plan(&profile.stages(&[experiment]).unwrap(), &on).unwrap();
             plan.items.last().unwrap().clone()
         };
         // An epoch of `small` takes 0.1 s and a pass of its teacher as much; all five arms have three epochs.
-        let distill = item("distill");
-        assert_eq!(distill.what, "small: 3 alone, 2 taught by large");
+        let distill = item(Experiment::Distill);
+        assert_eq!((distill.networks, distill.epochs), (6, 15));
         assert!(
             (distill.seconds - 0.3 * (3.0 + 2.0 * 2.0)).abs() < 1e-9,
             "{distill:?}"
         );
         // An epoch of `large` takes 0.3 s: three as it is, two of each arm of step 2 on 0.75² of its work, one with fake
         // quantization; a teacher's pass takes 0.1 s.
-        let pipeline = item("pipeline");
-        assert_eq!(
-            pipeline.what,
-            "large: prune, 2 + 1 epochs, 3 without a teacher, quantize"
-        );
+        let pipeline = item(Experiment::Pipeline);
+        assert_eq!((pipeline.networks, pipeline.epochs), (8, 12));
         let small = 0.3 * 0.75 * 0.75;
         let expected = 0.9 + 4.0 * 2.0 * small + 0.2 + AWARE * small + 0.1;
         assert!((pipeline.seconds - expected).abs() < 1e-9, "{pipeline:?}");

@@ -11,7 +11,7 @@ use opt_nn::optimizer::{AdamWOptions, Averaging, OptimizerOptions, Rule, SgdOpti
 use opt_nn::train::TrainOptions;
 use serde::{Deserialize, Serialize};
 
-pub use quantize::{Additions, Quantize};
+pub use quantize::{Additions, OneOrMore, Quantize};
 
 /// A network and how it is trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

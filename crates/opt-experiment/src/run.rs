@@ -13,8 +13,8 @@ use opt_nn::Net;
 use opt_nn::device;
 use opt_nn::train::{Constraints, CrossEntropy, EpochReport, Objective, train};
 use opt_report::{
-    Arm, Correct, CurvePoint, LayerLine, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Versions,
-    dirty_tree, write_atomic, write_report,
+    Arm, Correct, CurvePoint, LayerLine, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Shard,
+    Versions, dirty_tree, write_atomic, write_report,
 };
 use opt_stats::discordant;
 use tch::Device;
@@ -72,6 +72,8 @@ pub struct Request {
     pub precision: String,
     /// The seeds.
     pub seeds: Vec<u64>,
+    /// The part of a run that this is, if it is one.
+    pub shard: Option<Shard>,
     /// The repository, for the commit.
     pub root: PathBuf,
 }
@@ -187,6 +189,7 @@ impl Run {
             precision: request.precision,
             dataset: data.info.clone(),
             seeds: request.seeds,
+            shard: request.shard,
             not_run: Vec::new(),
             notes: Vec::new(),
         };
@@ -310,10 +313,8 @@ impl Run {
     pub fn record(&mut self, variant: Variant<'_>, shipped: Shipped<'_>) -> Result<Recorded> {
         let label = variant.label;
         let file = format!(
-            "models/{}-{}-{}-s{}.{}",
-            label.experiment,
-            variant.network,
-            slug(&label.variant),
+            "models/{}-s{}.{}",
+            file_of(&label.experiment, variant.network, &label.variant),
             label.seed,
             match shipped {
                 Shipped::Integer { .. } => "opt",
@@ -556,6 +557,16 @@ impl Run {
         Ok(write_atomic(&self.out.join("run.json"), text.as_bytes())?)
     }
 
+    /// Writes the report of what there is.
+    ///
+    /// # Errors
+    ///
+    /// A file cannot be written.
+    pub fn write_report(&self) -> Result<Vec<PathBuf>> {
+        let (lines, curves) = (&self.lines, &self.curves);
+        Ok(write_report(&self.out, &self.info, lines, curves)?)
+    }
+
     /// Notes the end and writes the report.
     ///
     /// # Errors
@@ -586,8 +597,7 @@ impl Run {
         self.folder
             .tidy(&self.lines, &self.curves, &self.layers, &self.correct)?;
         self.write_info()?;
-        let (lines, curves) = (&self.lines, &self.curves);
-        Ok(write_report(&self.out, &self.info, lines, curves)?)
+        self.write_report()
     }
 }
 
@@ -628,6 +638,11 @@ pub fn threads() -> usize {
     wish.and_then(|n| n.parse().ok())
         .filter(|n| *n > 0)
         .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+/// The file of a stage, but for its folder, seed and kind.
+pub(crate) fn file_of(experiment: &str, network: &str, variant: &str) -> String {
+    format!("{experiment}-{network}-{}", slug(variant))
 }
 
 /// A variant's name as part of a file name: letters, digits, dots and single dashes.

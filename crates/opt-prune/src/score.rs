@@ -7,6 +7,8 @@ pub mod random;
 pub mod taylor;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
 
 use ndarray::{ArrayD, ArrayView, ArrayViewD, Dimension};
 use opt_core::{Gate, GradientSums, Model, Op, Params};
@@ -33,6 +35,59 @@ pub enum Criterion {
         /// Decides the draw.
         seed: u64,
     },
+}
+
+impl Criterion {
+    /// Every criterion with its word, as recipes and command lines write it. The two magnitudes order single weights alike;
+    /// they differ for channels.
+    pub const WORDS: [(&str, Self); 7] = [
+        ("magnitude", Self::Magnitude(Norm::L1)),
+        ("magnitude_l2", Self::Magnitude(Norm::L2)),
+        ("taylor_mean_abs", Self::Taylor(TaylorForm::MeanAbs)),
+        ("taylor_mean_square", Self::Taylor(TaylorForm::MeanSquare)),
+        ("taylor_abs_mean", Self::Taylor(TaylorForm::AbsMean)),
+        ("obd_diagonal", Self::ObdDiagonal),
+        ("random", Self::Random { seed: 0 }),
+    ];
+
+    /// Whether it needs sums of gradients.
+    #[must_use]
+    pub fn needs_gradients(&self) -> bool {
+        match self {
+            Self::Magnitude(_) | Self::Random { .. } => false,
+            Self::Taylor(_) | Self::ObdDiagonal => true,
+        }
+    }
+}
+
+/// Its word; a seed is not part of it.
+impl Display for Criterion {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Magnitude(Norm::L1) => "magnitude",
+            Self::Magnitude(Norm::L2) => "magnitude_l2",
+            Self::Taylor(TaylorForm::MeanAbs) => "taylor_mean_abs",
+            Self::Taylor(TaylorForm::MeanSquare) => "taylor_mean_square",
+            Self::Taylor(TaylorForm::AbsMean) => "taylor_abs_mean",
+            Self::ObdDiagonal => "obd_diagonal",
+            Self::Random { .. } => "random",
+        })
+    }
+}
+
+impl FromStr for Criterion {
+    type Err = PruneError;
+
+    fn from_str(word: &str) -> Result<Self> {
+        let known = Self::WORDS.into_iter().find(|(known, _)| *known == word);
+        known
+            .map(|(_, criterion)| criterion)
+            .ok_or_else(|| PruneError::Unknown {
+                what: "criterion",
+                name: word.to_owned(),
+                known: Self::WORDS.map(|(word, _)| word).join(", "),
+            })
+    }
 }
 
 /// Scores of the weights of Conv and Gemm nodes, by parameter name, in the parameter's shape.

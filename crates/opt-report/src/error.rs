@@ -47,6 +47,14 @@ pub enum ReportError {
         /// What is wrong with it.
         problem: serde_json::Error,
     },
+    /// Folders that are not the parts of one run.
+    #[error("joining the parts of a run: {}: {problem}", dir.display())]
+    Join {
+        /// The folder.
+        dir: PathBuf,
+        /// What is wrong, and what to do.
+        problem: String,
+    },
     /// A value that JSON cannot express.
     #[error("turning {what} into JSON")]
     Json {

@@ -10,7 +10,7 @@
 //! | `plots/` | `scatter.rs`, `sparsity.rs` and `curves.rs` draw; `canvas.rs` and `axis.rs` are what they draw with; `png.rs` makes pixels |
 //! | `words.rs`, `ranking.rs`, `contests.rs` | numbers and verdicts in words |
 //! | `html.rs` with `html/`, `markdown.rs`, `terminal.rs` | the three forms of the report |
-//! | `write.rs` | writes all of it into a folder |
+//! | `write.rs`, `join.rs` | writes all of it into a folder; makes one folder of the parts of a run |
 //!
 //! # What this crate does not do
 //!
@@ -22,6 +22,7 @@ mod correct;
 mod error;
 mod figures;
 mod html;
+mod join;
 mod layers;
 mod line;
 mod lines;
@@ -43,12 +44,13 @@ pub use correct::Correct;
 pub use error::{ReportError, Result};
 pub use figures::{Figure, figures};
 pub use html::html;
+pub use join::join;
 pub use layers::{Layer, LayerLine};
 pub use line::{Arm, CurvePoint, ResultLine};
 pub use lines::{Lines, append_line, read_lines, write_atomic};
 pub use markdown::markdown;
 pub use run_info::{
-    Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Versions, dirty_tree,
+    Cpu, DataSource, DatasetInfo, NotRun, RecipeText, RunInfo, SCHEMA, Shard, Versions, dirty_tree,
     notice, notices,
 };
 pub use summary::{Original, Runs, Summary, SummaryRow, best_within, summarize};

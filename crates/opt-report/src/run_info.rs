@@ -55,12 +55,26 @@ pub struct RunInfo {
     pub dataset: DatasetInfo,
     /// The seeds, one run of every variant each.
     pub seeds: Vec<u64>,
+    /// The part of a run that this is, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
     /// What was asked for or would belong here, and did not run.
     #[serde(default)]
     pub not_run: Vec<NotRun>,
     /// What the experiments found beyond their result lines, in a sentence each.
     #[serde(default)]
     pub notes: Vec<String>,
+}
+
+/// A part of a run: other parts are in other folders, and [`join`](crate::join) makes one of them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shard {
+    /// The part, from 1.
+    pub part: usize,
+    /// How many there are.
+    pub of: usize,
+    /// What all parts have together, in order: the files of models, without folder and kind.
+    pub files: Vec<String>,
 }
 
 /// A recipe as it was run.

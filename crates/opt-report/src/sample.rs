@@ -307,6 +307,7 @@ pub fn sample_run() -> RunInfo {
             split: "all 50,000 training images, last epoch reported".to_owned(),
         },
         seeds: vec![0, 1],
+        shard: None,
         not_run: vec![NotRun {
             what: "source_net, 10 epochs a phase".to_owned(),
             why: "belongs to the profile full".to_owned(),

@@ -1,199 +1,228 @@
 //! The whole chain on one network: remove channels, fine-tune with the unpruned network as teacher, quantize, write.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use opt_core::lower::Adds;
-use opt_nn::Net;
-use opt_nn::train::Constraints;
-use opt_prune::channels::{ChannelRequest, ChannelTarget};
-use opt_prune::{Criterion, Norm, plan_channels, score_channels, shrink};
-use opt_quant::WeightBits;
+use opt_distill::Kd;
+use opt_prune::{Criterion, Norm};
 use opt_report::Arm;
+use serde::{Deserialize, Serialize};
 
-use super::{Bases, policy, train_aware, train_control, train_on, unless_diverged, variant};
-use crate::distillation::Distill;
-use crate::measure::Shipped;
-use crate::quantization::calibrate;
-use crate::recipe::Train;
-use crate::run::{Part, Phase, Run, Variant};
-use crate::training::Label;
+use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
+use super::quantize::trained_on;
+use super::stage::{Calibration, Loss, Stage, Stages, Work};
+use super::{Block, Experiment, is_false};
+use crate::recipe::{OneOrMore, Train};
+use crate::run::Part;
 
-pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
-    for plan in &bases.profile.pipeline {
-        let base = bases.get(run, &plan.base)?;
-        let teacher = Net::new(&base.recorded.model, run.device)?;
-
-        // What the epochs that follow are worth without compression: every step is compared with this.
-        let epochs = plan.fine_tune.epochs + plan.aware_train.epochs;
-        let train = Train {
-            epochs,
-            ..plan.fine_tune.clone()
-        };
-        let label = bases.label("pipeline", format!("{} trained on", base.recipe.name));
-        let control = train_on(run, &base, &train, &label)?;
-
-        // Remove channels: the network is rebuilt smaller.
-        let started = Instant::now();
-        let scores = score_channels(&base.recorded.model, &Criterion::Magnitude(Norm::L2), None)?;
-        let request = ChannelRequest {
-            multiple_of: plan.multiple_of,
-            ..ChannelRequest::new(ChannelTarget::KeepRatio(plan.keep_channels))
-        };
-        let channels = plan_channels(&base.recorded.model, &scores, &request)?;
-        let small = shrink(&base.recorded.model, &channels)?;
-        let mut seconds = started.elapsed().as_secs_f64();
-        let removed = 100.0 * (1.0 - plan.keep_channels);
-        let label = bases.label("pipeline", format!("1. {removed:.0} % of channels removed"));
-        let pruned = Variant {
-            baseline: Some(&control),
-            ..variant(&base, &label, seconds)
-        };
-        run.record(pruned.clone(), Shipped::Float(&small))?;
-
-        // What fine-tuning gives without a teacher; no step goes on from there.
-        let more = plan.fine_tune.epochs;
-        let tuned = Variant {
-            epochs: (base.epochs + more) as f64,
-            epochs_of: format!("{} base + {more} fine-tune", base.epochs),
-            train_precision: plan.fine_tune.precision_name(run.device),
-            ..pruned
-        };
-        let part = |arm| {
-            let group = format!("{}, step 2", base.recipe.name);
-            Some(Part { group, arm })
-        };
-        for other in [None]
-            .into_iter()
-            .chain(plan.controls().into_iter().map(Some))
-        {
-            let how = other.map_or_else(String::new, |other| format!(", {other}"));
-            let label = bases.label("pipeline", format!("2. fine-tuned without a teacher{how}"));
-            let mut net = Net::new(&small, run.device)?;
-            let phase = Phase {
-                label: &label,
-                network: &base.recipe.model,
-                name: "fine-tune",
-                epochs_before: base.epochs,
-            };
-            let trained = match other {
-                Some(other) => train_control(run, &mut net, &plan.fine_tune, other, phase),
-                None => run.train(&mut net, &plan.fine_tune, phase, Constraints::default()),
-            };
-            if let Some(tuning) = unless_diverged(run, &label, trained)? {
-                let alone = Variant {
-                    label: &label,
-                    seconds: seconds + tuning,
-                    part: part(Arm::Control),
-                    ..tuned.clone()
-                };
-                let recorded = run.record(alone, Shipped::Float(&net.to_model()?));
-                unless_diverged(run, &label, recorded)?;
-            }
-        }
-
-        // Fine-tune with the unpruned network as teacher.
-        let label = bases.label("pipeline", "2. fine-tuned with a teacher".to_owned());
-        let mut net = Net::new(&small, run.device)?;
-        let constraints = Constraints {
-            teacher: Some(&teacher),
-            ..Constraints::default()
-        };
-        let mut objective = Distill(plan.kd(plan.temperature));
-        let phase = Phase {
-            label: &label,
-            network: &base.recipe.model,
-            name: "fine-tune",
-            epochs_before: base.epochs,
-        };
-        let train = &plan.fine_tune;
-        let trained = run.train_with(&mut net, train, phase, constraints, &mut objective);
-        let later = [
-            format!("3. W{}A8 post-training", plan.bits),
-            format!("4. W{}A8 quantization-aware", plan.bits),
-        ]
-        .map(|step| bases.label("pipeline", step));
-        let Some(tuning) = unless_diverged(run, &label, trained)? else {
-            leave_out(run, &later)?;
-            continue;
-        };
-        seconds += tuning;
-        let taught = net.to_model()?;
-        let trained = Variant {
-            label: &label,
-            seconds,
-            part: part(Arm::Taught),
-            ..tuned
-        };
-        let recorded = run.record(trained.clone(), Shipped::Float(&taught));
-        if unless_diverged(run, &label, recorded)?.is_none() {
-            leave_out(run, &later)?;
-            continue;
-        }
-
-        // Quantize after training, then train on with fake quantization.
-        let bits = WeightBits::inner(plan.bits);
-        let started = Instant::now();
-        let images = run.data.calibration(bases.profile.calibration_images, 250);
-        let calibrated = calibrate(&taught, images, run.device, &BTreeSet::new())?;
-        let spec = calibrated.spec(Adds::Fused, bits)?;
-        seconds += started.elapsed().as_secs_f64();
-        let [post_training, aware_label] = &later;
-        let quantized = Variant {
-            label: post_training,
-            weight_bits: u32::from(plan.bits),
-            activation_bits: 8,
-            policy: policy(plan.bits),
-            seconds,
-            part: None,
-            ..trained
-        };
-        let shipped = Shipped::Integer {
-            folded: &calibrated.folded,
-            spec: &spec,
-        };
-        run.record(quantized.clone(), shipped)?;
-
-        let phase = Phase {
-            label: aware_label,
-            network: &base.recipe.model,
-            name: "quantization-aware",
-            epochs_before: base.epochs + more,
-        };
-        let (aware, aware_seconds) = train_aware(
-            run,
-            &taught,
-            &calibrated,
-            bits,
-            &plan.aware_train,
-            phase,
-            Some((&teacher, Distill(plan.kd(1.0)))),
-        )?;
-        let spec = aware.spec(Adds::Fused, bits)?;
-        let last = Variant {
-            label: aware_label,
-            epochs: (base.epochs + epochs) as f64,
-            epochs_of: format!(
-                "{} base + {more} fine-tune + {} quantization-aware",
-                base.epochs, plan.aware_train.epochs
-            ),
-            seconds: seconds + aware_seconds,
-            ..quantized
-        };
-        let shipped = Shipped::Integer {
-            folded: &aware.folded,
-            spec: &spec,
-        };
-        run.record(last, shipped)?;
-    }
-    Ok(())
+/// Prune, fine-tune with a teacher, quantize.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// The baseline's name; it is the teacher too.
+    pub base: String,
+    /// Share of the channels that stays.
+    pub keep_channels: f64,
+    /// Channel counts are multiples of this number.
+    pub multiple_of: usize,
+    /// Fine-tuning with the unpruned network as teacher.
+    pub fine_tune: Train,
+    /// Its temperature.
+    pub temperature: f64,
+    /// Weight of the teacher's term.
+    pub w_kd: f64,
+    /// Weight of the labels' term.
+    pub w_ce: f64,
+    /// Learning rates of further arms that are fine-tuned without a teacher; the fine-tuning's own gives none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub control_lrs: Vec<f64>,
+    /// Whether there is an arm without a teacher whose cross-entropy weighs as much as the taught network's loss,
+    /// `w_ce + w_kd · T²`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub control_weight: bool,
+    /// Weight bits of the final network, or of several.
+    pub bits: OneOrMore<u8>,
+    /// Training with fake quantization, taught at temperature 1.
+    pub aware_train: Train,
 }
 
-/// Notes the steps that would go on from one that diverged.
-fn leave_out(run: &mut Run, steps: &[Label]) -> Result<()> {
-    for label in steps {
-        run.leave_out(label, "goes on from step 2, which diverged".to_owned())?;
+impl Pipeline {
+    /// The arms that are fine-tuned without a teacher, beside the one with the fine-tuning's own recipe.
+    fn controls(&self) -> Vec<Control> {
+        let mut controls: Vec<Control> =
+            self.control_lrs.iter().map(|lr| Control::Lr(*lr)).collect();
+        if self.control_weight {
+            controls.push(Control::Weight(weight_of(&self.kd(self.temperature))));
+        }
+        Control::only_other(controls, &self.fine_tune)
     }
-    Ok(())
+
+    /// The loss at this temperature.
+    fn kd(&self, temperature: f64) -> Kd {
+        loss_at(temperature, self.w_kd, self.w_ce)
+    }
+}
+
+impl Block for Pipeline {
+    fn experiment(&self) -> Experiment {
+        Experiment::Pipeline
+    }
+
+    fn base(&self) -> &str {
+        &self.base
+    }
+
+    fn teacher(&self) -> Option<&str> {
+        None
+    }
+
+    fn trains(&self) -> Vec<&Train> {
+        vec![&self.fine_tune, &self.aware_train]
+    }
+
+    fn epochs_mut(&mut self) -> Vec<&mut usize> {
+        vec![&mut self.fine_tune.epochs, &mut self.aware_train.epochs]
+    }
+
+    fn check(&self) -> Result<()> {
+        self.fine_tune.check().context("fine_tune")?;
+        self.aware_train.check().context("aware_train")?;
+        check_teaching(&self.kd(self.temperature))?;
+        check_lrs(&self.control_lrs).context("control_lrs")?;
+        let keep = self.keep_channels;
+        ensure!(
+            keep > 0.0 && keep < 1.0,
+            "keep_channels is {keep}, expected more than 0 and less than 1"
+        );
+        ensure!(
+            self.multiple_of > 0,
+            "multiple_of is 0, expected at least 1"
+        );
+        self.bits.check_bits()
+    }
+
+    fn stages(&self, list: &mut Stages) -> Result<()> {
+        let of = Experiment::Pipeline;
+        let base = list.baseline(&self.base)?;
+        let epochs = list.get(base).epochs;
+        let (tuning, aware) = (self.fine_tune.epochs, self.aware_train.epochs);
+        // What the epochs that follow are worth without compression: every step is compared with this.
+        let all = Train {
+            epochs: tuning + aware,
+            ..self.fine_tune.clone()
+        };
+        let control = list.push(trained_on(list, base, of, &all))?;
+        let compared_with = Some(control);
+
+        // 1. Remove channels: the network is rebuilt smaller.
+        let removed = 100.0 * (1.0 - self.keep_channels);
+        let work = Work::Shrink {
+            criterion: Criterion::Magnitude(Norm::L2),
+            keep: self.keep_channels,
+            multiple_of: self.multiple_of,
+        };
+        let name = format!("1. {removed:.0} % of channels removed");
+        let small = list.push(Stage {
+            compared_with,
+            ..list.after(base, of, name, work)
+        })?;
+
+        // 2. Fine-tune, without a teacher (no step goes on from there) and with one.
+        let tuned = |list: &Stages, name: String, arm: Arm, train: Train, loss: Loss| {
+            let work = Work::Train {
+                phase: "fine-tune",
+                train,
+                loss,
+            };
+            Stage {
+                compared_with,
+                epochs_of: format!("{epochs} base + {tuning} fine-tune"),
+                part: Some(Part {
+                    group: format!("{}, step 2", self.base),
+                    arm,
+                }),
+                ..list.after(small, of, name, work)
+            }
+        };
+        let alone = "2. fine-tuned without a teacher";
+        let (train, loss) = (self.fine_tune.clone(), Loss::CrossEntropy);
+        list.push(tuned(list, alone.to_owned(), Arm::Control, train, loss))?;
+        for control in self.controls() {
+            let (train, loss) = control.training(&self.fine_tune);
+            let name = format!("{alone}, {control}");
+            list.push(tuned(list, name, Arm::Control, train, loss))?;
+        }
+        let taught = |temperature| Loss::Distill {
+            teacher: base,
+            kd: self.kd(temperature),
+        };
+        let name = "2. fine-tuned with a teacher".to_owned();
+        let (train, loss) = (self.fine_tune.clone(), taught(self.temperature));
+        let tuned = list.push(tuned(list, name, Arm::Taught, train, loss))?;
+
+        // 3. Quantize after training, 4. train on with fake quantization.
+        let calibration = Calibration {
+            images: list.calibration_images,
+            float: BTreeSet::new(),
+        };
+        for &bits in self.bits.as_slice() {
+            let work = Work::PostTraining {
+                calibration: calibration.clone(),
+                adds: Adds::Fused,
+                bits,
+            };
+            let name = format!("3. W{bits}A8 post-training");
+            list.push(Stage {
+                compared_with,
+                ..list.after(tuned, of, name, work)
+            })?;
+            let work = Work::QuantizationAware {
+                calibration: calibration.clone(),
+                bits,
+                train: self.aware_train.clone(),
+                loss: taught(1.0),
+            };
+            let name = format!("4. W{bits}A8 quantization-aware");
+            list.push(Stage {
+                compared_with,
+                epochs_of: format!(
+                    "{epochs} base + {tuning} fine-tune + {aware} quantization-aware"
+                ),
+                ..list.after(tuned, of, name, work)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{PROFILES, Profile};
+
+    /// A taught network's steps are longer: what the teacher gives is seen beside longer steps without one.
+    #[test]
+    fn every_teacher_has_a_control_of_a_larger_learning_rate() {
+        for (name, _) in PROFILES {
+            for block in Profile::built_in(name).unwrap().pipeline {
+                let longer = |c: &Control| matches!(c, Control::Lr(lr) if *lr > block.fine_tune.lr);
+                assert!(block.controls().iter().any(longer), "{name}: {block:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn several_bits_go_on_from_one_fine_tuning() {
+        let mut profile = Profile::built_in("smoke").unwrap();
+        let before = profile.stages(&[Experiment::Pipeline]).unwrap();
+        profile.pipeline[0].bits = OneOrMore::More(vec![8, 4]);
+        let stages = profile.stages(&[Experiment::Pipeline]).unwrap();
+        let name = |s: &Stage| s.name.clone();
+        let names: Vec<String> = stages.iter().map(|(_, s)| name(s)).collect();
+        let old: Vec<String> = before.iter().map(|(_, s)| name(s)).collect();
+        assert_eq!(names[..old.len()], old);
+        let more = ["3. W4A8 post-training", "4. W4A8 quantization-aware"];
+        assert_eq!(names[old.len()..], more);
+    }
 }

@@ -1,189 +1,301 @@
-//! Magnitude pruning: one-shot against iterative, beside training on without pruning.
+//! Pruning of single weights: one-shot against iterative, beside training on without pruning.
 //!
 //! All variants of a block go through the same rounds of training: `round_epochs` in each but the last, then those of
 //! `fine_tune`. The control cuts nothing. One-shot pruning cuts before the last round, iterative pruning before every round,
-//! more each time. So all have equally many epochs with equal learning rates, and both schedules recover equally long from
+//! more each time. So all have equally many epochs with equal learning rates, and all schedules recover equally long from
 //! their last cut; what is left between them is when the first weights went.
 
-mod likelihood;
+use std::fmt::{self, Display, Formatter};
 
-use anyhow::{Context, Result};
-use opt_core::mask::{Masks, apply_masks};
-use opt_core::{Model, cost};
-use opt_nn::Net;
-use opt_nn::train::Constraints;
-use opt_prune::{Criterion, Norm, Schedule, SelectRequest, score, select, sparsities};
+use anyhow::{Context, Result, ensure};
+use opt_prune::{Criterion, Norm, sparsities};
 use opt_report::named_percent;
+use serde::{Deserialize, Serialize};
 
-use super::{Base, Bases, variant};
-use crate::measure::Shipped;
-use crate::profile::{Prune, Scope};
-use crate::run::{Phase, Pruning, Recorded, Run, Variant};
-use crate::training::Label;
+use super::stage::{Round, Stage, Stages, Work};
+use super::{Block, Experiment, Word, distinct};
+use crate::recipe::Train;
+use crate::run::Pruning;
 
-pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
-    for prune in &bases.profile.prune {
-        let base = bases.get(run, &prune.base)?;
-        let label = bases.label("prune", format!("{} trained on", base.recipe.name));
-        let control = Arm {
-            base: &base,
-            prune,
-            scope: Scope::Global,
-            // Cuts nothing.
-            targets: vec![0.0; prune.rounds],
-            label: &label,
-        };
-        let control = control.record(run, None)?;
-        for &scope in &prune.scopes {
-            for &sparsity in &prune.sparsities {
-                for schedule in [
-                    Schedule::OneShot,
-                    Schedule::Iterative {
-                        steps: prune.rounds,
-                    },
-                ] {
-                    let method = method(scope, schedule);
-                    // Three decimals at most: 0.8·100 is not 80 in binary.
-                    let percent = named_percent(sparsity);
-                    let label = bases.label("prune", format!("{percent} % {method}"));
-                    let arm = Arm {
-                        base: &base,
-                        prune,
-                        scope,
-                        targets: targets(schedule, sparsity, prune.rounds)?,
-                        label: &label,
-                    };
-                    let pruning = Pruning { sparsity, method };
-                    arm.record(run, Some((&control, pruning)))?;
-                }
-            }
-        }
-        likelihood::run(run, &base, prune)
-            .context("comparing importance with the measured change of likelihood")?;
+/// Pruning of one network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prune {
+    /// The baseline's name.
+    pub base: String,
+    /// Shares of the weights that are removed, 0 to 1.
+    pub sparsities: Vec<f64>,
+    /// Rounds of training. Iterative schedules cut before each; 1 leaves only one-shot pruning.
+    pub rounds: usize,
+    /// Epochs of every round before the last. One-shot pruning and the control have these rounds too, without a cut.
+    pub round_epochs: usize,
+    /// What makes a weight important: `magnitude`, `taylor_mean_abs`, `taylor_mean_square`, `taylor_abs_mean`,
+    /// `obd_diagonal`, `random`.
+    #[serde(
+        default = "default_criteria",
+        skip_serializing_if = "is_default_criteria"
+    )]
+    pub criteria: Vec<Word<Criterion>>,
+    /// Where weights compete.
+    pub scopes: Vec<Scope>,
+    /// When weights go.
+    #[serde(
+        default = "default_schedules",
+        skip_serializing_if = "is_default_schedules"
+    )]
+    pub schedules: Vec<Schedule>,
+    /// Fine-tuning after the last cut: the epochs of the last round, the same for every variant.
+    pub fine_tune: Train,
+    /// Single weights whose removal is measured exactly and compared with its approximations; 0 leaves this out.
+    #[serde(default)]
+    pub likelihood_weights: usize,
+    /// Sets of weights, and as many channels, whose removal is measured exactly; 0 leaves this out.
+    #[serde(default)]
+    pub likelihood_sets: usize,
+}
+
+const MAGNITUDE: Criterion = Criterion::Magnitude(Norm::L1);
+
+fn default_criteria() -> Vec<Word<Criterion>> {
+    vec![Word(MAGNITUDE)]
+}
+fn is_default_criteria(criteria: &Vec<Word<Criterion>>) -> bool {
+    *criteria == default_criteria()
+}
+fn default_schedules() -> Vec<Schedule> {
+    vec![Schedule::OneShot, Schedule::Iterative]
+}
+fn is_default_schedules(schedules: &Vec<Schedule>) -> bool {
+    *schedules == default_schedules()
+}
+
+/// Where weights compete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// All layers together.
+    Global,
+    /// Each layer on its own.
+    PerLayer,
+}
+
+/// When weights go: [`opt_prune::Schedule`], with a step in each round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Schedule {
+    /// All before the last round.
+    OneShot,
+    /// The same share of what remains before every round.
+    Iterative,
+    /// Much at first, little at the end.
+    Cubic,
+}
+
+impl Display for Scope {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Global => "global",
+            Self::PerLayer => "per_layer",
+        })
     }
-    Ok(())
+}
+
+impl Display for Schedule {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OneShot => "one_shot",
+            Self::Iterative => "iterative",
+            Self::Cubic => "cubic",
+        })
+    }
+}
+
+impl Schedule {
+    fn with_steps(self, steps: usize) -> opt_prune::Schedule {
+        match self {
+            Self::OneShot => opt_prune::Schedule::OneShot,
+            Self::Iterative => opt_prune::Schedule::Iterative { steps },
+            Self::Cubic => opt_prune::Schedule::CubicAgp { steps },
+        }
+    }
+}
+
+impl Scope {
+    fn of_prune(self) -> opt_prune::Scope {
+        match self {
+            Self::Global => opt_prune::Scope::Global,
+            Self::PerLayer => opt_prune::Scope::PerLayer,
+        }
+    }
+}
+
+impl Prune {
+    /// The training of each round, in order. Every variant has the same: they differ in when what is cut.
+    fn round_trains(&self) -> Vec<Train> {
+        let before = Train {
+            epochs: self.round_epochs,
+            ..self.fine_tune.clone()
+        };
+        let mut rounds = vec![before; self.rounds - 1];
+        rounds.push(self.fine_tune.clone());
+        rounds
+    }
+
+    /// The rounds with these shares of the weights gone.
+    fn rounds(&self, targets: Vec<f64>) -> Vec<Round> {
+        let rounds = targets.into_iter().zip(self.round_trains());
+        rounds
+            .map(|(sparsity, train)| Round { sparsity, train })
+            .collect()
+    }
+
+    /// What the epochs of a variant were, by the number of its cuts.
+    fn epochs_of(&self, base: usize, rounds: &[Round]) -> String {
+        let more: usize = rounds.iter().map(|r| r.train.epochs).sum();
+        let last = self.fine_tune.epochs;
+        match rounds.iter().filter(|r| r.sparsity > 0.0).count() {
+            0 => format!("{base} base + {more} without compression"),
+            1 => format!("{base} base + {more}, cut before the last {last}"),
+            cuts => format!("{base} base + {more} in {cuts} rounds, the last of {last}"),
+        }
+    }
 }
 
 /// What variants of equal sparsity differ in.
-fn method(scope: Scope, schedule: Schedule) -> String {
+fn method(scope: Scope, schedule: opt_prune::Schedule, criterion: Criterion) -> String {
     let scope = match scope {
         Scope::Global => "global",
         Scope::PerLayer => "per layer",
     };
     let schedule = match schedule {
-        Schedule::OneShot => "one-shot".to_owned(),
-        Schedule::Iterative { steps } => format!("{steps} rounds"),
-        Schedule::CubicAgp { steps } => format!("cubic, {steps} steps"),
+        opt_prune::Schedule::OneShot => "one-shot".to_owned(),
+        opt_prune::Schedule::Iterative { steps } => format!("{steps} rounds"),
+        opt_prune::Schedule::CubicAgp { steps } => format!("cubic, {steps} steps"),
     };
-    format!("{scope}, {schedule}")
+    // Magnitude is what everybody means who names none.
+    if criterion == MAGNITUDE {
+        return format!("{scope}, {schedule}");
+    }
+    format!(
+        "{scope}, {schedule}, {}",
+        criterion.to_string().replace('_', " ")
+    )
 }
 
 /// The sparsity of each of `rounds` rounds: the last ones are the schedule's, those before cut nothing.
-fn targets(schedule: Schedule, sparsity: f64, rounds: usize) -> Result<Vec<f64>> {
+fn targets(schedule: opt_prune::Schedule, sparsity: f64, rounds: usize) -> Result<Vec<f64>> {
     let cuts = sparsities(schedule, sparsity)?;
     let uncut = rounds.saturating_sub(cuts.len());
     Ok([vec![0.0; uncut], cuts].concat())
 }
 
-/// One way through the rounds.
-#[derive(Debug)]
-struct Arm<'a> {
-    base: &'a Base,
-    prune: &'a Prune,
-    scope: Scope,
-    /// The share of the weights that is gone in each round.
-    targets: Vec<f64>,
-    label: &'a Label,
-}
+impl Block for Prune {
+    fn experiment(&self) -> Experiment {
+        Experiment::Prune
+    }
 
-impl Arm<'_> {
-    /// The three steps of every round: importance of each weight, removal of the least important, update.
-    fn train(&self, run: &mut Run) -> Result<(Model, Masks, f64)> {
-        let mut model: Model = self.base.recorded.model.clone();
-        let mut masks = Masks::new();
-        let mut seconds = 0.0;
-        let mut epochs_before = self.base.epochs;
-        let rounds = self.prune.round_trains();
-        for (round, (target, train)) in self.targets.iter().zip(&rounds).enumerate() {
-            let is_cut = *target > 0.0;
-            if is_cut {
-                let scores = score(&model, &Criterion::Magnitude(Norm::L1), None)?;
-                let scope = match self.scope {
-                    Scope::Global => opt_prune::Scope::Global,
-                    Scope::PerLayer => opt_prune::Scope::PerLayer,
-                };
-                let request = SelectRequest::sparsity(scope, *target);
-                masks = select(&model, &scores, &masks, &request)?.masks;
-                model = apply_masks(&model, &masks)?;
+    fn base(&self) -> &str {
+        &self.base
+    }
+
+    fn teacher(&self) -> Option<&str> {
+        None
+    }
+
+    fn trains(&self) -> Vec<&Train> {
+        vec![&self.fine_tune]
+    }
+
+    fn epochs_mut(&mut self) -> Vec<&mut usize> {
+        vec![&mut self.round_epochs, &mut self.fine_tune.epochs]
+    }
+
+    fn check(&self) -> Result<()> {
+        self.fine_tune.check().context("fine_tune")?;
+        ensure!(
+            (1..=100).contains(&self.rounds),
+            "rounds is {}, expected 1 to 100",
+            self.rounds
+        );
+        ensure!(
+            self.rounds > 1 || self.schedules == [Schedule::OneShot],
+            "rounds is 1, which is one-shot pruning; say so with schedules = [\"one_shot\"], or give 2 to 100 rounds"
+        );
+        for (key, epochs) in [
+            ("round_epochs", self.round_epochs),
+            ("fine_tune.epochs", self.fine_tune.epochs),
+        ] {
+            ensure!(
+                (1..=10_000).contains(&epochs),
+                "{key} is {epochs}, expected 1 to 10,000, so that each of the {} rounds trains",
+                self.rounds
+            );
+        }
+        let outside = |s: &&f64| !(**s > 0.0 && **s < 1.0);
+        let wrong = self.sparsities.iter().find(outside);
+        ensure!(
+            wrong.is_none(),
+            "sparsities has {wrong:?}, expected more than 0 and less than 1"
+        );
+        let in_names: Vec<f64> = self.sparsities.iter().map(|s| named_percent(*s)).collect();
+        distinct(&in_names, "names have three decimals").context("sparsities, in percent")?;
+        distinct(&self.scopes, "once is enough").context("scopes")?;
+        distinct(&self.schedules, "once is enough").context("schedules")?;
+        let criteria: Vec<String> = self.criteria.iter().map(|c| c.0.to_string()).collect();
+        distinct(&criteria, "once is enough").context("criteria")?;
+        ensure!(
+            !criteria.is_empty() && !self.schedules.is_empty() && !self.scopes.is_empty(),
+            "criteria, schedules and scopes need at least one each"
+        );
+        Ok(())
+    }
+
+    fn stages(&self, list: &mut Stages) -> Result<()> {
+        let base = list.baseline(&self.base)?;
+        let stage = |list: &Stages, name: String, scope: Scope, criterion, targets| {
+            let rounds = self.rounds(targets);
+            let epochs_of = self.epochs_of(list.get(base).epochs, &rounds);
+            let work = Work::Mask {
+                criterion,
+                scope: scope.of_prune(),
+                rounds,
+            };
+            Stage {
+                epochs_of,
+                ..list.after(base, Experiment::Prune, name, work)
             }
-            let mut net = Net::new(&model, run.device)?;
-            let what = if is_cut { "fine-tune" } else { "train on" };
-            let phase = Phase {
-                label: self.label,
-                network: &self.base.recipe.model,
-                name: &format!("{what} {}/{}", round + 1, rounds.len()),
-                epochs_before,
-            };
-            let constraints = Constraints {
-                masks: is_cut.then_some(&masks),
-                ..Constraints::default()
-            };
-            seconds += run.train(&mut net, train, phase, constraints)?;
-            epochs_before += train.epochs;
-            model = net.to_model()?;
-        }
-        Ok((model, masks, seconds))
-    }
-
-    /// Trains and records it, beside `control` if it is one of the pruned.
-    fn record(&self, run: &mut Run, control: Option<(&Recorded, Pruning)>) -> Result<Recorded> {
-        let (model, masks, seconds) = self.train(run)?;
-        let (base, more) = (self.base, self.prune.epochs());
-        let cuts = self.targets.iter().filter(|t| **t > 0.0).count();
-        let (control, pruning) = control.unzip();
-        let sparsity = pruning.as_ref().map(|p| p.sparsity);
-        let variant = Variant {
-            epochs: (base.epochs + more) as f64,
-            epochs_of: match cuts {
-                0 => format!("{} base + {more} without compression", base.epochs),
-                1 => format!(
-                    "{} base + {more}, cut before the last {}",
-                    base.epochs, self.prune.fine_tune.epochs
-                ),
-                _ => format!(
-                    "{} base + {more} in {cuts} rounds, the last of {}",
-                    base.epochs, self.prune.fine_tune.epochs
-                ),
-            },
-            train_precision: self.prune.fine_tune.precision_name(run.device),
-            baseline: Some(control.unwrap_or(&base.recorded)),
-            pruning,
-            ..variant(base, self.label, seconds)
         };
-        let recorded = run.record(variant, Shipped::Float(&model))?;
-        if let Some(sparsity) = sparsity {
-            check_sparsity(&recorded.model, &masks, sparsity)?;
+        let name = format!("{} trained on", self.base);
+        let nothing = vec![0.0; self.rounds];
+        let control = list.push(stage(list, name, Scope::Global, MAGNITUDE, nothing))?;
+        for &Word(criterion) in &self.criteria {
+            for &scope in &self.scopes {
+                for &sparsity in &self.sparsities {
+                    for schedule in &self.schedules {
+                        let schedule = schedule.with_steps(self.rounds);
+                        let method = method(scope, schedule, criterion);
+                        // Three decimals at most: 0.8·100 is not 80 in binary.
+                        let name = format!("{} % {method}", named_percent(sparsity));
+                        let targets = targets(schedule, sparsity, self.rounds)?;
+                        list.push(Stage {
+                            compared_with: Some(control),
+                            pruning: Some(Pruning { sparsity, method }),
+                            ..stage(list, name, scope, criterion, targets)
+                        })?;
+                    }
+                }
+            }
         }
-        Ok(recorded)
+        if self.likelihood_weights > 0 || self.likelihood_sets > 0 {
+            let work = Work::Likelihood {
+                weights: self.likelihood_weights,
+                sets: self.likelihood_sets,
+            };
+            let name = format!("{} importance by likelihood", self.base);
+            list.push(list.after(base, Experiment::Prune, name, work))?;
+        }
+        Ok(())
     }
-}
-
-/// What was asked for is what ships, to the last weight.
-fn check_sparsity(shipped: &Model, masks: &Masks, sparsity: f64) -> Result<()> {
-    let shipped = cost::cost(shipped)?;
-    let kept: usize = masks.values().map(opt_core::Mask::n_kept).sum();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of a count"
-    )]
-    let asked = ((1.0 - sparsity) * shipped.weights as f64).round() as usize;
-    anyhow::ensure!(
-        shipped.weights_nonzero <= kept && kept.abs_diff(asked) <= shipped.layers.len(),
-        "{} weights are not zero, the masks keep {kept}, asked for were {asked}",
-        shipped.weights_nonzero
-    );
-    Ok(())
 }
 
 #[cfg(test)]
@@ -192,21 +304,19 @@ mod tests {
     use crate::profile::{PROFILES, Profile};
 
     #[test]
-    fn both_schedules_recover_equally_long_from_their_last_cut() {
+    fn all_schedules_recover_equally_long_from_their_last_cut() {
         for (name, _) in PROFILES {
             for prune in Profile::built_in(name).unwrap().prune {
                 let trains = prune.round_trains();
-                let epochs: Vec<usize> = trains.iter().map(|t| t.epochs).collect();
-                assert_eq!(epochs.iter().sum::<usize>(), prune.epochs(), "{name}");
                 // At least as long as before the last cut, and at least what a round of the smoke test has.
                 assert!(
-                    epochs
+                    trains
                         .iter()
-                        .all(|e| (1..=prune.fine_tune.epochs).contains(e))
+                        .all(|t| (1..=prune.fine_tune.epochs).contains(&t.epochs))
                 );
                 let steps = prune.rounds;
-                for schedule in [Schedule::OneShot, Schedule::Iterative { steps }] {
-                    let targets = targets(schedule, 0.8, prune.rounds).unwrap();
+                for schedule in [Schedule::OneShot, Schedule::Iterative, Schedule::Cubic] {
+                    let targets = targets(schedule.with_steps(steps), 0.8, steps).unwrap();
                     assert_eq!(targets.len(), trains.len(), "{name}");
                     // The last cut is before the last round, so what follows it is the same.
                     assert!((targets[steps - 1] - 0.8).abs() < 1e-12);
@@ -218,15 +328,42 @@ mod tests {
 
     #[test]
     fn rounds_without_a_cut_come_first() {
-        let one_shot = targets(Schedule::OneShot, 0.75, 3).unwrap();
+        let one_shot = targets(opt_prune::Schedule::OneShot, 0.75, 3).unwrap();
         assert_eq!(one_shot, [0.0, 0.0, 0.75]);
-        let iterative = targets(Schedule::Iterative { steps: 3 }, 0.75, 3).unwrap();
+        let iterative = opt_prune::Schedule::Iterative { steps: 3 };
+        let iterative = targets(iterative, 0.75, 3).unwrap();
         assert!(iterative.is_sorted() && iterative[0] > 0.0 && iterative[2] == 0.75);
-        assert_eq!(
-            method(Scope::PerLayer, Schedule::OneShot),
-            "per layer, one-shot"
+    }
+
+    #[test]
+    fn criteria_and_schedules_are_lists() {
+        let mut profile = Profile::built_in("smoke").unwrap();
+        let text = toml::to_string(&profile).unwrap();
+        // What everybody gets is not said.
+        assert!(
+            !text.contains("criteria") && !text.contains("schedules"),
+            "{text}"
         );
-        let iterative = Schedule::Iterative { steps: 2 };
-        assert_eq!(method(Scope::Global, iterative), "global, 2 rounds");
+        let lists = "criteria = [\"magnitude\", \"taylor_mean_abs\"]\nschedules = [\"one_shot\"]\nrounds = 1\n";
+        let text = text.replace("rounds = 2\n", lists);
+        profile = Profile::parse(&text).unwrap();
+        assert_eq!(
+            toml::to_string(&profile).unwrap(),
+            toml::to_string(&Profile::parse(&text).unwrap()).unwrap()
+        );
+        let stages = profile.stages(&[Experiment::Prune]).unwrap();
+        let names = stages.iter().filter(|(_, s)| s.pruning.is_some());
+        let names: Vec<&str> = names.map(|(_, s)| s.name.as_str()).collect();
+        let expected = [
+            "70 % global, one-shot",
+            "70 % global, one-shot, taylor mean abs",
+        ];
+        assert_eq!(names, expected);
+        let text = text.replace("taylor_mean_abs", "taylor");
+        let error = format!("{:#}", Profile::parse(&text).unwrap_err());
+        assert!(
+            error.contains("`taylor`") && error.contains("obd_diagonal"),
+            "{error}"
+        );
     }
 }

@@ -1,74 +1,143 @@
 //! Quantization: methods for weights, bit widths, post-training against quantization-aware.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use opt_core::lower::Adds;
-use opt_core::{Binary, Op};
-use opt_quant::{Granularity, WeightBits, WeightMethod};
+use opt_core::{Binary, Op, zoo};
+use opt_quant::{Granularity, WeightMethod};
+use serde::{Deserialize, Serialize};
 
-use super::{Base, Bases, policy, train_aware, train_on, variant};
-use crate::measure::Shipped;
-use crate::profile::bits_of;
-use crate::quantization::{Calibrated, calibrate, code_weights};
-use crate::recipe::{self, Additions, Recipe};
-use crate::run::{Phase, Recorded, Run, Variant};
-use crate::training::Label;
+use super::stage::{Calibration, Loss, Stage, StageId, Stages, Work};
+use super::{Block, Experiment, distinct};
+use crate::recipe::{self, Additions, Train};
 
-pub(super) fn run(run: &mut Run, bases: &mut Bases<'_>) -> Result<()> {
-    for plan in &bases.profile.quantize {
-        let base = bases.get(run, &plan.base)?;
-        for &levels in &plan.weight_levels {
+/// Quantization of one network.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantize {
+    /// The baseline's name.
+    pub base: String,
+    /// Levels of the source text's formula, of affine and symmetric codes and of codebooks; weights only, f32
+    /// activations.
+    pub weight_levels: Vec<u16>,
+    /// Weight bits of integer networks without training, 8-bit activations.
+    pub post_training: Vec<u8>,
+    /// Weight bits of integer networks that are trained on with fake quantization.
+    pub aware: Vec<u8>,
+    /// That training.
+    pub aware_train: Train,
+}
+
+/// The bits that a code of so many levels needs.
+#[must_use]
+pub fn bits_of(levels: u16) -> u8 {
+    let bits = u16::BITS - levels.saturating_sub(1).leading_zeros();
+    u8::try_from(bits).unwrap_or(u8::MAX)
+}
+
+impl Block for Quantize {
+    fn experiment(&self) -> Experiment {
+        Experiment::Quantize
+    }
+
+    fn base(&self) -> &str {
+        &self.base
+    }
+
+    fn teacher(&self) -> Option<&str> {
+        None
+    }
+
+    fn trains(&self) -> Vec<&Train> {
+        vec![&self.aware_train]
+    }
+
+    fn epochs_mut(&mut self) -> Vec<&mut usize> {
+        vec![&mut self.aware_train.epochs]
+    }
+
+    fn check(&self) -> Result<()> {
+        self.aware_train.check().context("aware_train")?;
+        let bits = |b: &&u8| !(2..=8).contains(*b);
+        let wrong = self.post_training.iter().chain(&self.aware).find(bits);
+        ensure!(
+            wrong.is_none(),
+            "a width is {wrong:?} bits, expected 2 to 8"
+        );
+        let wrong = self.weight_levels.iter().find(|l| !(3..=256).contains(*l));
+        ensure!(
+            wrong.is_none(),
+            "weight_levels has {wrong:?}, expected 3 to 256"
+        );
+        let bits: Vec<u8> = self.weight_levels.iter().map(|l| bits_of(*l)).collect();
+        distinct(&bits, "take one number of levels for each number of bits")
+            .context("weight_levels, in bits")?;
+        distinct(&self.post_training, "once is enough").context("post_training")?;
+        distinct(&self.aware, "once is enough").context("aware")
+    }
+
+    fn stages(&self, list: &mut Stages) -> Result<()> {
+        let of = Experiment::Quantize;
+        let base = list.baseline(&self.base)?;
+        for &levels in &self.weight_levels {
             let bits = bits_of(levels);
             for (name, method) in weight_methods(levels, bits) {
-                let label = bases.label("quantize", name);
-                weights_only(run, &base, method, bits, &label)?;
+                let work = Work::CodeWeights { method, bits };
+                list.push(list.after(base, of, name, work))?;
             }
         }
-        let started = Instant::now();
-        let images = run.data.calibration(bases.profile.calibration_images, 250);
-        let calibrated = calibrate(&base.recorded.model, images, run.device, &BTreeSet::new())?;
-        let calibrating = started.elapsed().as_secs_f64();
-        for &bits in &plan.post_training {
-            let label = bases.label("quantize", format!("W{bits}A8 post-training"));
-            let variant = quantized(&base, &label, bits, calibrating);
-            integer(run, variant, &calibrated, Adds::Fused, bits)?;
-        }
-        if plan.aware.is_empty() {
-            continue;
-        }
-        let label = bases.label("quantize", format!("{} trained on", base.recipe.name));
-        let control = train_on(run, &base, &plan.aware_train, &label)?;
-        for &bits in &plan.aware {
-            let label = bases.label("quantize", format!("W{bits}A8 quantization-aware"));
-            let phase = Phase {
-                label: &label,
-                network: &base.recipe.model,
-                name: "quantization-aware",
-                epochs_before: base.epochs,
+        let calibration = Calibration {
+            images: list.calibration_images,
+            float: BTreeSet::new(),
+        };
+        for &bits in &self.post_training {
+            let work = Work::PostTraining {
+                calibration: calibration.clone(),
+                adds: Adds::Fused,
+                bits,
             };
-            let (trained, seconds) = train_aware(
-                run,
-                &base.recorded.model,
-                &calibrated,
-                WeightBits::inner(bits),
-                &plan.aware_train,
-                phase,
-                None,
-            )?;
-            let more = plan.aware_train.epochs;
-            let variant = Variant {
-                epochs: (base.epochs + more) as f64,
-                epochs_of: format!("{} base + {more} quantization-aware", base.epochs),
-                train_precision: plan.aware_train.precision_name(run.device),
-                baseline: Some(&control),
-                ..quantized(&base, &label, bits, calibrating + seconds)
-            };
-            integer(run, variant, &trained, Adds::Fused, bits)?;
+            list.push(list.after(base, of, format!("W{bits}A8 post-training"), work))?;
         }
+        if self.aware.is_empty() {
+            return Ok(());
+        }
+        let control = list.push(trained_on(list, base, of, &self.aware_train))?;
+        for &bits in &self.aware {
+            let work = Work::QuantizationAware {
+                calibration: calibration.clone(),
+                bits,
+                train: self.aware_train.clone(),
+                loss: Loss::CrossEntropy,
+            };
+            let name = format!("W{bits}A8 quantization-aware");
+            let more = self.aware_train.epochs;
+            list.push(Stage {
+                compared_with: Some(control),
+                epochs_of: format!("{} base + {more} quantization-aware", list.get(base).epochs),
+                ..list.after(base, of, name, work)
+            })?;
+        }
+        Ok(())
     }
-    Ok(())
+}
+
+/// A baseline trained on as it is, for as many epochs as a variant gets: what these epochs alone are worth. Variants that are
+/// trained after their baseline are compared with this.
+pub(super) fn trained_on(list: &Stages, base: StageId, of: Experiment, train: &Train) -> Stage {
+    let work = Work::Train {
+        phase: "train on",
+        train: train.clone(),
+        loss: Loss::CrossEntropy,
+    };
+    let baseline = list.get(base);
+    Stage {
+        epochs_of: format!(
+            "{} base + {} without compression",
+            baseline.epochs, train.epochs
+        ),
+        ..list.after(base, of, format!("{} trained on", baseline.recipe), work)
+    }
 }
 
 /// The methods with this number of levels, under the names that results carry.
@@ -101,112 +170,64 @@ fn weight_methods(levels: u16, bits: u8) -> Vec<(String, WeightMethod)> {
     ]
 }
 
-fn weights_only(
-    run: &mut Run,
-    base: &Base,
-    method: WeightMethod,
-    bits: u8,
-    label: &Label,
-) -> Result<()> {
-    let started = Instant::now();
-    let coded = code_weights(&base.recorded.model, method)?;
-    let seconds = started.elapsed().as_secs_f64();
-    let variant = Variant {
-        weight_bits: u32::from(bits),
-        ..variant(base, label, seconds)
-    };
-    run.record(variant, Shipped::Coded(&coded))?;
-    Ok(())
-}
-
-/// Quantizes what a recipe trained, without training on: a file and a result line for each kind of addition.
-///
-/// # Errors
-///
-/// A network without an integer form, measuring.
-pub fn quantize_recipe(
-    run: &mut Run,
-    recipe: &Recipe,
+/// What a recipe's `quantize` adds: an integer network for each number of bits and kind of addition.
+pub(super) fn recipe_stages(
+    list: &mut Stages,
+    trained: StageId,
     quantize: &recipe::Quantize,
-    trained: &Recorded,
 ) -> Result<()> {
     let recipe::Quantize {
         bits,
         adds,
-        calibration_images,
+        calibration_images: _,
         float,
     } = quantize;
-    let base = Base {
-        recipe: recipe.clone(),
-        recorded: trained.clone(),
-        epochs: recipe.train.epochs,
-    };
-    let started = Instant::now();
-    let images = run.data.calibration(*calibration_images, 250);
-    let float = float.iter().cloned().collect();
-    let calibrated = calibrate(&trained.model, images, run.device, &float)?;
-    let calibrating = started.elapsed().as_secs_f64();
-    let has_adds = trained
-        .model
-        .graph
-        .nodes
-        .iter()
-        .any(|n| n.op == Op::Binary(Binary::Add));
-    for kind in adds {
-        let (adds, name) = match kind {
-            Additions::Fused => (Adds::Fused, ", fused additions"),
-            Additions::Rounded => (Adds::Rounded, ", rounded additions"),
-        };
-        let label = Label {
-            experiment: trained.line.experiment.clone(),
-            variant: format!(
+    let has_adds = has_adds(&list.get(trained).network)?;
+    for &bits in bits.as_slice() {
+        for kind in adds {
+            let (adds, how) = match kind {
+                Additions::Fused => (Adds::Fused, ", fused additions"),
+                Additions::Rounded => (Adds::Rounded, ", rounded additions"),
+            };
+            let name = format!(
                 "W{bits}A8{}{}",
-                if has_adds { name } else { "" },
+                if has_adds { how } else { "" },
                 match float.len() {
                     0 => String::new(),
                     n => format!(", {n} in f32"),
                 }
-            ),
-            seed: trained.line.seed,
-        };
-        let variant = quantized(&base, &label, *bits, calibrating);
-        integer(run, variant, &calibrated, adds, *bits)?;
+            );
+            let work = Work::PostTraining {
+                calibration: Calibration {
+                    images: list.calibration_images,
+                    float: float.iter().cloned().collect(),
+                },
+                adds,
+                bits,
+            };
+            list.push(Stage {
+                experiment: list.get(trained).experiment,
+                ..list.after(trained, Experiment::Quantize, name, work)
+            })?;
+        }
     }
     Ok(())
 }
 
-fn integer(
-    run: &mut Run,
-    variant: Variant<'_>,
-    calibrated: &Calibrated,
-    adds: Adds,
-    bits: u8,
-) -> Result<()> {
-    let spec = calibrated.spec(adds, WeightBits::inner(bits))?;
-    let shipped = Shipped::Integer {
-        folded: &calibrated.folded,
-        spec: &spec,
-    };
-    run.record(variant, shipped)?;
-    Ok(())
-}
-
-/// A quantized variant that was not trained after its base.
-fn quantized<'a>(base: &'a Base, label: &'a Label, bits: u8, seconds: f64) -> Variant<'a> {
-    Variant {
-        weight_bits: u32::from(bits),
-        activation_bits: 8,
-        policy: policy(bits),
-        ..variant(base, label, seconds)
-    }
+/// Whether a network adds: only then do kinds of addition differ.
+fn has_adds(network: &str) -> Result<bool> {
+    let model = zoo::build(network, &opt_core::Task::cifar10(), 0)?;
+    let adds = Op::Binary(Binary::Add);
+    Ok(model.graph.nodes.iter().any(|n| n.op == adds))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::data::{Data, Limits};
-    use crate::experiment::train_recipe;
-    use crate::run::Request;
+    use crate::experiment::{recipe_stages, run_stages};
+    use crate::recipe::Recipe;
+    use crate::run::{Request, Run};
 
     #[test]
     fn a_recipe_gives_a_file_and_a_line_for_each_kind_of_addition() {
@@ -224,20 +245,14 @@ mod tests {
             recipes: Vec::new(),
             precision: String::new(),
             seeds: vec![3],
+            shard: None,
             root: dir.path().to_owned(),
         };
         let mut run = Run::start(request, data, tch::Device::Cpu).unwrap();
         let text = "name = \"r\"\nmodel = \"resnet20\"\n[train]\nepochs = 0\nlr = 0.1\n[quantize]\nbits = 4\n\
                     adds = [\"rounded\", \"fused\"]\ncalibration_images = 30\n";
         let recipe: Recipe = toml::from_str(text).unwrap();
-        let label = Label {
-            experiment: "train".to_owned(),
-            variant: "r".to_owned(),
-            seed: 3,
-        };
-        let trained = train_recipe(&mut run, &recipe, &label).unwrap();
-        let quantize = recipe.quantize.as_ref().unwrap();
-        quantize_recipe(&mut run, &recipe, quantize, &trained).unwrap();
+        run_stages(&mut run, &recipe_stages(&recipe).unwrap(), None).unwrap();
         let [float, rounded, fused] = run.lines.as_slice() else {
             panic!("{:?}", run.lines);
         };
@@ -266,5 +281,22 @@ mod tests {
         }
         // Both were seen by the same calibration.
         assert_eq!(rounded.seconds.to_bits(), fused.seconds.to_bits());
+    }
+
+    #[test]
+    fn bits_hold_their_levels() {
+        for (levels, bits) in [(3, 2), (4, 2), (5, 3), (16, 4), (17, 5), (256, 8)] {
+            assert_eq!(bits_of(levels), bits, "{levels}");
+        }
+    }
+
+    #[test]
+    fn a_recipe_may_list_bits() {
+        let text = "name = \"r\"\nmodel = \"source_net\"\n[train]\nepochs = 0\nlr = 0.1\n[quantize]\nbits = [8, 5]\n";
+        let recipe: Recipe = toml::from_str(text).unwrap();
+        let stages = recipe_stages(&recipe).unwrap();
+        let names: Vec<&str> = stages.iter().map(|(_, s)| s.name.as_str()).collect();
+        assert_eq!(names, ["r", "W8A8", "W5A8"]);
+        assert!(stages.iter().all(|(_, s)| s.experiment == "train"));
     }
 }

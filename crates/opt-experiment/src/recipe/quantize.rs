@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quantize {
-    /// Bits of a weight, 2 to 8; below 8 the first and last layer keep 8. Activations have 8.
+    /// Bits of a weight, 2 to 8, or a list of them; below 8 the first and last layer keep 8. Activations have 8.
     #[serde(default = "default_bits")]
-    pub bits: u8,
+    pub bits: OneOrMore<u8>,
     /// One network for each of these kinds of addition.
     #[serde(default = "default_adds")]
     pub adds: Vec<Additions>,
@@ -20,6 +20,43 @@ pub struct Quantize {
     /// Layers that stay f32, by the name of their node.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub float: Vec<String>,
+}
+
+/// A value of TOML that may be a list of such values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a number, or a list of numbers")]
+pub enum OneOrMore<T> {
+    /// `bits = 8`.
+    One(T),
+    /// `bits = [8, 4]`.
+    More(Vec<T>),
+}
+
+impl<T> OneOrMore<T> {
+    /// The values, in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(value) => std::slice::from_ref(value),
+            Self::More(values) => values,
+        }
+    }
+}
+
+impl OneOrMore<u8> {
+    /// Checks that these are widths of weights, each once.
+    pub(crate) fn check_bits(&self) -> Result<()> {
+        let bits = self.as_slice();
+        ensure!(!bits.is_empty(), "bits is empty, expected 2 to 8");
+        for (i, width) in bits.iter().enumerate() {
+            ensure!((2..=8).contains(width), "bits is {width}, expected 2 to 8");
+            ensure!(
+                !bits[..i].contains(width),
+                "bits: {width} is there twice; once is enough"
+            );
+        }
+        Ok(())
+    }
 }
 
 /// How residual additions are rounded: [`opt_core::lower::Adds`].
@@ -32,8 +69,8 @@ pub enum Additions {
     Rounded,
 }
 
-fn default_bits() -> u8 {
-    8
+fn default_bits() -> OneOrMore<u8> {
+    OneOrMore::One(8)
 }
 fn default_adds() -> Vec<Additions> {
     vec![Additions::Fused]
@@ -51,7 +88,7 @@ impl Quantize {
             calibration_images,
             float,
         } = self;
-        ensure!((2..=8).contains(bits), "bits is {bits}, expected 2 to 8");
+        bits.check_bits()?;
         ensure!(
             (1..=10_000_000).contains(calibration_images),
             "calibration_images is {calibration_images}, expected 1 to 10,000,000"
@@ -119,7 +156,7 @@ mod tests {
     #[test]
     fn an_empty_table_is_eight_bits_with_fused_additions() {
         let expect = Quantize {
-            bits: 8,
+            bits: OneOrMore::One(8),
             adds: vec![Additions::Fused],
             calibration_images: 2000,
             float: Vec::new(),

@@ -20,10 +20,9 @@ use opt_prune::{
 use opt_report::write_atomic;
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::Base;
+use super::stage::Stage;
 use crate::identity::Identity;
-use crate::profile::Prune;
-use crate::run::Run;
+use crate::run::{Recorded, Run};
 
 /// Images for gradients, and as many others for the change of likelihood.
 const IMAGES: usize = 256;
@@ -33,32 +32,32 @@ const SET_SHARE: usize = 100;
 const SEED: u64 = 0;
 
 /// Removes weights, sets of weights and channels one by one, measures what each removal costs in log-likelihood, and compares
-/// the order with that of the criteria. Writes `likelihood-NAME-sSEED.json`; nothing where the profile asks for none.
-pub(super) fn run(run: &mut Run, base: &Base, prune: &Prune) -> Result<()> {
-    if prune.likelihood_weights == 0 && prune.likelihood_sets == 0 {
-        return Ok(());
-    }
-    let name = format!(
-        "likelihood-{}-s{}.json",
-        base.recipe.name, base.recorded.line.seed
-    );
+/// the order with that of the criteria. Writes `likelihood-NAME-sSEED.json`.
+pub(super) fn run(
+    run: &mut Run,
+    stage: &Stage,
+    base: &Recorded,
+    weights: usize,
+    sets: usize,
+) -> Result<()> {
+    let name = format!("likelihood-{}-s{}.json", stage.recipe, base.line.seed);
     let path = run.out.join(name);
     let images = Images::spread(run.data.train.len());
     let key = Identity::default()
         .with("code", env!("OPT_PRUNING_CODE"))
-        .with("base", &base.recorded.line.key)
+        .with("base", &base.line.key)
         .with("images", (images.gradient.len(), images.measured.len()))
         .with("data", &run.data.train_hash)
-        .with(
-            "units",
-            (prune.likelihood_weights, prune.likelihood_sets, SEED),
-        )
+        .with("units", (weights, sets, SEED))
         .hash();
     let earlier = std::fs::read(&path).ok();
     let earlier = earlier.and_then(|text| serde_json::from_slice::<Likelihood>(&text).ok());
     let found = match earlier.filter(|e| e.key == key) {
         Some(earlier) => earlier,
-        None => measure(run, base, prune, &images, key)?,
+        None => {
+            let found = measure(run, base, (weights, sets), &images)?;
+            Likelihood { key, ..found }
+        }
     };
     eprintln!("  {}", found.words());
     run.info.notes.push(found.words());
@@ -166,12 +165,11 @@ impl Images {
 
 fn measure(
     run: &Run,
-    base: &Base,
-    prune: &Prune,
+    base: &Recorded,
+    (n_weights, n_sets): (usize, usize),
     images: &Images,
-    key: String,
 ) -> Result<Likelihood> {
-    let model = &base.recorded.model;
+    let model = &base.model;
     let data = &run.data;
     anyhow::ensure!(
         !images.gradient.is_empty(),
@@ -190,7 +188,7 @@ fn measure(
     };
     let of_weights = WeightScores::new(model, &sums)?;
 
-    let single = spaced_weights(model, prune.likelihood_weights);
+    let single = spaced_weights(model, n_weights);
     let units: Vec<Unit> = single
         .iter()
         .map(|(param, index)| Unit::Weight {
@@ -201,15 +199,15 @@ fn measure(
     let single: Vec<Vec<(String, usize)>> = single.into_iter().map(|w| vec![w]).collect();
     let weights = of_weights.ranks(&single, &changes(&units)?)?;
 
-    let sets = random_sets(model, prune.likelihood_sets);
+    let sets = random_sets(model, n_sets);
     let units: Vec<Unit> = sets.iter().cloned().map(Unit::Weights).collect();
     let sets = of_weights.ranks(&sets, &changes(&units)?)?;
 
-    let channels = channels(model, prune.likelihood_sets, &sums, changes)?;
+    let channels = channels(model, n_sets, &sums, changes)?;
     Ok(Likelihood {
-        model: base.recipe.model.clone(),
-        recipe: base.recipe.name.clone(),
-        seed: base.recorded.line.seed,
+        model: base.line.model.clone(),
+        recipe: base.line.recipe.clone(),
+        seed: base.line.seed,
         gradient_images: images.gradient.len(),
         measured_images: images.measured.len(),
         images: format!(
@@ -219,7 +217,7 @@ fn measure(
         weights,
         sets,
         channels,
-        key,
+        key: String::new(),
     })
 }
 
