@@ -52,6 +52,11 @@ const ARROWS: &[Arrow] = &[
         tests_may_use: &["opt-image"],
         ..arrow("opt-infer", &["opt-core", "opt-artifact"], NO_LIBTORCH)
     },
+    arrow(
+        "opt-compress",
+        &["opt-core", "opt-prune", "opt-quant", "opt-infer"],
+        NO_LIBTORCH,
+    ),
     Arrow {
         // How images of one's own are prepared is compared with what the engine's example does.
         tests_may_use: &["opt-image"],
@@ -67,6 +72,7 @@ const ARROWS: &[Arrow] = &[
                 "opt-artifact",
                 "opt-format",
                 "opt-infer",
+                "opt-compress",
                 "opt-stats",
                 "opt-report",
             ],
@@ -91,7 +97,13 @@ const ARROWS: &[Arrow] = &[
     ),
     // Without its feature `libtorch`, which is not on by itself.
     Arrow {
-        tests_may_use: &["opt-artifact"],
+        tests_may_use: &[
+            "opt-artifact",
+            "opt-compress",
+            "opt-data",
+            "opt-format",
+            "opt-infer",
+        ],
         ..arrow(
             "opt-cli",
             &[

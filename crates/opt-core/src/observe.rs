@@ -25,7 +25,8 @@ pub trait Observe {
     /// What can go wrong while it runs; what the look says is wrapped.
     type Error;
 
-    /// Runs every batch of whole images of bytes (`[N, C, H, W]`) and shows `see` the values of each of `points`, in order.
+    /// Runs every batch of whole images of bytes (`[N, C, H, W]`) and shows `see` the values of each of `points`, in order. A
+    /// batch may be shown in parts, image after image.
     ///
     /// # Errors
     ///

@@ -72,11 +72,6 @@ const MODULES: &[(&str, &[Part], &str)] = &[
     ("measure", &[Part::Measuring], "measures files"),
     ("plan", &[], "expects times"),
     ("profile", &[], "chooses recipes, which are in the identity"),
-    (
-        "quantization",
-        &[Part::Measuring],
-        "makes what is measured; training gets its ranges, which are in the identity",
-    ),
     ("recipe", &[], "the options made of it are in the identity"),
     (
         "run",
@@ -470,6 +465,7 @@ mod tests {
             ("opt-stats", vec![Measuring]),
             ("opt-prune", vec![Pruning]),
             // What these make is in the identity by its content.
+            ("opt-compress", vec![]),
             ("opt-quant", vec![]),
             ("opt-format", vec![]),
             ("opt-report", vec![]),

@@ -3,8 +3,8 @@
 //! In reading order: [`recipe`] (how one network is trained) and [`profile`] (which experiments are run with which
 //! recipes), [`data`] (what they are fed), [`run`] (a run and its lines) in its [`folder`], [`measure`] (what is measured: the
 //! file that ships, and its [`layers`]), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`]
-//! under their [`identity`], which knows the [`machine`] and its [`cpu`]), [`distillation`] and [`quantization`] (method
-//! crates joined to the loop and to lowering), [`experiment`] (the experiments), [`plan`] (what a run will do and how long
+//! under their [`identity`], which knows the [`machine`] and its [`cpu`]), [`distillation`] (the losses, joined to the
+//! loop), [`experiment`] (the experiments), [`plan`] (what a run will do and how long
 //! that takes), [`speed`] (of this machine), [`budget`] (a profile for the time given). What a run leaves behind and what
 //! readers see of it is `opt-report`.
 //!
@@ -27,7 +27,6 @@ pub mod machine;
 pub mod measure;
 pub mod plan;
 pub mod profile;
-pub mod quantization;
 pub mod recipe;
 pub mod run;
 pub mod speed;

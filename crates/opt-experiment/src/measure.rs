@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use opt_artifact::{Golden, Provenance};
+use opt_compress::CodedModel;
 use opt_core::cost::cost;
 use opt_core::interpret_integer::Interpreter;
 use opt_core::lower::{QuantSpec, lower};
@@ -18,7 +19,6 @@ use tch::{Device, Tensor};
 
 use crate::data::Data;
 use crate::identity;
-use crate::quantization::CodedModel;
 use crate::run::threads;
 
 /// Images on which the integer network that was read back is compared with the simulation, code by code.

@@ -5,12 +5,12 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use opt_compress::calibrate;
 use opt_core::lower::{Adds, lower};
 use opt_core::{Model, Task, interpret_integer, zoo};
 use opt_data::Dataset;
 use opt_experiment::data::{Data, Limits};
 use opt_experiment::measure::{Shipped, measure};
-use opt_experiment::quantization::calibrate;
 use opt_nn::Batch;
 use opt_nn::quantized::Simulation;
 use opt_quant::WeightBits;
@@ -30,13 +30,7 @@ fn batch(set: &Dataset, n: usize) -> Batch {
 /// Quantizes after training and compares `n` images at every edge, with both kinds of addition.
 fn check(model: &Model, calibration: &Dataset, test: &Dataset, n: usize) {
     let images = batch(calibration, 200.min(calibration.len()));
-    let calibrated = calibrate(
-        model,
-        std::iter::once(images),
-        Device::Cpu,
-        &BTreeSet::new(),
-    )
-    .unwrap();
+    let calibrated = calibrate(model, &BTreeSet::new(), std::iter::once(images.images)).unwrap();
     for adds in [Adds::Fused, Adds::Rounded] {
         let spec = calibrated.spec(adds, WeightBits::inner(8)).unwrap();
         let lowered = lower(&calibrated.folded, &spec).unwrap();
@@ -122,9 +116,8 @@ fn every_shortcut_and_chain_can_be_shipped_and_measured() {
         let model = zoo::build(name, &data.task(), 5).unwrap();
         let calibrated = calibrate(
             &model,
-            data.calibration(40, 40),
-            Device::Cpu,
             &BTreeSet::new(),
+            data.calibration(40, 40).map(|batch| batch.images),
         )
         .unwrap();
         let spec = calibrated

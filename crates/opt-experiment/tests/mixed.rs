@@ -5,11 +5,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, IxDyn};
+use opt_compress::calibrate;
 use opt_core::interpret_integer::Interpreter;
 use opt_core::lower::{Adds, Placement, fold_batch_norms, lower};
 use opt_core::op::{Op, Unary, Window};
 use opt_core::{Graph, InputSpec, Model, Output, Preparation, QOp, interpret};
-use opt_experiment::quantization::calibrate;
 use opt_infer::{Kernels, Options, Session, first_difference, self_test};
 use opt_nn::optimizer::OptimizerOptions;
 use opt_nn::quantized::{FakeQuant, Simulation};
@@ -151,7 +151,7 @@ fn hard_swish_and_a_layer_in_f32_from_training_to_files() {
     let images = || test.images.chunks_exact(144);
     let float = |name: &str| BTreeSet::from([name.to_owned()]);
     for float in [BTreeSet::new(), float("conv1"), float("conv0"), float("fc")] {
-        let calibrated = calibrate(&model, (0..4).map(bars), Device::Cpu, &float).unwrap();
+        let calibrated = calibrate(&model, &float, (0..4).map(|n| bars(n).images)).unwrap();
         let real = images().map(|image| {
             let folded = &calibrated.folded;
             let run = interpret::run(folded, &folded.input.normalize(image)).unwrap();

@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use opt_compress::{calibrate, code_weights};
 use opt_core::lower::{Adds, fold_batch_norms, lower};
 use opt_core::mask::{Mask, Masks, apply_masks};
 use opt_core::{InputSpec, Model, Preparation, Task, interpret, interpret_integer, zoo};
-use opt_experiment::quantization::{calibrate, code_weights};
 use opt_nn::optimizer::OptimizerOptions;
 use opt_nn::quantized::FakeQuant;
 use opt_nn::schedule::Schedule;
@@ -90,13 +90,7 @@ fn revived<T: PartialEq + Default + Copy>(
 #[test]
 fn zeros_survive_calibration_training_packing_and_reading() {
     let (model, masks) = pruned();
-    let calibrated = calibrate(
-        &model,
-        std::iter::once(bars(0)),
-        Device::Cpu,
-        &BTreeSet::new(),
-    )
-    .unwrap();
+    let calibrated = calibrate(&model, &BTreeSet::new(), std::iter::once(bars(0).images)).unwrap();
     for name in model.weight_names() {
         let folded = &calibrated.folded.params[name];
         assert_eq!(revived(&masks, name, folded.iter().copied()), 0, "{name}");

@@ -9,6 +9,20 @@ pub enum InferError {
     /// The network cannot be executed.
     #[error(transparent)]
     Model(#[from] opt_core::CoreError),
+    /// A value that nobody can look at.
+    #[error("looking at node `{node}`: it is fused into another, whose value there is")]
+    Unseen {
+        /// The node.
+        node: String,
+    },
+    /// Whoever looked at a value did not like it.
+    #[error("looking at node `{node}`")]
+    Look {
+        /// The node.
+        node: String,
+        /// What it said.
+        source: opt_core::observe::LookError,
+    },
     /// The file cannot be read.
     #[error(transparent)]
     Artifact(#[from] opt_artifact::ArtifactError),

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! In reading order: [`session`] (what a program calls), `plan` (from a network to steps), `layout`, `conv` and `float` (how values
-//! and weights lie in memory), [`kernels`] (the sets for different CPUs), `exec` and `crew` (one thread and several).
+//! and weights lie in memory), [`kernels`] (the sets for different CPUs), `exec` and `crew` (one thread and several), `observer` (values
+//! for calibration).
 //!
 //! # What this crate does not do
 //!
@@ -29,6 +30,7 @@ mod exec;
 mod float;
 pub mod kernels;
 mod layout;
+mod observer;
 mod plan;
 mod selftest;
 pub mod session;
@@ -36,6 +38,7 @@ pub mod session;
 pub use error::InferError;
 pub use kernels::Kernels;
 pub use kernels::portable::ImageOrder;
+pub use observer::Observer;
 pub use selftest::{first_difference, self_test};
 pub use session::{Limits, Options, OutputInfo, Session, Sharing, StepInfo};
 

@@ -4,18 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
+use opt_compress::{
+    Calibrated, CodedModel, WeightBits, calibrate_with, code_weights, mask_rounds, remove_channels,
+};
 use opt_core::lower::{Adds, QuantSpec, fold_batch_norms};
-use opt_core::mask::{Masks, apply_masks};
-use opt_core::{Model, cost};
+use opt_core::mask::Masks;
+use opt_core::{GradientSums, Model, cost};
 use opt_nn::gradients::gradient_sums;
 use opt_nn::quantized::FakeQuant;
 use opt_nn::train::{Constraints, CrossEntropy};
-use opt_nn::{Net, NnError};
-use opt_prune::channels::{ChannelRequest, ChannelTarget};
-use opt_prune::{
-    Criterion, Scope, SelectRequest, gates, plan_channels, score, score_channels, select, shrink,
-};
-use opt_quant::WeightBits;
+use opt_nn::{Batch, Net, NnError};
+use opt_prune::{Criterion, Scope, gates};
 
 use super::likelihood;
 use super::shard::Shard;
@@ -23,7 +22,6 @@ use super::stage::{Calibration, Loss, Round, Stage, StageId, Stages, Work};
 use super::start::initial_model;
 use crate::distillation::{Distill, Scaled};
 use crate::measure::Shipped;
-use crate::quantization::{Calibrated, CodedModel, calibrate, code_weights};
 use crate::recipe::Train;
 use crate::run::{Phase, Recorded, Run, Variant};
 use crate::training::Label;
@@ -261,7 +259,7 @@ impl Walk<'_> {
                 rounds,
             } => {
                 let (model, masks, seconds) =
-                    self.mask(run, model, (*criterion, *scope), rounds, phase)?;
+                    self.mask(run, &model, (*criterion, *scope), rounds, phase)?;
                 return Ok((Made::Float(model), seconds, Some(masks)));
             }
             Work::Shrink {
@@ -269,13 +267,8 @@ impl Walk<'_> {
                 keep,
                 multiple_of,
             } => {
-                let scores = score_channels(&model, criterion, None)?;
-                let request = ChannelRequest {
-                    multiple_of: *multiple_of,
-                    ..ChannelRequest::new(ChannelTarget::KeepRatio(*keep))
-                };
-                let channels = plan_channels(&model, &scores, &request)?;
-                Made::Float(shrink(&model, &channels)?)
+                let smaller = remove_channels(&model, *criterion, *keep, *multiple_of, None)?;
+                Made::Float(smaller)
             }
             Work::CodeWeights { method, bits: _ } => Made::Coded(code_weights(&model, *method)?),
             Work::PostTraining {
@@ -345,7 +338,7 @@ impl Walk<'_> {
     fn mask(
         &self,
         run: &mut Run,
-        mut model: Model,
+        model: &Model,
         (criterion, scope): (Criterion, Scope),
         rounds: &[Round],
         mut phase: Phase<'_>,
@@ -355,29 +348,25 @@ impl Walk<'_> {
             Criterion::Random { .. } => Criterion::Random { seed: self.seed },
             Criterion::Magnitude(_) | Criterion::Taylor(_) | Criterion::ObdDiagonal => criterion,
         };
-        let mut masks = Masks::new();
+        let images: Vec<Batch> = match criterion.needs_gradients() {
+            true => run.data.calibration(GRADIENT_IMAGES, 1).collect(),
+            false => Vec::new(),
+        };
+        let device = run.device;
+        let gradients = |model: &Model| -> Result<GradientSums> {
+            let mut net = Net::new(model, device)?;
+            let images = images.iter().cloned();
+            Ok(gradient_sums(&mut net, images, &gates(model)?)?)
+        };
         let mut seconds = 0.0;
-        for (i, Round { sparsity, train }) in rounds.iter().enumerate() {
+        let recover = |model: Model, masks: &Masks, round: usize| -> Result<Model> {
+            let Round { sparsity, train } = &rounds[round];
             let is_cut = *sparsity > 0.0;
-            if is_cut {
-                let sums = match criterion.needs_gradients() {
-                    true => {
-                        let mut net = Net::new(&model, run.device)?;
-                        let images = run.data.calibration(GRADIENT_IMAGES, 1);
-                        Some(gradient_sums(&mut net, images, &gates(&model)?)?)
-                    }
-                    false => None,
-                };
-                let scores = score(&model, &criterion, sums.as_ref())?;
-                let request = SelectRequest::sparsity(scope, *sparsity);
-                masks = select(&model, &scores, &masks, &request)?.masks;
-                model = apply_masks(&model, &masks)?;
-            }
-            let mut net = Net::new(&model, run.device)?;
+            let mut net = Net::new(&model, device)?;
             let what = if is_cut { "fine-tune" } else { "train on" };
-            let name = format!("{what} {}/{}", i + 1, rounds.len());
+            let name = format!("{what} {}/{}", round + 1, rounds.len());
             let constraints = Constraints {
-                masks: is_cut.then_some(&masks),
+                masks: is_cut.then_some(masks),
                 ..Constraints::default()
             };
             let named = Phase {
@@ -386,8 +375,10 @@ impl Walk<'_> {
             };
             seconds += run.train(&mut net, train, named, constraints)?;
             phase.epochs_before += train.epochs;
-            model = net.to_model()?;
-        }
+            Ok(net.to_model()?)
+        };
+        let targets: Vec<f64> = rounds.iter().map(|round| round.sparsity).collect();
+        let (model, masks) = mask_rounds(model, criterion, scope, &targets, gradients, recover)?;
         Ok((model, masks, seconds))
     }
 
@@ -405,8 +396,7 @@ impl Walk<'_> {
             return Ok(known.clone());
         }
         let started = Instant::now();
-        let images = run.data.calibration(calibration.images, 250);
-        let calibrated = calibrate(model, images, run.device, &calibration.float)?;
+        let calibrated = calibrate(model, run, calibration)?;
         let found = (calibrated, started.elapsed().as_secs_f64());
         self.calibrated.insert(key, found.clone());
         Ok(found)
@@ -452,6 +442,14 @@ impl Walk<'_> {
         likelihood::run(run, stage, base, weights, sets)
             .context("comparing importance with the measured change of likelihood")
     }
+}
+
+/// Calibrates on libtorch.
+fn calibrate(model: &Model, run: &Run, calibration: &Calibration) -> Result<Calibrated> {
+    let images = run.data.calibration(calibration.images, 250);
+    let images = images.map(|batch| batch.images);
+    let net = |folded: &Model| Net::new(folded, run.device);
+    Ok(calibrate_with(model, &calibration.float, images, net)?)
 }
 
 /// When a training diverged, if that is what an error says.
