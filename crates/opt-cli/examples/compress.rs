@@ -21,7 +21,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [network, checkpoint, data, file] = arguments.as_slice() else {
         return Err("usage: compress NETWORK CHECKPOINT.safetensors DATA NET.opt".into());
     };
-    let data = resolve(&data.parse()?, &Sources::new(Path::new(".")), &mut |_, _| {})?.splits;
+    let data = resolve(
+        &data.parse()?,
+        &Sources::new(Path::new(".")),
+        &mut |_, _| {},
+    )?
+    .splits;
 
     let model = zoo::build(network, &Task::cifar10(), 0)?;
     let (model, _report) = import_safetensors(&std::fs::read(checkpoint)?, &model, Head::Imported)?;

@@ -395,36 +395,65 @@ mod tests {
         );
     }
 
-    /// The committed run on the hold-out tried what the profiles took from it, with the same networks and recipes.
+    const HOLDOUT: &str = "../../docs/results/holdout-distill";
+
+    /// The committed run on the hold-out tried what the profile took from it, with the same networks and recipes.
     #[test]
     fn learning_rates_of_distillation_are_from_the_holdout() {
-        let file = "../../docs/results/holdout-distill/profile.toml";
-        let tried = Profile::load(file).unwrap();
-        for (profile, student) in [("quick", "airbench-s"), ("full", "source")] {
-            let profile = Profile::built_in(profile).unwrap();
-            let of = |profile: &Profile| {
-                let block = profile
-                    .distill
-                    .iter()
-                    .find(|d| d.student == student)
-                    .unwrap();
-                let networks = [&block.student, &block.teacher];
-                let recipes = networks.map(|name| profile.recipe(name).unwrap().clone());
-                (block.clone(), recipes)
-            };
-            let ((taken, networks), (grid, same)) = (of(&profile), of(&tried));
-            assert_eq!(networks, same, "{student}");
-            let kd = |d: &Distill| d.temperatures.iter().map(|t| d.kd(*t)).collect::<Vec<_>>();
-            assert_eq!(kd(&taken), kd(&grid), "{student}");
-            let own = [networks[0].train.lr];
-            for (taken, grid) in [
-                (&taken.control_lrs, &grid.control_lrs),
-                (&taken.taught_lrs, &grid.taught_lrs),
-            ] {
-                let tried = |lr: &f64| grid.iter().chain(&own).any(|other| other == lr);
-                assert!(taken.iter().all(tried), "{student}: {taken:?}");
-            }
+        let tried = Profile::load(&format!("{HOLDOUT}/profile.toml")).unwrap();
+        let quick = Profile::built_in("quick").unwrap();
+        let (taken, grid) = (&quick.distill[0], &tried.distill[0]);
+        let pairs = [
+            (&taken.student, &grid.student),
+            (&taken.teacher, &grid.teacher),
+        ];
+        for (taken, tried_as) in pairs {
+            assert_eq!(
+                quick.recipe(taken).unwrap(),
+                tried.recipe(tried_as).unwrap()
+            );
         }
+        let kd = |d: &Distill| d.temperatures.iter().map(|t| d.kd(*t)).collect::<Vec<_>>();
+        assert_eq!(kd(taken), kd(grid));
+        let own = [quick.recipe(&taken.student).unwrap().train.lr];
+        for (taken, grid) in [
+            (&taken.control_lrs, &grid.control_lrs),
+            (&taken.taught_lrs, &grid.taught_lrs),
+        ] {
+            let tried = |lr: &f64| grid.iter().chain(&own).any(|other| other == lr);
+            assert!(taken.iter().all(tried), "{taken:?}");
+        }
+    }
+
+    /// The text's network alone has the rate that was best on the hold-out, and that was not at an end of the list.
+    #[test]
+    fn the_control_of_the_texts_network_has_the_best_rate_of_the_holdout() {
+        let tried = Profile::load(&format!("{HOLDOUT}/source.toml")).unwrap();
+        let full = Profile::built_in("full").unwrap();
+        let student = full.recipe("source").unwrap();
+        let lines = opt_report::read_lines::<opt_report::ResultLine>(
+            format!("{HOLDOUT}/source/results.jsonl").as_ref(),
+        );
+        let lines = lines.unwrap().values;
+        let mut rates: Vec<(f64, f64)> = Vec::new();
+        for recipe in &tried.baseline {
+            let mut same = student.clone();
+            (same.name, same.train.lr) = (recipe.name.clone(), recipe.train.lr);
+            assert_eq!(*recipe, same);
+            let line = lines
+                .iter()
+                .find(|line| line.recipe == recipe.name)
+                .unwrap();
+            rates.push((recipe.train.lr, line.top1));
+        }
+        rates.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let best = rates.iter().max_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+        assert!(
+            *best != rates[0] && *best != rates[rates.len() - 1],
+            "{rates:?}"
+        );
+        let block = full.distill.iter().find(|d| d.student == "source").unwrap();
+        assert_eq!(block.control_lrs, [best.0]);
     }
 
     #[test]
