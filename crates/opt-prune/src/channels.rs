@@ -6,10 +6,10 @@ use ndarray::{ArrayD, Axis};
 use opt_core::mask::{Masks, apply_masks};
 use opt_core::op::ParamRole;
 use opt_core::shape::infer_shapes;
-use opt_core::{Mask, Model, NodeId, Op, Params};
+use opt_core::{Mask, Model};
 
-use crate::chain::{Wiring, layer_names};
 use crate::filter::first_matches;
+use crate::group::{ChannelGraph, ChannelGroup, Side, layer_names};
 use crate::{ChannelScores, PruneError, Result};
 
 /// The output channels that stay, ascending, by the name of the Conv or Gemm. Layers that are not named stay whole.
@@ -86,21 +86,18 @@ pub struct Prunability {
 ///
 /// Those of shape inference.
 pub fn prunable_channels(model: &Model) -> Result<Vec<Prunability>> {
-    let wiring = Wiring::new(model)?;
+    let graph = ChannelGraph::new(model)?;
     layer_names(model)
         .into_iter()
         .map(|name| {
-            let id = wiring.layer(name)?;
-            let blocked = match wiring.follow_to_reader(id) {
-                Ok(_) => None,
-                Err(PruneError::NotPrunable { node, op, why, .. }) => {
-                    Some(format!("node `{node}` ({op}): {why}"))
-                }
-                Err(other) => return Err(other),
-            };
+            let id = graph.layer(name)?;
+            let group = graph.group(id);
+            let blocked = group
+                .blocked
+                .map(|b| format!("node `{}` ({}): {}", b.node, b.op, b.why));
             Ok(Prunability {
-                layer: name.to_owned(),
-                channels: wiring.channels(id),
+                layer: group.layer,
+                channels: group.channels,
                 blocked,
             })
         })
@@ -124,7 +121,7 @@ pub fn plan_channels(
     scores: &ChannelScores,
     request: &ChannelRequest,
 ) -> Result<ChannelPlan> {
-    let wiring = Wiring::new(model)?;
+    let graph = ChannelGraph::new(model)?;
     for (what, value) in [
         ("multiple_of", request.multiple_of),
         ("min_channels", request.min_channels),
@@ -147,23 +144,23 @@ pub fn plan_channels(
                 return Err(out_of_range("the keep ratio".to_owned(), ratio, expected));
             }
             for (name, excluded) in names.iter().zip(&excluded) {
-                let id = wiring.layer(name)?;
-                if excluded.is_none() && wiring.follow_to_reader(id).is_ok() {
-                    let n_keep = count_of(*ratio, wiring.channels(id), request);
+                let id = graph.layer(name)?;
+                if excluded.is_none() && graph.group(id).blocked.is_none() {
+                    let n_keep = count_of(*ratio, graph.channels(id), request);
                     counts.push((id, n_keep));
                 }
             }
         }
         ChannelTarget::KeepCounts(wanted) => {
             for (name, &n_keep) in wanted {
-                let id = wiring.layer(name)?;
-                wiring.follow_to_reader(id)?;
-                check_count(name, n_keep, wiring.channels(id), request)?;
+                let id = graph.layer(name)?;
+                graph.free_group(id)?;
+                check_count(name, n_keep, graph.channels(id), request)?;
                 counts.push((id, n_keep));
             }
         }
     }
-    let total: usize = counts.iter().map(|&(id, _)| wiring.channels(id)).sum();
+    let total: usize = counts.iter().map(|&(id, _)| graph.channels(id)).sum();
     let n_keep: usize = counts.iter().map(|(_, n)| n).sum();
     if n_keep == total && request.target != ChannelTarget::KeepRatio(1.0) {
         return Err(PruneError::NothingRemoved {
@@ -183,7 +180,7 @@ pub fn plan_channels(
             name: name.clone(),
             known: scores.keys().cloned().collect::<Vec<_>>().join(", "),
         })?;
-        let kept = largest(name, scores, wiring.channels(id), n_keep)?;
+        let kept = largest(name, scores, graph.channels(id), n_keep)?;
         plan.keep.insert(name.clone(), kept);
     }
     Ok(plan)
@@ -268,13 +265,15 @@ pub fn channel_masks(model: &Model, plan: &ChannelPlan) -> Result<Masks> {
 
 /// The masks of [`channel_masks`] and those of the running means.
 fn all_masks(model: &Model, plan: &ChannelPlan) -> Result<Masks> {
-    let wiring = Wiring::new(model)?;
+    let graph = ChannelGraph::new(model)?;
     let mut masks = Masks::new();
     for (name, keep) in &plan.keep {
-        let layer = wiring.layer(name)?;
-        wiring.follow_to_reader(layer)?;
-        check_keep(name, keep, wiring.channels(layer))?;
-        masks.extend(silence(&wiring, layer, |c| keep.binary_search(&c).is_ok())?);
+        let layer = graph.layer(name)?;
+        let group = graph.free_group(layer)?;
+        check_keep(name, keep, group.channels)?;
+        masks.extend(zero_channels(model, &group, |c| {
+            keep.binary_search(&c).is_ok()
+        })?);
     }
     Ok(masks)
 }
@@ -291,27 +290,21 @@ pub fn mask_channels(model: &Model, plan: &ChannelPlan) -> Result<Model> {
     Ok(apply_masks(model, &all_masks(model, plan)?)?)
 }
 
-/// Masks under which the channels of `layer` that `keep` refuses are 0 to the end of its chain.
-pub(crate) fn silence(
-    wiring: &Wiring<'_>,
-    layer: NodeId,
+/// Masks under which the channels of a group that `keep` refuses are 0 wherever they are read.
+pub(crate) fn zero_channels(
+    model: &Model,
+    group: &ChannelGroup,
     keep: impl Fn(usize) -> bool,
 ) -> Result<Masks> {
-    let model = wiring.model;
-    let chain = wiring.follow(layer);
-    let norms = chain.norms.iter().copied();
     let mut masks = Masks::new();
-    for (node, spread) in [(layer, 1)].into_iter().chain(norms) {
-        for (name, role) in model.graph.nodes[node].op.params() {
-            if role == ParamRole::RunningVar {
-                continue;
-            }
-            let mut mask = ArrayD::from_elem(model.param(name)?.shape(), true);
-            for (i, mut entries) in mask.axis_iter_mut(Axis(0)).enumerate() {
-                entries.fill(keep(i / spread));
-            }
-            masks.insert(name.to_owned(), Mask::new(mask));
+    let makes = group.members.iter().filter(|m| m.side == Side::Makes);
+    for member in makes.filter(|m| m.role != ParamRole::RunningVar) {
+        let mut mask = ArrayD::from_elem(model.param(&member.param)?.shape(), true);
+        for (i, mut entries) in mask.axis_iter_mut(Axis(member.axis)).enumerate() {
+            let channel = member.channel_of(i, group.channels);
+            entries.fill(channel.is_none_or(&keep));
         }
+        masks.insert(member.param.clone(), Mask::new(mask));
     }
     Ok(masks)
 }
@@ -332,20 +325,19 @@ pub(crate) fn silence(
 ///
 /// H. Li and others, *Pruning Filters for Efficient `ConvNets`*, 2016, arXiv:1608.08710.
 pub fn shrink(model: &Model, plan: &ChannelPlan) -> Result<Model> {
-    let wiring = Wiring::new(model)?;
+    let graph = ChannelGraph::new(model)?;
     let mut shrunk = model.clone();
     for (name, keep) in &plan.keep {
-        let layer = wiring.layer(name)?;
-        let (chain, reader, spread) = wiring.follow_to_reader(layer)?;
-        check_keep(name, keep, wiring.channels(layer))?;
-        let norms = chain.norms.iter().copied();
-        for (node, spread) in [(layer, 1)].into_iter().chain(norms) {
-            for (param, _) in model.graph.nodes[node].op.params() {
-                select_entries(&mut shrunk.params, param, Axis(0), &expand(keep, spread));
-            }
-        }
-        if let Op::Conv { weight, .. } | Op::Gemm { weight, .. } = &model.graph.nodes[reader].op {
-            select_entries(&mut shrunk.params, weight, Axis(1), &expand(keep, spread));
+        let layer = graph.layer(name)?;
+        let group = graph.free_group(layer)?;
+        check_keep(name, keep, group.channels)?;
+        for member in &group.members {
+            let Some(tensor) = shrunk.params.get_mut(&member.param) else {
+                continue;
+            };
+            let axis = Axis(member.axis);
+            let entries = member.kept_entries(tensor.len_of(axis), group.channels, keep);
+            *tensor = tensor.select(axis, &entries).into_shared();
         }
     }
     infer_shapes(&shrunk)?;
@@ -366,18 +358,6 @@ fn check_keep(layer: &str, keep: &[usize], channels: usize) -> Result<()> {
         layer: layer.to_owned(),
         problem,
     })
-}
-
-/// The entries that the kept channels own where each owns `spread` consecutive ones.
-fn expand(keep: &[usize], spread: usize) -> Vec<usize> {
-    let entries = keep.iter().flat_map(|c| c * spread..(c + 1) * spread);
-    entries.collect()
-}
-
-fn select_entries(params: &mut Params, name: &str, axis: Axis, entries: &[usize]) {
-    if let Some(tensor) = params.get_mut(name) {
-        *tensor = tensor.select(axis, entries).into_shared();
-    }
 }
 
 #[cfg(test)]

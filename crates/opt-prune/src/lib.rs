@@ -68,10 +68,10 @@
 //! that names the node.
 
 mod apply;
-mod chain;
 pub mod channels;
 pub mod error;
 pub mod filter;
+mod group;
 pub mod rank_correlation;
 pub mod schedule;
 pub mod score;
@@ -83,6 +83,7 @@ pub use channels::{
     mask_channels, plan_channels, prunable_channels, shrink,
 };
 pub use error::PruneError;
+pub use group::{Blocked, ChannelGroup, Member, Side, channel_groups};
 pub use rank_correlation::rank_correlation;
 pub use schedule::{Schedule, sparsities};
 pub use score::{

@@ -14,7 +14,7 @@ use ndarray::{ArrayD, ArrayView, ArrayViewD, Dimension};
 use opt_core::{Gate, GradientSums, Model, Op, Params};
 use rayon::prelude::*;
 
-use crate::chain::Wiring;
+use crate::group::ChannelGraph;
 use crate::{PruneError, Result};
 
 pub use magnitude::Norm;
@@ -232,7 +232,7 @@ pub fn score_channels(
     criterion: &Criterion,
     gradients: Option<&GradientSums>,
 ) -> Result<ChannelScores> {
-    let wiring = Wiring::new(model)?;
+    let graph = ChannelGraph::new(model)?;
     let mut scored = ChannelScores::new();
     for (id, node) in model.graph.nodes.iter().enumerate() {
         let (Op::Conv { weight, .. } | Op::Gemm { weight, .. }) = &node.op else {
@@ -248,7 +248,7 @@ pub fn score_channels(
                 let n = values.shape()[0];
                 match form.sum() {
                     Sum::Plain => {
-                        let gate = layer_gate(&wiring, id)?;
+                        let gate = layer_gate(&graph, id)?;
                         let mean = mean_gate(model, &gate, Sum::Plain, "Taylor", gradients)?;
                         mean.into_iter().map(f64::abs).collect()
                     }
@@ -263,7 +263,7 @@ pub fn score_channels(
                 }
             }
             Criterion::ObdDiagonal => {
-                let gate = layer_gate(&wiring, id)?;
+                let gate = layer_gate(&graph, id)?;
                 let first = mean_gate(model, &gate, Sum::Plain, "ObdDiagonal", gradients)?;
                 let second = mean_gate(model, &gate, Sum::Squared, "ObdDiagonal", gradients)?;
                 let both = first.iter().zip(&second);
@@ -287,11 +287,11 @@ pub fn score_channels(
 ///
 /// Those of shape inference.
 pub fn gates(model: &Model) -> Result<Vec<Gate>> {
-    let wiring = Wiring::new(model)?;
+    let graph = ChannelGraph::new(model)?;
     let layers = model.graph.nodes.iter().enumerate();
     layers
         .filter(|(_, node)| matches!(node.op, Op::Conv { .. } | Op::Gemm { .. }))
-        .map(|(id, _)| layer_gate(&wiring, id))
+        .map(|(id, _)| layer_gate(&graph, id))
         .collect()
 }
 
@@ -365,18 +365,13 @@ fn mean(
 }
 
 /// What a layer's gate is made of: its weight and bias, and what the first normalisation after it adds.
-fn layer_gate(wiring: &Wiring<'_>, layer: usize) -> Result<Gate> {
-    let model = wiring.model;
+fn layer_gate(graph: &ChannelGraph<'_>, layer: usize) -> Result<Gate> {
+    let model = graph.model;
     let node = &model.graph.nodes[layer];
     let mut factors = Params::new();
     for (name, _) in node.op.params() {
         factors.insert(name.to_owned(), model.param(name)?.clone());
     }
-    let chain = wiring.follow(layer);
-    let norm = chain
-        .norms
-        .first()
-        .map(|(norm, _)| &model.graph.nodes[*norm].op);
     if let Some(Op::BatchNormalization {
         scale,
         bias,
@@ -384,7 +379,7 @@ fn layer_gate(wiring: &Wiring<'_>, layer: usize) -> Result<Gate> {
         var,
         epsilon,
         ..
-    }) = norm
+    }) = graph.first_norm(layer)
     {
         let (mean, var) = (model.param(mean)?, model.param(var)?);
         let gamma = scale.as_deref().map(|s| model.param(s)).transpose()?;
@@ -398,7 +393,7 @@ fn layer_gate(wiring: &Wiring<'_>, layer: usize) -> Result<Gate> {
     }
     Ok(Gate {
         layer: node.name.clone(),
-        channels: wiring.channels(layer),
+        channels: graph.channels(layer),
         factors,
     })
 }

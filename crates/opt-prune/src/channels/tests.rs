@@ -5,6 +5,7 @@ use opt_core::Unary;
 use opt_core::cost::cost;
 use opt_core::op::Window;
 use opt_core::{Graph, Task, interpret, zoo};
+use opt_core::{Op, Params};
 use proptest::prelude::*;
 
 /// Numbers in (-1, 1) that differ everywhere.

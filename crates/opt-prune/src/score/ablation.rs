@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use opt_core::mask::apply_masks;
 use opt_core::{Model, Op};
 
-use crate::channels::silence;
+use crate::channels::zero_channels;
+use crate::group::ChannelGraph;
 use crate::{PruneError, Result};
 
 /// Something that can be removed on its own.
@@ -95,7 +96,7 @@ fn check(model: &Model, unit: &Unit) -> Result<()> {
                 return Err(PruneError::Unknown {
                     what: "Conv or Gemm",
                     name: layer.clone(),
-                    known: crate::chain::layer_names(model).join(", "),
+                    known: crate::group::layer_names(model).join(", "),
                 });
             };
             check_index(layer, *channel, model.param(weight)?.shape()[0])
@@ -137,12 +138,10 @@ fn without(model: &Model, unit: &Unit) -> Result<Model> {
             Ok(without_weights(model, weights))
         }
         Unit::Channel { layer, channel } => {
-            let wiring = crate::chain::Wiring::new(model)?;
-            let id = wiring.layer(layer)?;
-            Ok(apply_masks(
-                model,
-                &silence(&wiring, id, |c| c != *channel)?,
-            )?)
+            let graph = ChannelGraph::new(model)?;
+            let group = graph.group(graph.layer(layer)?);
+            let masks = zero_channels(model, &group, |c| c != *channel)?;
+            Ok(apply_masks(model, &masks)?)
         }
     }
 }
