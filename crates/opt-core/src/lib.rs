@@ -6,13 +6,15 @@
 //! [`shape`] and [`cost`] (what it needs), [`mask`] (which weights are kept) and [`gradients`] (what the
 //! data says about them), [`interpret`] (what it computes, in f32) and [`observe`](mod@observe) (how its values are seen),
 //! [`codes`] (tensors as integer codes and as packed bytes), [`qparams`], [`qmodel`] and [`lower`] (the quantized network and the only place where one is made from a
-//! model), [`interpret_integer`] (what that computes, code by code), and [`zoo`] (the networks of the experiments).
+//! model), [`interpret_integer`] (what that computes, code by code), [`builder`] (a network of
+//! one's own) and [`zoo`] (those of the experiments).
 //!
 //! # What this crate does not do
 //!
 //! It knows no compression method, trains nothing, reads and writes no file and links no libtorch. Its interpreters
 //! are specifications: clear, exact and slow. Nothing here is serializable; the crates that own a file format convert.
 
+pub mod builder;
 pub mod codes;
 pub mod cost;
 pub mod error;
@@ -32,6 +34,7 @@ mod rounding;
 pub mod shape;
 pub mod zoo;
 
+pub use builder::Builder;
 pub use codes::{CodedTensor, Decode};
 pub use cost::{Cost, LayerCost};
 pub use error::CoreError;

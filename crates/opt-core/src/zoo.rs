@@ -1,7 +1,6 @@
 //! The networks of the experiments: functions from widths and depths to a [`Model`] with seeded weights.
 
 mod airbench;
-mod build;
 mod mobilenet_v2;
 mod resnet;
 mod resnet_imagenet;

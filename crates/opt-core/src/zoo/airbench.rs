@@ -1,6 +1,6 @@
 //! A chain of convolutions in the shape of the airbench speed-run networks, with ReLU.
 
-use super::build::Builder;
+use crate::builder::Builder;
 use crate::op::{Op, Unary, Window};
 use crate::{Model, Task};
 
@@ -43,5 +43,5 @@ pub fn airbench(task: &Task, widths: [usize; 3], seed: u64) -> Model {
     x = b.push("flatten", Op::Flatten, &[x]);
     let features = n_in * (size[0] / 3) * (size[1] / 3);
     b.linear("head", x, features, task.labels.len());
-    b.finish()
+    b.into_model()
 }

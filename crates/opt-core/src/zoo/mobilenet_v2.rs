@@ -1,6 +1,6 @@
 //! Inverted residuals: depthwise convolutions between 1×1 convolutions that widen and narrow.
 
-use super::build::Builder;
+use crate::builder::Builder;
 use crate::op::{Binary, Op, Unary, Window};
 use crate::{Model, NodeId, Task};
 
@@ -109,7 +109,7 @@ pub fn mobilenet_v2(task: &Task, net: &MobileNetV2, seed: u64) -> Model {
     x = b.push("avgpool", Op::GlobalAveragePool, &[x]);
     x = b.push("flatten", Op::Flatten, &[x]);
     b.linear("classifier.1", x, net.head, task.labels.len());
-    b.finish()
+    b.into_model()
 }
 
 /// Element 1 and 2 of a `Sequential` whose element 0 is a convolution.

@@ -1,6 +1,6 @@
 //! Residual networks for CIFAR.
 
-use super::build::Builder;
+use crate::builder::Builder;
 use crate::op::{Binary, Op, Unary, Window};
 use crate::{Model, NodeId, Task};
 
@@ -57,7 +57,7 @@ pub fn resnet(task: &Task, depth: usize, shortcut: Shortcut, seed: u64) -> Model
     let x = b.push("avgpool", Op::GlobalAveragePool, &[x]);
     let x = b.push("flatten", Op::Flatten, &[x]);
     b.linear("linear", x, 64, task.labels.len());
-    b.finish()
+    b.into_model()
 }
 
 fn basic_block(

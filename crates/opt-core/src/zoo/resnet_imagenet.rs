@@ -1,6 +1,6 @@
 //! Residual networks for 224×224.
 
-use super::build::Builder;
+use crate::builder::Builder;
 use crate::op::{Binary, Op, Unary, Window};
 use crate::{Model, NodeId, Task};
 
@@ -58,7 +58,7 @@ pub fn resnet_imagenet(
     x = b.push("avgpool", Op::GlobalAveragePool, &[x]);
     x = b.push("flatten", Op::Flatten, &[x]);
     b.linear("fc", x, n_in, task.labels.len());
-    b.finish()
+    b.into_model()
 }
 
 fn residual_block(

@@ -1,6 +1,6 @@
 //! The network of the source text: two convolutions, an average pool and a linear layer.
 
-use super::build::Builder;
+use crate::builder::Builder;
 use crate::op::{Op, Unary, Window};
 use crate::{Model, Task};
 
@@ -18,5 +18,5 @@ pub fn source_net(task: &Task, seed: u64) -> Model {
     let x = b.push("pool", Op::AveragePool(Window::square(4, 4, 0)), &[x]);
     let x = b.push("flatten", Op::Flatten, &[x]);
     b.linear("fc", x, 128 * (h / 4) * (w / 4), task.labels.len());
-    b.finish()
+    b.into_model()
 }

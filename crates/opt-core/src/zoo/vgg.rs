@@ -1,6 +1,6 @@
 //! Chains of 3×3 convolutions with BatchNormalization between pools.
 
-use super::build::Builder;
+use crate::builder::Builder;
 use crate::op::{Op, Unary, Window};
 use crate::{Model, Task};
 
@@ -47,5 +47,5 @@ pub fn vgg(task: &Task, stages: &[&[usize]], seed: u64) -> Model {
     }
     x = b.push("flatten", Op::Flatten, &[x]);
     b.linear("classifier", x, n_in * height * width, task.labels.len());
-    b.finish()
+    b.into_model()
 }
