@@ -1,8 +1,10 @@
 //! The libtorch that tch binds: found, or brought from the wheels that pip downloads.
 
+mod flavour;
 mod pip;
 mod wheel;
 
+pub(crate) use flavour::{Flavour, VERSION};
 pub(crate) use pip::Pip;
 
 use std::fs;
@@ -13,55 +15,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::{cache, workspace};
-
-/// What tch 0.26 binds, exactly.
-pub(crate) const VERSION: &str = "2.13.0";
-
-/// The three wheels of the CPU's libraries, and what is kept of them.
-const CPU_DOWNLOAD: u64 = 540_000_000;
-const CPU_KEPT: u64 = 486_000_000;
-/// The same with the wheels of CUDA, roughly: pip takes the newest of some.
-const CUDA_DOWNLOAD: u64 = 2_800_000_000;
-const CUDA_KEPT: u64 = 5_000_000_000;
-
-/// Which of libtorch's libraries are brought.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flavour {
-    Cpu,
-    Cuda,
-}
-
-impl Flavour {
-    fn folder_name(self) -> String {
-        match self {
-            Self::Cpu => format!("libtorch-{VERSION}-cpu"),
-            Self::Cuda => format!("libtorch-{VERSION}-cuda"),
-        }
-    }
-
-    /// What is about to be brought, from where and how much: said before it starts.
-    fn announcement(self, folder: &Path) -> String {
-        let (download, kept, with) = match self {
-            Self::Cpu => (CPU_DOWNLOAD, CPU_KEPT, ""),
-            Self::Cuda => (CUDA_DOWNLOAD, CUDA_KEPT, " with all CUDA libraries"),
-        };
-        format!(
-            "libtorch {VERSION}{with} is not on this machine yet and is brought now, once for all clones of this user:\n\
-             \u{20} about {} to download with pip, {} to keep in {}",
-            cache::size(download),
-            cache::size(kept),
-            folder.display()
-        )
-    }
-
-    /// The wheels and what is unpacked from them, side by side for a moment.
-    pub(crate) fn bytes_needed(self) -> u64 {
-        match self {
-            Self::Cpu => 1_200_000_000,
-            Self::Cuda => 9_000_000_000,
-        }
-    }
-}
 
 /// A folder that may be a libtorch.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,6 +12,8 @@ mod workspace;
 #[cfg(test)]
 mod arrows;
 #[cfg(test)]
+mod circles;
+#[cfg(test)]
 mod tidy;
 
 use std::ffi::OsString;

@@ -32,6 +32,7 @@ pub mod qmodel;
 pub mod qparams;
 mod rounding;
 pub mod shape;
+mod validate;
 pub mod zoo;
 
 pub use builder::Builder;

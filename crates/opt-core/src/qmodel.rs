@@ -21,9 +21,9 @@
 
 use ndarray::ArrayD;
 
-use crate::model::{check_deviations, check_finite, check_labels};
 use crate::op::{Op, Unary, Window};
 use crate::shape::{self, MAX_ELEMENTS, Rule, fits, image, infer_node};
+use crate::validate::{check_deviations, check_finite, check_labels};
 use crate::{CoreError, InputSpec, Output, Params, Result};
 
 /// A weight as integer codes with a scale per output channel.

@@ -24,8 +24,8 @@ use crate::arena::Arena;
 use crate::exec::{Part, run_step};
 use crate::kernels::float::numbers;
 use crate::kernels::portable::{ImageOrder, Operand};
+use crate::options::{Options, Sharing};
 use crate::plan::{Plan, Step, Work};
-use crate::session::{Options, Sharing};
 use crate::{InferError, Result};
 
 mod pace;

@@ -6,9 +6,6 @@ pub(crate) mod portable;
 pub(crate) mod x86_avx512vnni;
 
 use std::fmt;
-use std::str::FromStr;
-
-use crate::InferError;
 
 /// A set of kernels. All give the same codes; they differ in speed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,16 +75,5 @@ impl Kernels {
 impl fmt::Display for Kernels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-impl FromStr for Kernels {
-    type Err = InferError;
-
-    fn from_str(name: &str) -> Result<Self, InferError> {
-        let found = Self::ALL.into_iter().find(|k| k.name() == name);
-        found.ok_or_else(|| InferError::UnknownKernels {
-            name: name.to_owned(),
-        })
     }
 }

@@ -12,9 +12,9 @@
 //! # Ok::<(), opt_infer::InferError>(())
 //! ```
 //!
-//! In reading order: [`session`] (what a program calls), `plan` (from a network to steps), `layout`, `conv` and `float` (how values
-//! and weights lie in memory), [`kernels`] (the sets for different CPUs), `exec` and `crew` (one thread and several), `observer` (values
-//! for calibration).
+//! In reading order: [`session`] and `options` (what a program calls, and what it chooses), `plan` (from a network to steps), `layout`,
+//! `conv` and `float` (how values and weights lie in memory), [`kernels`] (the sets for different CPUs), `exec` and `crew` (one thread
+//! and several), `observer` (values for calibration).
 //!
 //! # What this crate does not do
 //!
@@ -31,6 +31,7 @@ mod float;
 pub mod kernels;
 mod layout;
 mod observer;
+mod options;
 mod plan;
 mod selftest;
 pub mod session;
@@ -39,8 +40,9 @@ pub use error::InferError;
 pub use kernels::Kernels;
 pub use kernels::portable::ImageOrder;
 pub use observer::Observer;
+pub use options::{Limits, Options, Sharing};
 pub use selftest::{first_difference, self_test};
-pub use session::{Limits, Options, OutputInfo, Session, Sharing, StepInfo};
+pub use session::{OutputInfo, Session, StepInfo};
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, InferError>;

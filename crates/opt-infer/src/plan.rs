@@ -12,7 +12,7 @@ use crate::conv::{Conv, Products, Requant, Residual};
 use crate::float::{Affine, FloatConv};
 use crate::kernels::portable::{Mean, Sum};
 use crate::layout::{GROUP, LANES, Layout};
-use crate::session::{Limits, Options};
+use crate::options::{Limits, Options};
 use crate::{InferError, Kernels, Result};
 
 /// Bytes behind each value: a kernel may read a whole vector at its last pixel.

@@ -6,73 +6,13 @@ use opt_core::interpret_integer::Value;
 use opt_core::{InputSpec, Op, QModel, QOp};
 
 use crate::crew::Crew;
-use crate::kernels::portable::ImageOrder;
 use crate::plan::{Plan, Work};
 use crate::{InferError, Kernels, Result};
 
+pub use crate::options::{Limits, Options, Sharing};
+
 /// The most threads of a session.
 pub const MAX_THREADS: usize = 256;
-
-/// How a network runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
-    /// Threads. Several share the images of a batch, or the rows of one image.
-    pub threads: usize,
-    /// The kernels; `None` takes the fastest that this CPU can run.
-    pub kernels: Option<Kernels>,
-    /// The order of an image's bytes: planes, as everywhere in this workspace, unless asked otherwise.
-    pub order: ImageOrder,
-    /// Whether every value keeps its place, so that [`Session::value`] can give it: for tests, at the price of memory.
-    pub keep_codes: bool,
-    /// When several threads share a run.
-    pub sharing: Sharing,
-    /// What a network may ask for.
-    pub limits: Limits,
-}
-
-/// When several threads share a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Sharing {
-    /// While it is faster than one thread, by what runs took; a helper without a core is not waited for.
-    #[default]
-    Measured,
-    /// Always, with every helper, however long that takes: for tests.
-    Always,
-}
-
-/// What a network may ask for: a file of a kilobyte can describe one that takes terabytes or days.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Bytes of the values of all threads and of the packed weights.
-    pub bytes: usize,
-    /// Products and comparisons for one image, those included that only fill the kernels' vectors.
-    pub operations: u64,
-}
-
-impl Default for Limits {
-    /// 1 GiB, and 500 billion operations: many times what VGG-16 asks for at 224 × 224 pixels (0.14 GiB of weights, 16 billion
-    /// products).
-    fn default() -> Self {
-        Self {
-            bytes: 1 << 30,
-            operations: 500_000_000_000,
-        }
-    }
-}
-
-impl Default for Options {
-    /// One thread, the fastest kernels, planes, the default limits.
-    fn default() -> Self {
-        Self {
-            threads: 1,
-            kernels: None,
-            order: ImageOrder::Chw,
-            keep_codes: false,
-            sharing: Sharing::default(),
-            limits: Limits::default(),
-        }
-    }
-}
 
 /// A network ready to run.
 #[derive(Debug)]
@@ -241,7 +181,7 @@ impl Session {
     ///
     /// # Shapes
     ///
-    /// `[C, H, W]` bytes, or `[H, W, C]` with [`ImageOrder::Hwc`]; all outputs one after another, as [`Self::outputs`] lists them. A
+    /// `[C, H, W]` bytes, or `[H, W, C]` with [`ImageOrder::Hwc`](crate::ImageOrder::Hwc); all outputs one after another, as [`Self::outputs`] lists them. A
     /// classifier has one, with a number for each label.
     ///
     /// # Errors
@@ -255,7 +195,7 @@ impl Session {
     ///
     /// # Shapes
     ///
-    /// `[N, C, H, W]` bytes, or `[N, H, W, C]` with [`ImageOrder::Hwc`]; for each image what [`Self::run`] gives.
+    /// `[N, C, H, W]` bytes, or `[N, H, W, C]` with [`ImageOrder::Hwc`](crate::ImageOrder::Hwc); for each image what [`Self::run`] gives.
     ///
     /// # Errors
     ///

@@ -73,6 +73,7 @@ pub mod error;
 pub mod filter;
 mod group;
 pub mod rank_correlation;
+mod rounding;
 pub mod schedule;
 pub mod score;
 pub mod select;

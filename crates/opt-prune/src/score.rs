@@ -15,6 +15,7 @@ use opt_core::{Gate, GradientSums, Model, Op, Params};
 use rayon::prelude::*;
 
 use crate::group::ChannelGraph;
+use crate::rounding::to_f32;
 use crate::{PruneError, Result};
 
 pub use magnitude::Norm;
@@ -447,11 +448,6 @@ fn summed_gate(
         });
     }
     Ok(sum.into_iter().map(|v| v / n).collect())
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "the one rounding to f32")]
-fn to_f32(x: f64) -> f32 {
-    x as f32
 }
 
 #[cfg(test)]

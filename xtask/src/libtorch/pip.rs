@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{CPU_DOWNLOAD, Flavour, VERSION};
+use super::flavour::{CPU_DOWNLOAD, Flavour, VERSION};
 use crate::cache;
 
 /// What the CPU libraries come from; the wheels are pinned by hash in wheel.rs.

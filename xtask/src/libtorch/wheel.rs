@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 
-use super::Flavour;
+use super::flavour::Flavour;
 use crate::cache;
 
 /// SHA-256 of each wheel that a CPU set-up takes; pip has checked the rest against its index.

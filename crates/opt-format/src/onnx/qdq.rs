@@ -12,9 +12,7 @@ use super::message::value;
 use super::proto::{DataType, GraphProto};
 use crate::{FormatError, Result};
 
-/// The name of the graph's f32 output where it has one. Several outputs have the names of their nodes. They come first among the
-/// outputs.
-pub const LOGITS: &str = "logits";
+pub use nodes::LOGITS;
 
 /// How a network is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -127,7 +125,7 @@ pub fn write_qdq(model: &QModel, options: &QdqOptions) -> Result<Vec<u8>> {
     }
     write_params(&mut graph, &model.params);
     for (id, node) in model.nodes.iter().enumerate() {
-        nodes::write_node(&mut graph, model, id, &shapes[id], options)?;
+        nodes::write_node(&mut graph, model, id, &shapes[id], options.padded_input)?;
         if options.all_codes && id > 0 && node.activation.is_some() {
             let (name, shape) = (&node.name, &shapes[id]);
             let output = value(name, DataType::Uint8, options.batch, shape, "");
@@ -159,7 +157,7 @@ pub fn padded_image(model: &QModel, image: &[u8]) -> Result<Vec<u8>> {
     let [top, left, bottom, right] = stem(model)?.pads;
     let row = left + width + right;
     let mut padded = Vec::with_capacity(channels * (top + height + bottom) * row);
-    for (plane, zero) in image.chunks_exact(height * width).zip(zeros(model)) {
+    for (plane, zero) in image.chunks_exact(height * width).zip(nodes::zeros(model)) {
         padded.resize(padded.len() + top * row, zero);
         for pixels in plane.chunks_exact(width) {
             padded.resize(padded.len() + left, zero);
@@ -169,17 +167,6 @@ pub fn padded_image(model: &QModel, image: &[u8]) -> Result<Vec<u8>> {
         padded.resize(padded.len() + bottom * row, zero);
     }
     Ok(padded)
-}
-
-/// The zero points of the image, one per channel.
-fn zeros(model: &QModel) -> Vec<u8> {
-    let channels = model.input.shape[0];
-    let zeros = model.nodes[0].activation.as_ref().map(|e| &e.zero_points);
-    match zeros.map(Vec::as_slice) {
-        Some([zero]) => vec![*zero; channels],
-        Some(zeros) => zeros.to_vec(),
-        None => vec![0; channels],
-    }
 }
 
 /// The one convolution that reads the image.

@@ -2,7 +2,8 @@
 
 use ndarray::{Array, ArrayView, Dimension, Zip};
 
-use super::{taylor, to_f32};
+use super::taylor;
+use crate::rounding::to_f32;
 
 /// The second-order change of the loss when each element is removed; negative where removal helps.
 ///

@@ -4,7 +4,7 @@
 
 use ndarray::{Array, ArrayView, Dimension, Zip};
 
-use super::to_f32;
+use crate::rounding::to_f32;
 
 /// What of the first-order change is averaged over the samples. With `g_n` the gradient of sample `n` and `E` the mean over the
 /// samples, the change of one sample's loss is `-g_n·w` to first order.

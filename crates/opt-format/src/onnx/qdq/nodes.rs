@@ -5,12 +5,15 @@ use opt_core::Op;
 use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QNode, QOp, QWeight};
 
-use super::{LOGITS, QdqOptions, zeros};
 use crate::Result;
 use crate::onnx::file::refuse;
 use crate::onnx::float::write_op;
 use crate::onnx::message::{Elements, constant, int, node, pad, slice, window_attributes};
 use crate::onnx::proto::{AttributeProto, GraphProto};
+
+/// The name of the graph's f32 output where it has one. Several outputs have the names of their nodes. They come first among the
+/// outputs.
+pub const LOGITS: &str = "logits";
 
 /// Appends what `model.nodes[id]` computes. Its value has the name [`tensor`].
 pub(super) fn write_node(
@@ -18,7 +21,7 @@ pub(super) fn write_node(
     model: &QModel,
     id: usize,
     shape: &[usize],
-    options: &QdqOptions,
+    padded_input: bool,
 ) -> Result<()> {
     let QNode {
         name,
@@ -58,8 +61,8 @@ pub(super) fn write_node(
                 return Err(refuse(name, problem));
             }
             let (mut x, mut bias, mut window) = (x.to_owned(), bias.clone(), *window);
-            if inputs[0] == 0 && (options.padded_input || !zeros_are_equal(model)) {
-                if !options.padded_input && window.pads != [0; 4] {
+            if inputs[0] == 0 && (padded_input || !zeros_are_equal(model)) {
+                if !padded_input && window.pads != [0; 4] {
                     x = pad_by_channel(graph, model, name, &window);
                 }
                 window.pads = [0; 4];
@@ -340,6 +343,17 @@ fn take_in_zeros(bias: &mut [i32], weight: &QWeight, zeros: &[u8], group: usize)
         for (zero, plane) in zeros[first..].iter().zip(filter.axis_iter(Axis(0))) {
             *bias -= i32::from(*zero) * plane.iter().map(|&w| i32::from(w)).sum::<i32>();
         }
+    }
+}
+
+/// The zero points of the image, one per channel.
+pub(super) fn zeros(model: &QModel) -> Vec<u8> {
+    let channels = model.input.shape[0];
+    let zeros = model.nodes[0].activation.as_ref().map(|e| &e.zero_points);
+    match zeros.map(Vec::as_slice) {
+        Some([zero]) => vec![*zero; channels],
+        Some(zeros) => zeros.to_vec(),
+        None => vec![0; channels],
     }
 }
 
