@@ -5,8 +5,8 @@
 //! file that ships, and its [`layers`]), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`]
 //! under their [`identity`], which knows the [`machine`] and its [`cpu`]), [`distillation`] and [`quantization`] (method
 //! crates joined to the loop and to lowering), [`experiment`] (the experiments), [`plan`] (what a run will do and how long
-//! that takes), [`speed`] (of this machine), [`budget`] (a profile for the time given). What a run leaves behind and what
-//! readers see of it is `opt-report`.
+//! that takes), [`speed`] (of this machine), [`budget`] (a profile for the time given), [`keys`] (the page about recipes and
+//! profiles). What a run leaves behind and what readers see of it is `opt-report`.
 //!
 //! # What this crate does not do
 //!
@@ -22,6 +22,7 @@ pub mod distillation;
 pub mod experiment;
 pub mod folder;
 pub mod identity;
+pub mod keys;
 pub mod layers;
 pub mod machine;
 pub mod measure;

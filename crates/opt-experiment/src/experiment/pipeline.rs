@@ -7,6 +7,7 @@ use opt_core::lower::Adds;
 use opt_distill::Kd;
 use opt_prune::{Criterion, Norm};
 use opt_report::Arm;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
@@ -17,20 +18,20 @@ use crate::recipe::{OneOrMore, Train};
 use crate::run::Part;
 
 /// Prune, fine-tune with a teacher, quantize.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {
     /// The baseline's name; it is the teacher too.
     pub base: String,
-    /// Share of the channels that stays.
+    /// Share of the channels that stays, between 0 and 1.
     pub keep_channels: f64,
     /// Channel counts are multiples of this number.
     pub multiple_of: usize,
     /// Fine-tuning with the unpruned network as teacher.
     pub fine_tune: Train,
-    /// Its temperature.
+    /// The teacher's temperature, more than 0.
     pub temperature: f64,
-    /// Weight of the teacher's term.
+    /// Weight of the teacher's term: the loss is `w_ce · CE + w_kd · T² · KL`.
     pub w_kd: f64,
     /// Weight of the labels' term.
     pub w_ce: f64,
@@ -41,7 +42,7 @@ pub struct Pipeline {
     /// `w_ce + w_kd · T²`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub control_weight: bool,
-    /// Weight bits of the final network, or of several.
+    /// Bits of a weight of the final network, 2 to 8, or a list of them; activations have 8.
     pub bits: OneOrMore<u8>,
     /// Training with fake quantization, taught at temperature 1.
     pub aware_train: Train,

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use opt_core::lower::Adds;
 use opt_core::{Binary, Op, zoo};
 use opt_quant::{Granularity, WeightMethod};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::stage::{Calibration, Loss, Stage, StageId, Stages, Work};
@@ -13,19 +14,19 @@ use super::{Block, Experiment, distinct};
 use crate::recipe::{self, Additions, Train};
 
 /// Quantization of one network.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Quantize {
     /// The baseline's name.
     pub base: String,
-    /// Levels of the source text's formula, of affine and symmetric codes and of codebooks; weights only, f32
+    /// Levels, 3 to 256, of the source text's formula, of affine and symmetric codes and of codebooks; weights only, f32
     /// activations.
     pub weight_levels: Vec<u16>,
-    /// Weight bits of integer networks without training, 8-bit activations.
+    /// Bits of a weight, 2 to 8, of integer networks without training; activations have 8.
     pub post_training: Vec<u8>,
-    /// Weight bits of integer networks that are trained on with fake quantization.
+    /// Bits of a weight, 2 to 8, of integer networks that are trained on with fake quantization; activations have 8.
     pub aware: Vec<u8>,
-    /// That training.
+    /// The training with fake quantization, and that of the network without compression beside it.
     pub aware_train: Train,
 }
 
