@@ -79,6 +79,7 @@ const MODULES: &[(&str, &[Part], &str)] = &[
         "makes what is measured; training gets its ranges, which are in the identity",
     ),
     ("recipe", &[], "the options made of it are in the identity"),
+    ("renamed", &[], "reads recipes and names their keys"),
     (
         "run",
         &[Part::Measuring],

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::profile::Profile;
 use crate::recipe::Recipe;
+use crate::renamed::RENAMED;
 
 const INTRO: &str = "\
 # Keys of recipes and profiles
@@ -28,6 +29,11 @@ pub fn page() -> String {
     for (title, name) in tops {
         page.section(title, &name);
     }
+    let old = RENAMED.iter();
+    let rows: String = old
+        .map(|(old, new)| format!("| `{old}` | `{new}` |\n"))
+        .collect();
+    page.text += &format!("\n## Keys of older files\n\n| was | is now |\n|---|---|\n{rows}");
     page.text
 }
 

@@ -6,7 +6,7 @@
 //! under their [`identity`], which knows the [`machine`] and its [`cpu`]), [`distillation`] and [`quantization`] (method
 //! crates joined to the loop and to lowering), [`experiment`] (the experiments), [`plan`] (what a run will do and how long
 //! that takes), [`speed`] (of this machine), [`budget`] (a profile for the time given), [`keys`] (the page about recipes and
-//! profiles). What a run leaves behind and what readers see of it is `opt-report`.
+//! profiles), [`renamed`] (keys that older ones have). What a run leaves behind and what readers see of it is `opt-report`.
 //!
 //! # What this crate does not do
 //!
@@ -30,6 +30,7 @@ pub mod plan;
 pub mod profile;
 pub mod quantization;
 pub mod recipe;
+pub mod renamed;
 pub mod run;
 pub mod speed;
 pub mod trained;

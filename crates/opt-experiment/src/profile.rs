@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::experiment::stage::Stages;
 use crate::experiment::{Block, Distill, Experiment, Pipeline, Prune, Quantize};
 use crate::recipe::{Recipe, Train};
+use crate::renamed::from_toml;
 
 /// Names and texts of the built-in profiles.
 pub const PROFILES: &[(&str, &str)] = &[
@@ -176,7 +177,7 @@ impl Profile {
     ///
     /// Names the key or the base that is wrong.
     pub fn parse(text: &str) -> Result<Self> {
-        let profile: Self = toml::from_str(text)?;
+        let profile: Self = from_toml(text)?;
         ensure!(profile.seeds > 0, "seeds is 0, expected at least 1");
         for (key, images) in [
             ("train_images", profile.train_images),

@@ -12,6 +12,8 @@ use opt_nn::train::TrainOptions;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::renamed::from_toml;
+
 pub use quantize::{Additions, OneOrMore, Quantize};
 
 /// A network and how it is trained.
@@ -429,7 +431,7 @@ impl Recipe {
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("reading the recipe {}", path.display()))?;
-        let mut recipe: Self = toml::from_str(&text)
+        let mut recipe: Self = from_toml(&text)
             .with_context(|| format!("the recipe {} is not valid", path.display()))?;
         recipe
             .check()

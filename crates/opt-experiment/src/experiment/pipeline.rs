@@ -44,8 +44,8 @@ pub struct Pipeline {
     pub control_weight: bool,
     /// Bits of a weight of the final network, 2 to 8, or a list of them; activations have 8.
     pub bits: OneOrMore<u8>,
-    /// Training with fake quantization, taught at temperature 1.
-    pub aware_train: Train,
+    /// Quantization-aware training (QAT): with fake quantization, taught at temperature 1.
+    pub qat_train: Train,
 }
 
 impl Pipeline {
@@ -79,16 +79,16 @@ impl Block for Pipeline {
     }
 
     fn trains(&self) -> Vec<&Train> {
-        vec![&self.fine_tune, &self.aware_train]
+        vec![&self.fine_tune, &self.qat_train]
     }
 
     fn epochs_mut(&mut self) -> Vec<&mut usize> {
-        vec![&mut self.fine_tune.epochs, &mut self.aware_train.epochs]
+        vec![&mut self.fine_tune.epochs, &mut self.qat_train.epochs]
     }
 
     fn check(&self) -> Result<()> {
         self.fine_tune.check().context("fine_tune")?;
-        self.aware_train.check().context("aware_train")?;
+        self.qat_train.check().context("qat_train")?;
         check_teaching(&self.kd(self.temperature))?;
         check_lrs(&self.control_lrs).context("control_lrs")?;
         let keep = self.keep_channels;
@@ -107,10 +107,10 @@ impl Block for Pipeline {
         let of = Experiment::Pipeline;
         let base = list.baseline(&self.base)?;
         let epochs = list.get(base).epochs;
-        let (tuning, aware) = (self.fine_tune.epochs, self.aware_train.epochs);
+        let (tuning, qat) = (self.fine_tune.epochs, self.qat_train.epochs);
         // What the epochs that follow are worth without compression: every step is compared with this.
         let all = Train {
-            epochs: tuning + aware,
+            epochs: tuning + qat,
             ..self.fine_tune.clone()
         };
         let control = list.push(trained_on(list, base, of, &all))?;
@@ -181,15 +181,13 @@ impl Block for Pipeline {
             let work = Work::QuantizationAware {
                 calibration: calibration.clone(),
                 bits,
-                train: self.aware_train.clone(),
+                train: self.qat_train.clone(),
                 loss: taught(1.0),
             };
             let name = format!("4. W{bits}A8 quantization-aware");
             list.push(Stage {
                 compared_with,
-                epochs_of: format!(
-                    "{epochs} base + {tuning} fine-tune + {aware} quantization-aware"
-                ),
+                epochs_of: format!("{epochs} base + {tuning} fine-tune + {qat} quantization-aware"),
                 ..list.after(tuned, of, name, work)
             })?;
         }

@@ -24,10 +24,10 @@ pub struct Quantize {
     pub weight_levels: Vec<u16>,
     /// Bits of a weight, 2 to 8, of integer networks without training; activations have 8.
     pub post_training: Vec<u8>,
-    /// Bits of a weight, 2 to 8, of integer networks that are trained on with fake quantization; activations have 8.
-    pub aware: Vec<u8>,
-    /// The training with fake quantization, and that of the network without compression beside it.
-    pub aware_train: Train,
+    /// Bits of a weight, 2 to 8, of integer networks from quantization-aware training (QAT); activations have 8.
+    pub qat: Vec<u8>,
+    /// That training, with fake quantization; the same without it is what it is compared with.
+    pub qat_train: Train,
 }
 
 /// The bits that a code of so many levels needs.
@@ -51,17 +51,17 @@ impl Block for Quantize {
     }
 
     fn trains(&self) -> Vec<&Train> {
-        vec![&self.aware_train]
+        vec![&self.qat_train]
     }
 
     fn epochs_mut(&mut self) -> Vec<&mut usize> {
-        vec![&mut self.aware_train.epochs]
+        vec![&mut self.qat_train.epochs]
     }
 
     fn check(&self) -> Result<()> {
-        self.aware_train.check().context("aware_train")?;
+        self.qat_train.check().context("qat_train")?;
         let bits = |b: &&u8| !(2..=8).contains(*b);
-        let wrong = self.post_training.iter().chain(&self.aware).find(bits);
+        let wrong = self.post_training.iter().chain(&self.qat).find(bits);
         ensure!(
             wrong.is_none(),
             "a width is {wrong:?} bits, expected 2 to 8"
@@ -75,7 +75,7 @@ impl Block for Quantize {
         distinct(&bits, "take one number of levels for each number of bits")
             .context("weight_levels, in bits")?;
         distinct(&self.post_training, "once is enough").context("post_training")?;
-        distinct(&self.aware, "once is enough").context("aware")
+        distinct(&self.qat, "once is enough").context("qat")
     }
 
     fn stages(&self, list: &mut Stages) -> Result<()> {
@@ -100,19 +100,19 @@ impl Block for Quantize {
             };
             list.push(list.after(base, of, format!("W{bits}A8 post-training"), work))?;
         }
-        if self.aware.is_empty() {
+        if self.qat.is_empty() {
             return Ok(());
         }
-        let control = list.push(trained_on(list, base, of, &self.aware_train))?;
-        for &bits in &self.aware {
+        let control = list.push(trained_on(list, base, of, &self.qat_train))?;
+        for &bits in &self.qat {
             let work = Work::QuantizationAware {
                 calibration: calibration.clone(),
                 bits,
-                train: self.aware_train.clone(),
+                train: self.qat_train.clone(),
                 loss: Loss::CrossEntropy,
             };
             let name = format!("W{bits}A8 quantization-aware");
-            let more = self.aware_train.epochs;
+            let more = self.qat_train.epochs;
             list.push(Stage {
                 compared_with: Some(control),
                 epochs_of: format!("{} base + {more} quantization-aware", list.get(base).epochs),
