@@ -73,6 +73,9 @@ enum Command {
     /// Checks every code of a `.opt` file, by every kernel and in ONNX Runtime: `verify FILE.opt --data DIR`
     #[command(disable_help_flag = true)]
     Verify(PassedOn),
+    /// Prints every key of recipes and profiles: `keys > docs/keys.md`
+    #[command(disable_help_flag = true)]
+    Keys(PassedOn),
     /// Writes the report of a results folder again: `report DIR`
     #[command(disable_help_flag = true)]
     Report(PassedOn),
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         Command::Train(_) => cmd::program::run("train", &passed_on),
         Command::Bench(_) => cmd::program::run("bench", &passed_on),
         Command::Verify(_) => cmd::program::run("verify", &passed_on),
+        Command::Keys(_) => cmd::program::run("keys", &passed_on),
         Command::Report(_) => cmd::program::run("report", &passed_on),
     };
     match outcome {

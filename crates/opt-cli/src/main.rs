@@ -6,6 +6,8 @@
 mod common;
 #[cfg(feature = "libtorch")]
 mod experiment;
+#[cfg(feature = "libtorch")]
+mod keys;
 mod report;
 #[cfg(feature = "libtorch")]
 mod session;
@@ -44,6 +46,9 @@ enum Command {
     /// Check a `.opt` file: every kernel's codes against the interpreter's, and ONNX Runtime's.
     #[cfg(feature = "libtorch")]
     Verify(opt_bench::verify::Options),
+    /// Print every key of recipes and profiles with its type, default and meaning, as Markdown.
+    #[cfg(feature = "libtorch")]
+    Keys,
     /// Write the report of a results folder again, from the files that the run left in it.
     Report(report::Options),
 }
@@ -56,7 +61,7 @@ impl Command {
             Self::Experiment(options) if options.lists() => None,
             Self::Experiment(options) => Some(&options.common),
             Self::Train(options) => Some(&options.common),
-            Self::Bench(_) | Self::Verify(_) | Self::Report(_) => None,
+            Self::Bench(_) | Self::Verify(_) | Self::Keys | Self::Report(_) => None,
         }
     }
 }
@@ -75,6 +80,8 @@ fn main() -> ExitCode {
         Command::Bench(bench) => opt_bench::run(&bench),
         #[cfg(feature = "libtorch")]
         Command::Verify(options) => opt_bench::verify::run(&options, &common::root()),
+        #[cfg(feature = "libtorch")]
+        Command::Keys => keys::run(),
         Command::Report(options) => report::run(&options),
     };
     match done {

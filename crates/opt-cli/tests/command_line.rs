@@ -567,8 +567,8 @@ fn a_profile_of_ones_own_is_checked_before_it_runs_and_may_have_two_teachers() {
     };
     let quantize = |levels: &str| {
         format!(
-            "[[quantize]]\nbase = \"tiny\"\nweight_levels = [{levels}]\npost_training = []\naware = []\n\
-             [quantize.aware_train]\nepochs = 0\nlr = 0.1\n"
+            "[[quantize]]\nbase = \"tiny\"\nweight_levels = [{levels}]\npost_training = []\nqat = []\n\
+             [quantize.qat_train]\nepochs = 0\nlr = 0.1\n"
         )
     };
     let distill = |teacher: &str| {
@@ -642,7 +642,7 @@ fn an_arm_that_diverges_is_named_and_the_others_go_on() {
         w_kd = 0.9\nw_ce = 0.1\ncontrol_smoothing = 0.0\ncontrol_lrs = [1e30, 0.02]\ntaught_lrs = [1e30]\n\
         [[pipeline]]\nbase = \"tiny\"\nkeep_channels = 0.5\nmultiple_of = 1\ntemperature = 4.0\nw_kd = 1e30\n\
         w_ce = 0.1\ncontrol_weight = true\nbits = 8\n[pipeline.fine_tune]\nepochs = 1\nbatch = 10\nlr = 0.01\n\
-        [pipeline.aware_train]\nepochs = 1\nlr = 0.001\n";
+        [pipeline.qat_train]\nepochs = 1\nlr = 0.001\n";
     std::fs::write(&profile, text).unwrap();
     let out = dir.path().join("run");
     let args = [

@@ -66,6 +66,7 @@ const MODULES: &[(&str, &[Part], &str)] = &[
     ),
     ("folder", &[], "keeps lines and checks them"),
     ("identity", &[], "another encoding is another key"),
+    ("keys", &[], "documents keys"),
     ("layers", &[Part::Measuring], "counts"),
     ("lib", &[], "a list of modules"),
     ("machine", &[], "its answers are in the identity"),
@@ -73,6 +74,7 @@ const MODULES: &[(&str, &[Part], &str)] = &[
     ("plan", &[], "expects times"),
     ("profile", &[], "chooses recipes, which are in the identity"),
     ("recipe", &[], "the options made of it are in the identity"),
+    ("renamed", &[], "reads recipes and names their keys"),
     (
         "run",
         &[Part::Measuring],
@@ -94,6 +96,7 @@ const NEUTRAL_DEPENDENCIES: &[(&str, &str)] = &[
     ("libc", "declarations"),
     ("libloading", "loads libraries, which are in the identity"),
     ("md-5", "verifies downloads"),
+    ("schemars", "documents keys"),
     ("sha2", "hashes"),
     ("tar", "unpacks images, whose hash is in the identity"),
     ("thiserror", "errors"),

@@ -4,9 +4,9 @@
 //! recipes), [`data`] (what they are fed), [`run`] (a run and its lines) in its [`folder`], [`measure`] (what is measured: the
 //! file that ships, and its [`layers`]), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`]
 //! under their [`identity`], which knows the [`machine`] and its [`cpu`]), [`distillation`] (the losses, joined to the
-//! loop), [`experiment`] (the experiments), [`plan`] (what a run will do and how long
-//! that takes), [`speed`] (of this machine), [`budget`] (a profile for the time given). What a run leaves behind and what
-//! readers see of it is `opt-report`.
+//! loop), [`experiment`] (the experiments), [`plan`] (what a run will do and how long that takes), [`speed`] (of this machine),
+//! [`budget`] (a profile for the time given), [`keys`] (the page about recipes and profiles), [`renamed`] (keys that older ones
+//! have). What a run leaves behind and what readers see of it is `opt-report`.
 //!
 //! # What this crate does not do
 //!
@@ -22,12 +22,14 @@ pub mod distillation;
 pub mod experiment;
 pub mod folder;
 pub mod identity;
+pub mod keys;
 pub mod layers;
 pub mod machine;
 pub mod measure;
 pub mod plan;
 pub mod profile;
 pub mod recipe;
+pub mod renamed;
 pub mod run;
 pub mod speed;
 pub mod trained;

@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::experiment::stage::Stages;
 use crate::experiment::{Block, Distill, Experiment, Pipeline, Prune, Quantize};
 use crate::recipe::{Recipe, Train};
+use crate::renamed::from_toml;
 
 /// Names and texts of the built-in profiles.
 pub const PROFILES: &[(&str, &str)] = &[
@@ -17,22 +19,22 @@ pub const PROFILES: &[(&str, &str)] = &[
 ];
 
 /// A set of experiments.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// One sentence for `--help` and the plan.
     pub about: String,
-    /// Seeds of every variant, unless `--seeds` says otherwise.
+    /// How many seeds every variant has (0, 1, …), unless `--seeds` says otherwise.
     pub seeds: usize,
-    /// Uses only the first so many training images.
+    /// Trains on the first so many training images only; on all without it.
     #[serde(default)]
     pub train_images: Option<usize>,
-    /// Uses only the first so many test images.
+    /// Measures on the first so many test images only; on all without it.
     #[serde(default)]
     pub test_images: Option<usize>,
-    /// Training images, without augmentation, that calibration sees.
+    /// Training images, without augmentation, whose smallest and largest values give the scales.
     pub calibration_images: usize,
-    /// The networks that are trained first; the other sections name them as base.
+    /// The networks that are trained first, as recipes without `quantize`; the other tables name them as base.
     pub baseline: Vec<Recipe>,
     /// Pruning, once per base.
     #[serde(default)]
@@ -175,7 +177,7 @@ impl Profile {
     ///
     /// Names the key or the base that is wrong.
     pub fn parse(text: &str) -> Result<Self> {
-        let profile: Self = toml::from_str(text)?;
+        let profile: Self = from_toml(text)?;
         ensure!(profile.seeds > 0, "seeds is 0, expected at least 1");
         for (key, images) in [
             ("train_images", profile.train_images),

@@ -9,35 +9,39 @@ use opt_data::augment::{AugmentConfig, Border, Crop, Flip};
 use opt_nn::Precision;
 use opt_nn::optimizer::{AdamWOptions, Averaging, OptimizerOptions, Rule, SgdOptions};
 use opt_nn::train::TrainOptions;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::renamed::from_toml;
 
 pub use quantize::{Additions, OneOrMore, Quantize};
 
 /// A network and how it is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
-    /// The name that results carry.
+    /// The name that results carry, and files: letters, digits, dashes and single dots.
     pub name: String,
-    /// The zoo's name of the network.
+    /// The zoo's name of the network, such as `resnet20`.
     pub model: String,
     /// A safetensors checkpoint to start from; relative to the recipe's file. Without it, seeded random weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<PathBuf>,
     /// What becomes of the classifier of `weights`; `new` where these images have other classes.
     #[serde(default, skip_serializing_if = "Head::is_imported")]
+    #[schemars(extend("default" = Head::default()))]
     pub head: Head,
     /// The means per channel, on the scale 0 to 1, that images are normalised with: those that `weights` was trained with.
-    /// Without it, those of the data.
+    /// With `std`; without both, those of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mean: Option<Vec<f32>>,
-    /// The standard deviations, likewise.
+    /// The standard deviations per channel, on the scale 0 to 1; with `mean`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub std: Option<Vec<f32>>,
-    /// What is done to the random weights before training, in this order.
+    /// What is done to the random weights before training, in this order; without `weights`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub init: Vec<Init>,
-    /// How it is trained.
+    /// How the network is trained.
     pub train: Train,
     /// How the result is quantized; without it, not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -45,7 +49,7 @@ pub struct Recipe {
 }
 
 /// What becomes of the classifier of a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Head {
     /// It is imported like every other layer.
@@ -63,7 +67,7 @@ impl Head {
 }
 
 /// Another start than random weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Init {
     /// Convolutions after the first begin as the identity: [`opt_nn::init::dirac`].
@@ -73,7 +77,7 @@ pub enum Init {
 }
 
 /// A phase of training.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
     /// Passes over the training images; 0 evaluates the network as it is.
@@ -89,19 +93,21 @@ pub struct Train {
     /// How gradients become steps.
     #[serde(default)]
     pub optimizer: Optimizer,
-    /// Weight decay, on weights only.
+    /// Weight decay, on weights of convolutions and linear layers only.
     #[serde(default = "default_weight_decay")]
     pub weight_decay: f64,
     /// The learning rate of BatchNormalization's shifts is this many times the others'.
     #[serde(default = "one", skip_serializing_if = "is_one")]
+    #[schemars(extend("default" = one()))]
     pub norm_bias_lr: f64,
-    /// Parameters that keep their values, by name.
+    /// Parameters that keep their values, by name, such as `stem.weight`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub frozen: Vec<String>,
     /// What becomes of the weights along the way.
     #[serde(default, skip_serializing_if = "Average::is_none")]
+    #[schemars(extend("default" = Average::default()))]
     pub average: Average,
-    /// The share of each label that is spread over all classes.
+    /// The share of each label that is spread over all classes, 0 to less than 1.
     #[serde(default)]
     pub label_smoothing: f64,
     /// How training images are varied.
@@ -126,26 +132,26 @@ fn is_one(factor: &f64) -> bool {
 }
 
 /// How gradients become steps.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Optimizer {
     /// Stochastic gradient descent.
     Sgd {
-        /// Momentum.
+        /// Share of the last step that stays, 0 to less than 1.
         momentum: f64,
-        /// Nesterov's form of momentum.
+        /// Whether momentum has Nesterov's form.
         nesterov: bool,
     },
     /// Adam with decoupled weight decay.
     #[serde(rename = "adamw")]
     AdamW {
-        /// β1, of the mean of gradients.
+        /// β1, of the moving mean of gradients, 0 to less than 1.
         #[serde(default = "default_beta1")]
         beta1: f64,
-        /// β2, of the mean of their squares.
+        /// β2, of the moving mean of their squares, 0 to less than 1.
         #[serde(default = "default_beta2")]
         beta2: f64,
-        /// ε.
+        /// ε, beside the root of the mean square, more than 0.
         #[serde(default = "default_epsilon")]
         epsilon: f64,
     },
@@ -169,7 +175,7 @@ impl Default for Optimizer {
 }
 
 /// What becomes of the weights along the way.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Average {
     /// The last weights are the result.
@@ -177,14 +183,14 @@ pub enum Average {
     None,
     /// The exponential moving average is the result.
     Ema {
-        /// The share of the average that stays in each step.
+        /// The share of the average that stays in each step, 0 to less than 1.
         decay: f64,
     },
     /// Every so many steps the weights are set to their slow average.
     Lookahead {
-        /// Steps.
+        /// Steps from one average to the next, at least 1.
         every: u64,
-        /// The share of the average that stays at the end of the training.
+        /// The share of the average that stays at the end of the training, 0 to 1.
         decay: f64,
     },
 }
@@ -196,7 +202,7 @@ impl Average {
 }
 
 /// How the learning rate moves over a phase.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
     /// The same throughout.
@@ -204,31 +210,31 @@ pub enum Schedule {
     Constant,
     /// Up to the peak, then down.
     OneCycle {
-        /// Where the peak is, 0 to 1.
+        /// Where the peak is, as a share of the phase, 0 to 1.
         peak: f64,
-        /// Factor at the start.
+        /// The learning rate at the start, as a share of `lr`, 0 to 1.
         start: f64,
-        /// Factor at the end.
+        /// The learning rate at the end, as a share of `lr`, 0 to 1.
         end: f64,
     },
     /// Up over a warm-up, then down on half a cosine.
     Cosine {
-        /// Where the peak is, 0 to 1.
+        /// Where the peak is, as a share of the phase, 0 to 1.
         warmup: f64,
-        /// Factor at the end.
+        /// The learning rate at the end, as a share of `lr`, 0 to 1.
         end: f64,
     },
     /// Multiplied by a factor at fractions of the phase.
     Step {
-        /// Fractions, 0 to 1.
+        /// Shares of the phase, 0 to 1, ascending.
         at: Vec<f64>,
-        /// Factor.
+        /// What the learning rate is multiplied by at each, more than 0.
         factor: f64,
     },
 }
 
 /// How training images are varied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Augment {
     /// Not at all.
@@ -241,7 +247,7 @@ pub enum Augment {
 }
 
 /// The arithmetic of convolutions in training. Reported accuracy is f32 or integer always.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TrainPrecision {
     /// bfloat16 where the hardware has it, else f32.
@@ -425,7 +431,7 @@ impl Recipe {
     pub fn load(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("reading the recipe {}", path.display()))?;
-        let mut recipe: Self = toml::from_str(&text)
+        let mut recipe: Self = from_toml(&text)
             .with_context(|| format!("the recipe {} is not valid", path.display()))?;
         recipe
             .check()

@@ -1,4 +1,4 @@
-//! `cargo xtask experiment`, `train`, `bench`, `verify` and `report`: set-up, then the program with the same arguments.
+//! `cargo xtask experiment`, `train`, `bench`, `verify`, `keys` and `report`: set-up, then the program with the same arguments.
 
 use std::ffi::OsString;
 use std::process::{Command, ExitCode};

@@ -9,6 +9,7 @@ use std::fmt::{self, Display, Formatter};
 use anyhow::{Context, Result, ensure};
 use opt_distill::Kd;
 use opt_report::Arm;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
@@ -18,20 +19,20 @@ use crate::recipe::Train;
 use crate::run::Part;
 
 /// Distillation of one pair.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Distill {
     /// The large network: a baseline's name.
     pub teacher: String,
     /// The small network: a baseline's name. That baseline is the student alone.
     pub student: String,
-    /// Temperatures to try.
+    /// Temperatures to try, more than 0: a taught arm for each.
     pub temperatures: Vec<f64>,
-    /// Weight of the teacher's term.
+    /// Weight of the teacher's term: the loss is `w_ce · CE + w_kd · T² · KL`.
     pub w_kd: f64,
     /// Weight of the labels' term.
     pub w_ce: f64,
-    /// Label smoothing of a control arm without a teacher; the student's own gives none.
+    /// Label smoothing of a control arm without a teacher, 0 to less than 1; the student's own gives none.
     pub control_smoothing: f64,
     /// Learning rates of further control arms; the student's own gives none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -7,6 +7,7 @@ use opt_core::lower::Adds;
 use opt_distill::Kd;
 use opt_prune::{Criterion, Norm};
 use opt_report::Arm;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
@@ -17,20 +18,20 @@ use crate::recipe::{OneOrMore, Train};
 use crate::run::Part;
 
 /// Prune, fine-tune with a teacher, quantize.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {
     /// The baseline's name; it is the teacher too.
     pub base: String,
-    /// Share of the channels that stays.
+    /// Share of the channels that stays, between 0 and 1.
     pub keep_channels: f64,
     /// Channel counts are multiples of this number.
     pub multiple_of: usize,
     /// Fine-tuning with the unpruned network as teacher.
     pub fine_tune: Train,
-    /// Its temperature.
+    /// The teacher's temperature, more than 0.
     pub temperature: f64,
-    /// Weight of the teacher's term.
+    /// Weight of the teacher's term: the loss is `w_ce · CE + w_kd · T² · KL`.
     pub w_kd: f64,
     /// Weight of the labels' term.
     pub w_ce: f64,
@@ -41,10 +42,10 @@ pub struct Pipeline {
     /// `w_ce + w_kd · T²`.
     #[serde(default, skip_serializing_if = "is_false")]
     pub control_weight: bool,
-    /// Weight bits of the final network, or of several.
+    /// Bits of a weight of the final network, 2 to 8, or a list of them; activations have 8.
     pub bits: OneOrMore<u8>,
-    /// Training with fake quantization, taught at temperature 1.
-    pub aware_train: Train,
+    /// Quantization-aware training (QAT): with fake quantization, taught at temperature 1.
+    pub qat_train: Train,
 }
 
 impl Pipeline {
@@ -78,16 +79,16 @@ impl Block for Pipeline {
     }
 
     fn trains(&self) -> Vec<&Train> {
-        vec![&self.fine_tune, &self.aware_train]
+        vec![&self.fine_tune, &self.qat_train]
     }
 
     fn epochs_mut(&mut self) -> Vec<&mut usize> {
-        vec![&mut self.fine_tune.epochs, &mut self.aware_train.epochs]
+        vec![&mut self.fine_tune.epochs, &mut self.qat_train.epochs]
     }
 
     fn check(&self) -> Result<()> {
         self.fine_tune.check().context("fine_tune")?;
-        self.aware_train.check().context("aware_train")?;
+        self.qat_train.check().context("qat_train")?;
         check_teaching(&self.kd(self.temperature))?;
         check_lrs(&self.control_lrs).context("control_lrs")?;
         let keep = self.keep_channels;
@@ -106,10 +107,10 @@ impl Block for Pipeline {
         let of = Experiment::Pipeline;
         let base = list.baseline(&self.base)?;
         let epochs = list.get(base).epochs;
-        let (tuning, aware) = (self.fine_tune.epochs, self.aware_train.epochs);
+        let (tuning, qat) = (self.fine_tune.epochs, self.qat_train.epochs);
         // What the epochs that follow are worth without compression: every step is compared with this.
         let all = Train {
-            epochs: tuning + aware,
+            epochs: tuning + qat,
             ..self.fine_tune.clone()
         };
         let control = list.push(trained_on(list, base, of, &all))?;
@@ -180,15 +181,13 @@ impl Block for Pipeline {
             let work = Work::QuantizationAware {
                 calibration: calibration.clone(),
                 bits,
-                train: self.aware_train.clone(),
+                train: self.qat_train.clone(),
                 loss: taught(1.0),
             };
             let name = format!("4. W{bits}A8 quantization-aware");
             list.push(Stage {
                 compared_with,
-                epochs_of: format!(
-                    "{epochs} base + {tuning} fine-tune + {aware} quantization-aware"
-                ),
+                epochs_of: format!("{epochs} base + {tuning} fine-tune + {qat} quantization-aware"),
                 ..list.after(tuned, of, name, work)
             })?;
         }

@@ -10,6 +10,7 @@ use std::fmt::{self, Display, Formatter};
 use anyhow::{Context, Result, ensure};
 use opt_prune::{Criterion, Norm, sparsities};
 use opt_report::named_percent;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::stage::{Round, Stage, Stages, Work};
@@ -18,23 +19,24 @@ use crate::recipe::Train;
 use crate::run::Pruning;
 
 /// Pruning of one network.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Prune {
     /// The baseline's name.
     pub base: String,
-    /// Shares of the weights that are removed, 0 to 1.
+    /// Shares of the weights that are removed, between 0 and 1.
     pub sparsities: Vec<f64>,
-    /// Rounds of training. Iterative schedules cut before each; 1 leaves only one-shot pruning.
+    /// Rounds of training, 1 to 100. Iterative schedules cut before each; 1 leaves only one-shot pruning.
     pub rounds: usize,
     /// Epochs of every round before the last. One-shot pruning and the control have these rounds too, without a cut.
     pub round_epochs: usize,
-    /// What makes a weight important: `magnitude`, `taylor_mean_abs`, `taylor_mean_square`, `taylor_abs_mean`,
-    /// `obd_diagonal`, `random`.
+    /// What makes a weight important: its size, or an estimate of what the loss would change without it. Formulas are in
+    /// `opt-prune`.
     #[serde(
         default = "default_criteria",
         skip_serializing_if = "is_default_criteria"
     )]
+    #[schemars(extend("default" = default_criteria()))]
     pub criteria: Vec<Word<Criterion>>,
     /// Where weights compete.
     pub scopes: Vec<Scope>,
@@ -43,6 +45,7 @@ pub struct Prune {
         default = "default_schedules",
         skip_serializing_if = "is_default_schedules"
     )]
+    #[schemars(extend("default" = default_schedules()))]
     pub schedules: Vec<Schedule>,
     /// Fine-tuning after the last cut: the epochs of the last round, the same for every variant.
     pub fine_tune: Train,
@@ -70,7 +73,7 @@ fn is_default_schedules(schedules: &Vec<Schedule>) -> bool {
 }
 
 /// Where weights compete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// All layers together.
@@ -80,7 +83,7 @@ pub enum Scope {
 }
 
 /// When weights go: [`opt_prune::Schedule`], with a step in each round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Schedule {
     /// All before the last round.

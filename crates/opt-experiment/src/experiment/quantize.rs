@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use opt_core::lower::Adds;
 use opt_core::{Binary, Op, zoo};
 use opt_quant::{Granularity, WeightMethod};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::stage::{Calibration, Loss, Stage, StageId, Stages, Work};
@@ -13,20 +14,20 @@ use super::{Block, Experiment, distinct};
 use crate::recipe::{self, Additions, Train};
 
 /// Quantization of one network.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Quantize {
     /// The baseline's name.
     pub base: String,
-    /// Levels of the source text's formula, of affine and symmetric codes and of codebooks; weights only, f32
+    /// Levels, 3 to 256, of the source text's formula, of affine and symmetric codes and of codebooks; weights only, f32
     /// activations.
     pub weight_levels: Vec<u16>,
-    /// Weight bits of integer networks without training, 8-bit activations.
+    /// Bits of a weight, 2 to 8, of integer networks without training; activations have 8.
     pub post_training: Vec<u8>,
-    /// Weight bits of integer networks that are trained on with fake quantization.
-    pub aware: Vec<u8>,
-    /// That training.
-    pub aware_train: Train,
+    /// Bits of a weight, 2 to 8, of integer networks from quantization-aware training (QAT); activations have 8.
+    pub qat: Vec<u8>,
+    /// That training, with fake quantization; the same without it is what it is compared with.
+    pub qat_train: Train,
 }
 
 /// The bits that a code of so many levels needs.
@@ -50,17 +51,17 @@ impl Block for Quantize {
     }
 
     fn trains(&self) -> Vec<&Train> {
-        vec![&self.aware_train]
+        vec![&self.qat_train]
     }
 
     fn epochs_mut(&mut self) -> Vec<&mut usize> {
-        vec![&mut self.aware_train.epochs]
+        vec![&mut self.qat_train.epochs]
     }
 
     fn check(&self) -> Result<()> {
-        self.aware_train.check().context("aware_train")?;
+        self.qat_train.check().context("qat_train")?;
         let bits = |b: &&u8| !(2..=8).contains(*b);
-        let wrong = self.post_training.iter().chain(&self.aware).find(bits);
+        let wrong = self.post_training.iter().chain(&self.qat).find(bits);
         ensure!(
             wrong.is_none(),
             "a width is {wrong:?} bits, expected 2 to 8"
@@ -74,7 +75,7 @@ impl Block for Quantize {
         distinct(&bits, "take one number of levels for each number of bits")
             .context("weight_levels, in bits")?;
         distinct(&self.post_training, "once is enough").context("post_training")?;
-        distinct(&self.aware, "once is enough").context("aware")
+        distinct(&self.qat, "once is enough").context("qat")
     }
 
     fn stages(&self, list: &mut Stages) -> Result<()> {
@@ -99,19 +100,19 @@ impl Block for Quantize {
             };
             list.push(list.after(base, of, format!("W{bits}A8 post-training"), work))?;
         }
-        if self.aware.is_empty() {
+        if self.qat.is_empty() {
             return Ok(());
         }
-        let control = list.push(trained_on(list, base, of, &self.aware_train))?;
-        for &bits in &self.aware {
+        let control = list.push(trained_on(list, base, of, &self.qat_train))?;
+        for &bits in &self.qat {
             let work = Work::QuantizationAware {
                 calibration: calibration.clone(),
                 bits,
-                train: self.aware_train.clone(),
+                train: self.qat_train.clone(),
                 loss: Loss::CrossEntropy,
             };
             let name = format!("W{bits}A8 quantization-aware");
-            let more = self.aware_train.epochs;
+            let more = self.qat_train.epochs;
             list.push(Stage {
                 compared_with: Some(control),
                 epochs_of: format!("{} base + {more} quantization-aware", list.get(base).epochs),

@@ -1,8 +1,11 @@
 //! Words of a method's crate as values of TOML.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 use std::str::FromStr;
 
+use opt_prune::Criterion;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -20,5 +23,15 @@ impl<'de, T: FromStr<Err: Display>> Deserialize<'de> for Word<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let word = String::deserialize(deserializer)?;
         word.parse().map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl JsonSchema for Word<Criterion> {
+    fn schema_name() -> Cow<'static, str> {
+        "Criterion".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": Criterion::WORDS.map(|(word, _)| word) })
     }
 }

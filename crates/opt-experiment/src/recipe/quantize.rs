@@ -2,10 +2,11 @@
 
 use anyhow::{Result, ensure};
 use opt_core::{Binary, Model, Op};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which integer networks are made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Quantize {
     /// Bits of a weight, 2 to 8, or a list of them; below 8 the first and last layer keep 8. Activations have 8.
@@ -14,7 +15,7 @@ pub struct Quantize {
     /// One network for each of these kinds of addition.
     #[serde(default = "default_adds")]
     pub adds: Vec<Additions>,
-    /// Training images, without augmentation, that calibration sees; all if there are fewer.
+    /// Training images, without augmentation, whose smallest and largest values give the scales; all if there are fewer.
     #[serde(default = "default_calibration_images")]
     pub calibration_images: usize,
     /// Layers that stay f32, by the name of their node.
@@ -23,7 +24,7 @@ pub struct Quantize {
 }
 
 /// A value of TOML that may be a list of such values.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected a number, or a list of numbers")]
 pub enum OneOrMore<T> {
     /// `bits = 8`.
@@ -60,7 +61,7 @@ impl OneOrMore<u8> {
 }
 
 /// How residual additions are rounded: [`opt_core::lower::Adds`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Additions {
     /// Within the convolution before, which rounds once.
