@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use anyhow::{Context, Result, bail};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 
 use crate::workspace;
@@ -242,7 +243,7 @@ fn way_to(
     None
 }
 
-fn metadata() -> Metadata {
+fn metadata() -> Result<Metadata> {
     MetadataCommand::new()
         .manifest_path(workspace::root().join("Cargo.toml"))
         .other_options([
@@ -250,46 +251,56 @@ fn metadata() -> Metadata {
             "x86_64-unknown-linux-gnu".into(),
         ])
         .exec()
-        .unwrap()
+        .context("asking cargo for the crates and what they depend on")
 }
 
 /// A program that only infers, and what prepares its pictures.
 #[test]
-fn the_engine_is_rust_alone() {
-    let metadata = metadata();
+fn the_engine_is_rust_alone() -> Result<()> {
+    let metadata = metadata()?;
     let id = |name: &str| {
         let named = |package: &&Package| package.name.as_str() == name;
-        &metadata.packages.iter().find(named).unwrap().id
+        let package = metadata.packages.iter().find(named);
+        Ok::<_, anyhow::Error>(&package.with_context(|| format!("no crate {name}"))?.id)
     };
     for name in ["opt-infer", "opt-image"] {
-        let way = way_to(&metadata, id(name), false, is_foreign);
+        let way = way_to(&metadata, id(name)?, false, is_foreign);
         assert!(
             way.is_none(),
             "{name} reaches what is not Rust: {}",
-            way.unwrap().join(" -> ")
+            way.unwrap_or_default().join(" -> ")
         );
     }
     // The look itself.
-    let way = way_to(&metadata, id("opt-nn"), false, is_foreign).unwrap();
-    assert_eq!(way.first().unwrap(), "opt-nn");
+    let way = way_to(&metadata, id("opt-nn")?, false, is_foreign);
+    let way = way.context("opt-nn reaches nothing but Rust")?;
+    assert_eq!(way[0], "opt-nn");
+    Ok(())
 }
 
 #[test]
-fn crates_keep_to_the_arrows() {
-    let metadata = metadata();
+fn crates_keep_to_the_arrows() -> Result<()> {
+    let metadata = metadata()?;
     let seen = look(&metadata);
     let offences = offences(ARROWS, &seen);
     assert!(offences.is_empty(), "{}", offences.join("\n"));
     // The look itself: what must be there is seen.
-    let member = |name: &str| seen.iter().find(|member| member.name == name).unwrap();
-    assert_eq!(member("opt-prune").uses, ["opt-core"]);
-    let engine = member("opt-infer");
+    let member = |name: &str| {
+        let found = seen.iter().find(|member| member.name == name);
+        found.with_context(|| format!("no crate {name}"))
+    };
+    assert_eq!(member("opt-prune")?.uses, ["opt-core"]);
+    let engine = member("opt-infer")?;
     assert_eq!(engine.uses, ["opt-artifact", "opt-core"]);
     assert!(engine.tests_use.contains(&"opt-image".to_owned()));
-    let way = member("opt-nn").way_to_libtorch.as_ref().unwrap();
-    assert_eq!(way.first().unwrap(), "opt-nn");
-    assert!(["tch", "torch-sys"].contains(&way.last().unwrap().as_str()));
-    assert!(member("opt-experiment").uses.len() > 5);
+    let way = member("opt-nn")?.way_to_libtorch.as_deref();
+    let [first, .., last] = way.context("opt-nn does not reach libtorch")? else {
+        bail!("opt-nn is not libtorch");
+    };
+    assert_eq!(first, "opt-nn");
+    assert!(["tch", "torch-sys"].contains(&last.as_str()));
+    assert!(member("opt-experiment")?.uses.len() > 5);
+    Ok(())
 }
 
 #[test]

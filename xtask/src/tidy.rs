@@ -4,30 +4,44 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use anyhow::{Context, Result};
+
 use crate::workspace;
 
 /// All files below `folder` that end so; build outputs left out.
-fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
+fn files(folder: &Path, ending: &str) -> Result<Vec<PathBuf>> {
+    let reading = || format!("reading the folder {}", folder.display());
     let mut all = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
+    for entry in fs::read_dir(folder).with_context(reading)? {
+        let path = entry.with_context(reading)?.path();
         if path.is_dir() && !path.ends_with("target") {
-            all.extend(files(&path, ending));
+            all.extend(files(&path, ending)?);
         } else if path.is_file() && path.to_string_lossy().ends_with(ending) {
             all.push(path);
         }
     }
     all.sort();
-    all
+    Ok(all)
 }
 
-/// In `crates` and `xtask`.
-fn sources(ending: &str) -> Vec<PathBuf> {
+/// What a file holds.
+fn text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))
+}
+
+/// Those of `crates` and `xtask` that end so and break a rule, by what they hold.
+fn offenders(ending: &str, breaks_rule: fn(&str) -> bool) -> Result<Vec<PathBuf>> {
     let root = workspace::root();
-    let mut all = files(&root.join("crates"), ending);
-    all.extend(files(&root.join("xtask"), ending));
+    let mut all = files(&root.join("crates"), ending)?;
+    all.extend(files(&root.join("xtask"), ending)?);
     assert!(!all.is_empty(), "no {ending} below {}", root.display());
-    all
+    let mut offenders = Vec::new();
+    for path in all {
+        if breaks_rule(&text(&path)?) {
+            offenders.push(path);
+        }
+    }
+    Ok(offenders)
 }
 
 /// Whether a source says first what it is.
@@ -63,28 +77,24 @@ fn path_of_one_machine(text: &[u8]) -> Option<&'static str> {
 }
 
 #[test]
-fn every_source_opens_with_its_comment() {
-    let silent: Vec<PathBuf> = sources(".rs")
-        .into_iter()
-        .filter(|path| !opens_with_its_comment(&fs::read_to_string(path).unwrap()))
-        .collect();
+fn every_source_opens_with_its_comment() -> Result<()> {
+    let silent = offenders(".rs", |source| !opens_with_its_comment(source))?;
     assert!(
         silent.is_empty(),
         "no `//!` sentence at the top of {silent:#?}"
     );
+    Ok(())
 }
 
 #[test]
-fn every_crate_takes_the_lints() {
-    let lax: Vec<PathBuf> = sources("/Cargo.toml")
-        .into_iter()
-        .filter(|path| !inherits_lints(&fs::read_to_string(path).unwrap()))
-        .collect();
+fn every_crate_takes_the_lints() -> Result<()> {
+    let lax = offenders("/Cargo.toml", |manifest| !inherits_lints(manifest))?;
     assert!(lax.is_empty(), "no `[lints] workspace = true` in {lax:#?}");
+    Ok(())
 }
 
 #[test]
-fn no_file_names_a_path_of_one_machine() {
+fn no_file_names_a_path_of_one_machine() -> Result<()> {
     let root = workspace::root();
     let output = Command::new("git")
         .current_dir(&root)
@@ -98,13 +108,11 @@ fn no_file_names_a_path_of_one_machine() {
         .output();
     let Some(output) = output.ok().filter(|output| output.status.success()) else {
         eprintln!("not a git checkout, so it is not known which files belong to it: not checked");
-        return;
+        return Ok(());
     };
     let mut found = Vec::new();
-    for name in String::from_utf8(output.stdout)
-        .unwrap()
-        .split_terminator('\0')
-    {
+    let names = String::from_utf8(output.stdout).context("reading the names of git's files")?;
+    for name in names.split_terminator('\0') {
         let path = root.join(name);
         // Listed, but deleted since; or a link or submodule.
         if !path
@@ -113,11 +121,13 @@ fn no_file_names_a_path_of_one_machine() {
         {
             continue;
         }
-        if let Some(bad) = path_of_one_machine(&fs::read(&path).unwrap()) {
+        let bytes = fs::read(&path).with_context(|| format!("reading {name}"))?;
+        if let Some(bad) = path_of_one_machine(&bytes) {
             found.push(format!("{name}: {bad}"));
         }
     }
     assert!(found.is_empty(), "paths of one machine in {found:#?}");
+    Ok(())
 }
 
 #[test]

@@ -236,22 +236,12 @@ fn value(
             positions.map(|i| x[i]).max().unwrap_or(0)
         }),
         QOp::AveragePool(window) => pool(in_shape, out_shape, window, |positions| {
-            let mut n = 0i32;
-            let sum: i32 = positions
-                .inspect(|_| n += 1)
-                .map(|i| i32::from(x[i]) - x_act.zero(0))
-                .sum();
-            let m = x_act.scale / (y_act.scale * n as f32);
-            requantize(sum as f32 * m)
+            requantize(mean(positions.map(|i| x[i]), x_act, y_act))
         }),
         QOp::GlobalAveragePool => {
-            let plane = in_shape[1] * in_shape[2];
-            let m = x_act.scale / (y_act.scale * plane as f32);
-            let mean = |p: &[u8]| {
-                let sum: i32 = p.iter().map(|q| i32::from(*q) - x_act.zero(0)).sum();
-                requantize(sum as f32 * m)
-            };
-            x.chunks_exact(plane).map(mean).collect()
+            let planes = x.chunks_exact(in_shape[1] * in_shape[2]);
+            let of = |plane: &[u8]| requantize(mean(plane.iter().copied(), x_act, y_act));
+            planes.map(of).collect()
         }
         QOp::Flatten => x.to_vec(),
         QOp::Slice { start, step, .. } => slice(x, in_shape, out_shape, start, step),
@@ -279,6 +269,14 @@ fn value(
         }
     };
     Value::Codes(codes)
+}
+
+/// The mean of codes, in scales of the result.
+fn mean(codes: impl Iterator<Item = u8>, x: &Activation, y: &Activation) -> f32 {
+    let mut n = 0i32;
+    let centred = codes.inspect(|_| n += 1).map(|q| i32::from(q) - x.zero(0));
+    let sum: i32 = centred.sum();
+    sum as f32 * (x.scale / (y.scale * n as f32))
 }
 
 #[expect(

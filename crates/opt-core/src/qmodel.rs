@@ -19,6 +19,8 @@
 //! Float(op)  : op on f32, as `interpret` has it; an engine may sum in another order
 //! ```
 
+use std::ops::RangeInclusive;
+
 use ndarray::ArrayD;
 
 use crate::op::{Op, Unary, Window};
@@ -188,6 +190,28 @@ pub enum QOp {
 }
 
 impl QOp {
+    /// How many values it reads.
+    fn arity(&self) -> RangeInclusive<usize> {
+        match self {
+            Self::Input => 0..=0,
+            Self::Add => 2..=2,
+            Self::Conv { .. } => 1..=2,
+            Self::Float(op) => op.arity()..=op.arity(),
+            Self::Gemm { .. }
+            | Self::Logits { .. }
+            | Self::Table { .. }
+            | Self::MaxPool(_)
+            | Self::AveragePool(_)
+            | Self::GlobalAveragePool
+            | Self::Flatten
+            | Self::Slice { .. }
+            | Self::Pad { .. }
+            | Self::Clamp
+            | Self::Quantize
+            | Self::Dequantize => 1..=1,
+        }
+    }
+
     /// The operator's name in files and reports.
     #[must_use]
     pub fn name(&self) -> &'static str {
@@ -394,7 +418,7 @@ impl QModel {
 
     fn float_shape(&self, id: usize, op: &Op, shapes: &[Vec<usize>]) -> Result<Vec<usize>> {
         let node = &self.nodes[id];
-        self.check_inputs(id, op.arity()..=op.arity())
+        self.check_inputs(id, node.op.arity())
             .map_err(|p| wrong(node, &p))?;
         let inputs: Vec<&[usize]> = node.inputs.iter().map(|i| shapes[*i].as_slice()).collect();
         let shape = infer_node(&self.params, &node.name, op, &inputs)?;
@@ -406,7 +430,7 @@ impl QModel {
 
     /// As many operands as the operator takes, of earlier nodes, of codes or f32 as it reads them; and a result of the kind
     /// that it gives.
-    fn check_inputs(&self, id: usize, arity: std::ops::RangeInclusive<usize>) -> Rule<()> {
+    fn check_inputs(&self, id: usize, arity: RangeInclusive<usize>) -> Rule<()> {
         let node = &self.nodes[id];
         if !arity.contains(&node.inputs.len()) || node.inputs.iter().any(|&i| i >= id) {
             return Err(format!(
@@ -436,67 +460,18 @@ impl QModel {
         }
     }
 
+    /// The shape of an integer node's value, once everything about the node is sound.
     fn node_shape(&self, id: usize, shapes: &[Vec<usize>]) -> Rule<Vec<usize>> {
         let node = &self.nodes[id];
-        let arity = match &node.op {
-            QOp::Input => 0..=0,
-            QOp::Add => 2..=2,
-            QOp::Conv { .. } => 1..=2,
-            QOp::Float(op) => op.arity()..=op.arity(),
-            QOp::Gemm { .. }
-            | QOp::Logits { .. }
-            | QOp::Table { .. }
-            | QOp::MaxPool(_)
-            | QOp::AveragePool(_)
-            | QOp::GlobalAveragePool
-            | QOp::Flatten
-            | QOp::Slice { .. }
-            | QOp::Pad { .. }
-            | QOp::Clamp
-            | QOp::Quantize
-            | QOp::Dequantize => 1..=1,
-        };
-        self.check_inputs(id, arity)?;
+        self.check_inputs(id, node.op.arity())?;
         if (id == 0) != (node.op == QOp::Input) {
             return Err("exactly the first node must be the Input".to_owned());
         }
         let inputs: Vec<&[usize]> = node.inputs.iter().map(|&i| shapes[i].as_slice()).collect();
-        let x: &[usize] = inputs.first().copied().unwrap_or(&[]);
-        let shape = match &node.op {
-            QOp::Input => self.input.shape.to_vec(),
-            QOp::Conv {
-                weight,
-                bias,
-                window,
-                group,
-            } => {
-                let out = weight.scales.len();
-                let per_group = shape::grouped(x, out, *group)?;
-                let [kh, kw] = window.kernel;
-                check_weight(weight, bias, &[out, per_group, kh, kw])?;
-                let y = shape::windowed(window, x, out)?;
-                if let Some(residual) = inputs.get(1).filter(|r| **r != y) {
-                    return Err(format!("adds {residual:?} to {y:?}"));
-                }
-                y
-            }
-            QOp::Gemm { weight, bias } | QOp::Logits { weight, bias } => {
-                let out = weight.scales.len();
-                let [features] = x else {
-                    return Err(format!("reads {x:?}, expected [F]"));
-                };
-                check_weight(weight, bias, &[out, *features])?;
-                vec![out]
-            }
-            QOp::Add => shape::equal(&inputs)?,
-            QOp::MaxPool(window) | QOp::AveragePool(window) => shape::pooled(window, x)?,
-            QOp::GlobalAveragePool => vec![image(x)?[0], 1, 1],
-            QOp::Flatten => vec![x.iter().product()],
-            QOp::Slice { start, end, step } => shape::sliced(x, start, end, step)?,
-            QOp::Pad { begin, end } => shape::padded(x, begin, end)?,
-            QOp::Clamp | QOp::Table { .. } | QOp::Quantize | QOp::Dequantize | QOp::Float(_) => {
-                x.to_vec()
-            }
+        let shape = if node.op == QOp::Input {
+            self.input.shape.to_vec()
+        } else {
+            infer_op(&node.op, &inputs)?
         };
         if !fits(&shape) {
             return Err(too_large(&shape));
@@ -504,7 +479,7 @@ impl QModel {
         if let QOp::AveragePool(window) = &node.op {
             check_averaged(window.area())?;
         } else if node.op == QOp::GlobalAveragePool {
-            check_averaged(x[1] * x[2])?;
+            check_averaged(inputs[0][1] * inputs[0][2])?;
         }
         self.check_activations(id, &shape)?;
         Ok(shape)
@@ -533,23 +508,7 @@ impl QModel {
             }
             return Ok(());
         };
-        if !(y.scale > 0.0 && y.scale.is_normal() && y.scale <= MAX_SCALE) {
-            return Err(format!(
-                "its scale is {:?}, expected a positive normal number up to 2^100",
-                y.scale
-            ));
-        }
-        let per_channel = matches!(node.op, QOp::Input).then_some(shape[0]);
-        let n = y.zero_points.len();
-        if n != 1 && Some(n) != per_channel {
-            return Err(format!("{n} zero points"));
-        }
-        if y.lo > y.hi {
-            return Err(format!(
-                "its smallest code {} is above its largest {}",
-                y.lo, y.hi
-            ));
-        }
+        check_activation(y, (node.op == QOp::Input).then_some(shape[0]))?;
         for x in &read {
             let ratio = x.scale / y.scale;
             if ratio > MAX_MULTIPLIER {
@@ -569,27 +528,10 @@ impl QModel {
                 y.lo, y.hi
             ));
         }
-        let Some(x) = read.first().filter(|_| node.op.keeps_codes()) else {
-            return Ok(());
-        };
-        let zero = y.zero_points[0];
-        let fits = if node.op == QOp::Clamp {
-            x.lo <= y.lo && y.hi <= x.hi
-        } else if matches!(node.op, QOp::Pad { .. }) {
-            (y.lo, y.hi) == (x.lo.min(zero), x.hi.max(zero))
-        } else {
-            (y.lo, y.hi) == (x.lo, x.hi)
-        };
-        if !x.means(y) {
-            return Err("its scale and zero point are not its input's".to_owned());
+        match read.first() {
+            Some(x) if node.op.keeps_codes() => check_kept(&node.op, x, y),
+            _ => Ok(()),
         }
-        if !fits {
-            return Err(format!(
-                "its codes are {} to {}, its input's {} to {}",
-                y.lo, y.hi, x.lo, x.hi
-            ));
-        }
-        Ok(())
     }
 
     /// Bytes of codes, scales, biases, tables and f32 parameters as they are packed in a file, without any header.
@@ -617,6 +559,92 @@ fn wrong(node: &QNode, problem: &str) -> CoreError {
 
 fn too_large(shape: &[usize]) -> String {
     format!("its shape is {shape:?}, expected 1 to {MAX_ELEMENTS} elements")
+}
+
+/// The shape of what an integer operator gives for operands of these shapes. [`QOp::Input`] has none.
+fn infer_op(op: &QOp, inputs: &[&[usize]]) -> Rule<Vec<usize>> {
+    let x: &[usize] = inputs.first().copied().unwrap_or(&[]);
+    match op {
+        QOp::Conv {
+            weight,
+            bias,
+            window,
+            group,
+        } => {
+            let out = weight.scales.len();
+            let per_group = shape::grouped(x, out, *group)?;
+            let [kh, kw] = window.kernel;
+            check_weight(weight, bias, &[out, per_group, kh, kw])?;
+            let y = shape::windowed(window, x, out)?;
+            match inputs.get(1).filter(|r| **r != y) {
+                Some(residual) => Err(format!("adds {residual:?} to {y:?}")),
+                None => Ok(y),
+            }
+        }
+        QOp::Gemm { weight, bias } | QOp::Logits { weight, bias } => {
+            let out = weight.scales.len();
+            let [features] = x else {
+                return Err(format!("reads {x:?}, expected [F]"));
+            };
+            check_weight(weight, bias, &[out, *features])?;
+            Ok(vec![out])
+        }
+        QOp::Add => shape::equal(inputs),
+        QOp::MaxPool(window) | QOp::AveragePool(window) => shape::pooled(window, x),
+        QOp::GlobalAveragePool => Ok(vec![image(x)?[0], 1, 1]),
+        QOp::Flatten => Ok(vec![x.iter().product()]),
+        QOp::Slice { start, end, step } => shape::sliced(x, start, end, step),
+        QOp::Pad { begin, end } => shape::padded(x, begin, end),
+        QOp::Input
+        | QOp::Clamp
+        | QOp::Table { .. }
+        | QOp::Quantize
+        | QOp::Dequantize
+        | QOp::Float(_) => Ok(x.to_vec()),
+    }
+}
+
+/// A scale in range, one zero point or one for each of `channels`, and limits in order.
+fn check_activation(y: &Activation, channels: Option<usize>) -> Rule<()> {
+    if !(y.scale > 0.0 && y.scale.is_normal() && y.scale <= MAX_SCALE) {
+        return Err(format!(
+            "its scale is {:?}, expected a positive normal number up to 2^100",
+            y.scale
+        ));
+    }
+    let n = y.zero_points.len();
+    if n != 1 && Some(n) != channels {
+        return Err(format!("{n} zero points"));
+    }
+    if y.lo > y.hi {
+        return Err(format!(
+            "its smallest code {} is above its largest {}",
+            y.lo, y.hi
+        ));
+    }
+    Ok(())
+}
+
+/// Of an operator that keeps codes: they mean what those of `x` mean, and their limits follow from its.
+fn check_kept(op: &QOp, x: &Activation, y: &Activation) -> Rule<()> {
+    let zero = y.zero_points[0];
+    let fits = if *op == QOp::Clamp {
+        x.lo <= y.lo && y.hi <= x.hi
+    } else if matches!(op, QOp::Pad { .. }) {
+        (y.lo, y.hi) == (x.lo.min(zero), x.hi.max(zero))
+    } else {
+        (y.lo, y.hi) == (x.lo, x.hi)
+    };
+    if !x.means(y) {
+        return Err("its scale and zero point are not its input's".to_owned());
+    }
+    if !fits {
+        return Err(format!(
+            "its codes are {} to {}, its input's {} to {}",
+            y.lo, y.hi, x.lo, x.hi
+        ));
+    }
+    Ok(())
 }
 
 /// The largest scale: 255 codes of it, and products with a multiplier's share, stay finite.

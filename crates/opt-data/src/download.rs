@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use flate2::read::GzDecoder;
 use md5::{Digest, Md5};
+use ureq::Body;
 use ureq::http::header::{ACCEPT_ENCODING, CONTENT_RANGE, RANGE};
-use ureq::http::{HeaderMap, StatusCode};
+use ureq::http::{HeaderMap, Response, StatusCode};
 
 use crate::DataError;
 use crate::dataset::to_hex;
@@ -153,15 +154,17 @@ fn fetch(
     progress: Progress<'_>,
 ) -> Result<(), DataError> {
     let url = &archive.url;
-    let agent = ureq::Agent::new_with_config(
-        ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_resolve(Some(options.resolve_timeout))
-            .timeout_connect(Some(options.connect_timeout))
-            .timeout_recv_response(Some(options.read_timeout))
-            .timeout_per_read(Some(options.read_timeout))
-            .build(),
-    );
+    let agent = agent(options);
+    let length = |output: &File| {
+        let length = output.metadata().map(|metadata| metadata.len());
+        length.map_err(DataError::io("read", part))
+    };
+    let interrupted = |attempts, done, reason| DataError::Interrupted {
+        url: url.clone(),
+        attempts,
+        done,
+        reason,
+    };
     let truncate = |output: &mut File| output.set_len(0).map_err(DataError::io("write", part));
     let mut reached = false;
     // What was on disk at the start or came over several connections may be a mixture; a fresh start clears that up once.
@@ -169,10 +172,7 @@ fn fetch(
     let mut restarted = false;
     let mut attempts = 0;
     loop {
-        let done = output
-            .metadata()
-            .map_err(DataError::io("read", part))?
-            .len();
+        let done = length(output)?;
         if done == archive.bytes {
             let found = md5_of(part)?;
             if found == archive.md5 {
@@ -198,11 +198,7 @@ fn fetch(
         let last = attempts >= options.max_attempts;
         mixed |= done > 0;
 
-        let mut request = agent.get(url).header(ACCEPT_ENCODING, "identity");
-        if done > 0 {
-            request = request.header(RANGE, format!("bytes={done}-"));
-        }
-        let reason = match request.call() {
+        let reason = match ask(&agent, url, done) {
             Err(error) if !reached && is_unreachable(&error) => {
                 return Err(DataError::NoNetwork {
                     url: url.clone(),
@@ -215,41 +211,23 @@ fn fetch(
                 | ureq::Error::TooManyRedirects),
             ) => {
                 // Asking again cannot mend these.
-                return Err(DataError::Interrupted {
-                    url: url.clone(),
-                    attempts,
-                    done,
-                    reason: error.to_string(),
-                });
+                return Err(interrupted(attempts, done, error.to_string()));
             }
             Err(error) => error.to_string(),
             Ok(mut response) => {
                 reached = true;
-                let status = response.status();
-                let start = match status {
-                    StatusCode::PARTIAL_CONTENT
-                        if range_start(response.headers()) == Some(done) =>
-                    {
-                        done
-                    }
-                    // The server ignores the range, or answers another one than was asked for.
-                    StatusCode::OK => 0,
-                    StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE
-                        if done > 0 && !last =>
-                    {
+                let start = match answer(&response, done, last) {
+                    Answer::From(start) => start,
+                    Answer::AskWithoutRange => {
                         truncate(output)?;
                         mixed = false;
                         continue;
                     }
-                    _ => {
-                        let passing =
-                            status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-                        if passing && !last {
-                            continue;
-                        }
+                    Answer::AskAgain => continue,
+                    Answer::Refusal => {
                         return Err(DataError::HttpStatus {
                             url: url.clone(),
-                            status: status.as_u16(),
+                            status: response.status().as_u16(),
                             attempts,
                         });
                     }
@@ -275,16 +253,62 @@ fn fetch(
             }
         };
         if last {
-            let done = output
-                .metadata()
-                .map_err(DataError::io("read", part))?
-                .len();
-            return Err(DataError::Interrupted {
-                url: url.clone(),
-                attempts,
-                done,
-                reason,
-            });
+            return Err(interrupted(attempts, length(output)?, reason));
+        }
+    }
+}
+
+/// What gives up on a host that keeps silent.
+fn agent(options: &DownloadOptions) -> ureq::Agent {
+    ureq::Agent::new_with_config(
+        ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_resolve(Some(options.resolve_timeout))
+            .timeout_connect(Some(options.connect_timeout))
+            .timeout_recv_response(Some(options.read_timeout))
+            .timeout_per_read(Some(options.read_timeout))
+            .build(),
+    )
+}
+
+/// Asks for what follows `done` bytes.
+fn ask(agent: &ureq::Agent, url: &str, done: u64) -> Result<Response<Body>, ureq::Error> {
+    let mut request = agent.get(url).header(ACCEPT_ENCODING, "identity");
+    if done > 0 {
+        request = request.header(RANGE, format!("bytes={done}-"));
+    }
+    request.call()
+}
+
+/// What a server's answer is good for.
+enum Answer {
+    /// Its body is the archive from this byte.
+    From(u64),
+    /// What is on disk is nothing that the server goes on with.
+    AskWithoutRange,
+    AskAgain,
+    Refusal,
+}
+
+/// Judges the answer to a request for what follows `done` bytes, the `last` one or not.
+fn answer(response: &Response<Body>, done: u64, last: bool) -> Answer {
+    let status = response.status();
+    match status {
+        StatusCode::PARTIAL_CONTENT if range_start(response.headers()) == Some(done) => {
+            Answer::From(done)
+        }
+        // The server ignores the range, or answers another one than was asked for.
+        StatusCode::OK => Answer::From(0),
+        StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if done > 0 && !last => {
+            Answer::AskWithoutRange
+        }
+        _ => {
+            let passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            if passing && !last {
+                Answer::AskAgain
+            } else {
+                Answer::Refusal
+            }
         }
     }
 }

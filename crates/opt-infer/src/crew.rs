@@ -524,7 +524,7 @@ fn share(helpers: &mut [Helper], shared: &Shared, from: usize, always: bool) -> 
 /// are, for their rows lie in the cache of the core that goes on with them.
 fn is_split(plan: &Plan, step: &Step) -> bool {
     let height = step.target.map_or(1, |t| plan.places[t].layout.height);
-    height > 1 && !matches!(step.work, Work::Input | Work::Logits { .. })
+    height > 1 && !matches!(step.work, Work::Input | Work::ToCaller(_))
 }
 
 impl Helper {

@@ -6,12 +6,13 @@ use std::ops::Range;
 
 use crate::Kernels;
 use crate::arena::Arena;
+use crate::conv::Requant;
 use crate::kernels::float;
 use crate::kernels::portable::{self, ImageOrder, Operand, to_code};
 #[cfg(target_arch = "x86_64")]
 use crate::kernels::x86_avx512vnni;
-use crate::layout::LANES;
-use crate::plan::{Plan, Step, Work};
+use crate::layout::{LANES, Layout};
+use crate::plan::{FloatWork, Plan, Step, ToCaller, Work};
 
 /// Calls a kernel of the plan's set.
 macro_rules! kernel {
@@ -69,52 +70,8 @@ pub(crate) unsafe fn run_step(
         }
     };
     let Some(target) = step.target else {
-        match &step.work {
-            Work::Logits {
-                products,
-                origin,
-                scales,
-                first_output,
-            } => {
-                let logits = &mut outputs[*first_output..][..scales.len()];
-                let finish = |first: usize, sums: &[i32; LANES]| {
-                    let scaled = sums.iter().zip(&scales[first..]);
-                    for (logit, (sum, scale)) in logits[first..].iter_mut().zip(scaled) {
-                        *logit = *sum as f32 * scale;
-                    }
-                };
-                kernel!(
-                    kernels,
-                    portable::dense(products, source(0).bytes, *origin, finish)
-                );
-            }
-            Work::Output { first_output } => {
-                let numbers = float::numbers(source(0));
-                outputs[*first_output..][..numbers.len()].copy_from_slice(&numbers);
-            }
-            Work::Input
-            | Work::Conv(_)
-            | Work::Gemm { .. }
-            | Work::FloatLogits { .. }
-            | Work::Add(_)
-            | Work::MaxPool(_)
-            | Work::Mean(..)
-            | Work::Slice { .. }
-            | Work::Pad { .. }
-            | Work::Clamp { .. }
-            | Work::Flatten
-            | Work::Table(_)
-            | Work::Quantize(_)
-            | Work::Dequantize(_)
-            | Work::FloatConv(_)
-            | Work::Unary(_)
-            | Work::Binary(_)
-            | Work::Affine(_)
-            | Work::FloatMaxPool(_)
-            | Work::FloatMean(_)
-            | Work::FloatSlice { .. }
-            | Work::FloatPad { .. }
-            | Work::FloatFlatten => {}
+        if let Work::ToCaller(what) = &step.work {
+            hand_over(kernels, what, source(0), outputs);
         }
         return;
     };
@@ -125,11 +82,7 @@ pub(crate) unsafe fn run_step(
     match &step.work {
         Work::Input => kernel!(kernels, portable::input(layout, order, image, y, rows)),
         Work::Conv(conv) => {
-            let residual = if conv.residual.is_some() {
-                source(1).bytes
-            } else {
-                &[]
-            };
+            let residual = conv.residual.map_or(&[][..], |_| source(1).bytes);
             kernel!(
                 kernels,
                 portable::conv(conv, source(0).bytes, residual, y, rows)
@@ -140,12 +93,7 @@ pub(crate) unsafe fn run_step(
             origin,
             requant,
         } => {
-            let finish = |first: usize, sums: &[i32; LANES]| {
-                let scaled = sums.iter().zip(&requant.multipliers[first..]);
-                for (code, (sum, m)) in y[first..].iter_mut().zip(scaled) {
-                    *code = to_code(*sum as f32 * m, requant.zero, requant.lo, requant.hi);
-                }
-            };
+            let finish = to_codes(requant, y);
             kernel!(
                 kernels,
                 portable::dense(products, source(0).bytes, *origin, finish)
@@ -182,18 +130,12 @@ pub(crate) unsafe fn run_step(
         }
         Work::Clamp { lo, hi } => portable::clamp(*lo, *hi, layout, source(0), y, rows),
         Work::Flatten => portable::flatten(source(0), y),
-        Work::FloatLogits {
+        Work::Logits {
             products,
             origin,
             scales,
         } => {
-            let finish = |first: usize, sums: &[i32; LANES]| {
-                let scaled = sums.iter().zip(&scales[first..]);
-                let numbers = y.as_chunks_mut::<4>().0[first..].iter_mut();
-                for (number, (sum, scale)) in numbers.zip(scaled) {
-                    *number = (*sum as f32 * scale).to_ne_bytes();
-                }
-            };
+            let finish = to_numbers(scales, y.as_chunks_mut().0);
             kernel!(
                 kernels,
                 portable::dense(products, source(0).bytes, *origin, finish)
@@ -209,28 +151,90 @@ pub(crate) unsafe fn run_step(
                 float::dequantize(codes, layout, source(0), y, rows)
             );
         }
-        Work::FloatConv(conv) => {
+        Work::Float(work) => run_float(kernels, work, layout, source, y, rows),
+        Work::ToCaller(_) => {}
+    }
+}
+
+/// Rounds the sums of sixteen output channels to codes.
+fn to_codes(requant: &Requant, codes: &mut [u8]) -> impl FnMut(usize, &[i32; LANES]) {
+    |first, sums| {
+        let scaled = sums.iter().zip(&requant.multipliers[first..]);
+        for (code, (sum, m)) in codes[first..].iter_mut().zip(scaled) {
+            *code = to_code(*sum as f32 * m, requant.zero, requant.lo, requant.hi);
+        }
+    }
+}
+
+/// Scales the sums of sixteen output channels.
+fn to_numbers(scales: &[f32], numbers: &mut [[u8; 4]]) -> impl FnMut(usize, &[i32; LANES]) {
+    |first, sums| {
+        let scaled = sums.iter().zip(&scales[first..]);
+        for (number, (sum, scale)) in numbers[first..].iter_mut().zip(scaled) {
+            *number = (*sum as f32 * scale).to_ne_bytes();
+        }
+    }
+}
+
+/// Runs rows of an operator on f32 values.
+fn run_float<'a>(
+    kernels: Kernels,
+    work: &FloatWork,
+    layout: &Layout,
+    source: impl Fn(usize) -> Operand<'a>,
+    y: &mut [u8],
+    rows: Range<usize>,
+) {
+    match work {
+        FloatWork::Conv(conv) => {
             kernel!(kernels, float::float_conv(conv, layout, source(0), y, rows));
         }
-        Work::Unary(function) => {
+        FloatWork::Unary(function) => {
             kernel!(kernels, float::unary(*function, layout, source(0), y, rows));
         }
-        Work::Binary(function) => {
+        FloatWork::Binary(function) => {
             kernel!(
                 kernels,
                 float::binary(*function, layout, source(0), source(1), y, rows)
             );
         }
-        Work::Affine(affine) => {
+        FloatWork::Affine(affine) => {
             kernel!(kernels, float::affine(affine, layout, source(0), y, rows));
         }
-        Work::FloatMaxPool(window) => float::float_max_pool(window, layout, source(0), y, rows),
-        Work::FloatMean(window) => float::float_mean(window.as_ref(), layout, source(0), y, rows),
-        Work::FloatSlice { start, step } => {
+        FloatWork::MaxPool(window) => float::float_max_pool(window, layout, source(0), y, rows),
+        FloatWork::Mean(window) => float::float_mean(window.as_ref(), layout, source(0), y, rows),
+        FloatWork::Slice { start, step } => {
             float::float_slice(*start, *step, layout, source(0), y, rows);
         }
-        Work::FloatPad { begin } => float::float_pad(*begin, layout, source(0), y, rows),
-        Work::FloatFlatten => float::float_flatten(source(0), y),
-        Work::Logits { .. } | Work::Output { .. } => {}
+        FloatWork::Pad { begin } => float::float_pad(*begin, layout, source(0), y, rows),
+        FloatWork::Flatten => float::float_flatten(source(0), y),
+    }
+}
+
+/// Writes a value, or the logits that follow from it, where the caller has them.
+fn hand_over(kernels: Kernels, what: &ToCaller, source: Operand<'_>, outputs: &mut [f32]) {
+    match what {
+        ToCaller::Logits {
+            products,
+            origin,
+            scales,
+            first_output,
+        } => {
+            let logits = &mut outputs[*first_output..][..scales.len()];
+            let finish = |first: usize, sums: &[i32; LANES]| {
+                let scaled = sums.iter().zip(&scales[first..]);
+                for (logit, (sum, scale)) in logits[first..].iter_mut().zip(scaled) {
+                    *logit = *sum as f32 * scale;
+                }
+            };
+            kernel!(
+                kernels,
+                portable::dense(products, source.bytes, *origin, finish)
+            );
+        }
+        ToCaller::Value { first_output } => {
+            let numbers = float::numbers(source);
+            outputs[*first_output..][..numbers.len()].copy_from_slice(&numbers);
+        }
     }
 }

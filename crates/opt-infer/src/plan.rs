@@ -46,16 +46,8 @@ pub(crate) enum Work {
         origin: usize,
         requant: Requant,
     },
-    /// Results that nothing reads, written where the caller has them.
+    /// Results that something reads, as a value.
     Logits {
-        products: Products,
-        origin: usize,
-        scales: Vec<f32>,
-        /// Where they begin among the outputs of an image.
-        first_output: usize,
-    },
-    /// The same as a value.
-    FloatLogits {
         products: Products,
         origin: usize,
         scales: Vec<f32>,
@@ -81,22 +73,39 @@ pub(crate) enum Work {
     Quantize(Activation),
     /// From codes of this meaning.
     Dequantize(Activation),
-    FloatConv(Box<FloatConv>),
+    /// On f32 values.
+    Float(FloatWork),
+    /// For the caller: such a step has no target.
+    ToCaller(ToCaller),
+}
+
+/// What a step computes of f32 values.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum FloatWork {
+    Conv(Box<FloatConv>),
     Unary(Unary),
     Binary(Binary),
     Affine(Affine),
-    FloatMaxPool(Window),
-    FloatMean(Option<Window>),
-    FloatSlice {
-        start: [usize; 3],
-        step: [usize; 3],
+    MaxPool(Window),
+    Mean(Option<Window>),
+    Slice { start: [usize; 3], step: [usize; 3] },
+    Pad { begin: [usize; 3] },
+    Flatten,
+}
+
+/// What a step writes where the caller has it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum ToCaller {
+    /// Results that nothing else reads.
+    Logits {
+        products: Products,
+        origin: usize,
+        scales: Vec<f32>,
+        /// Where they begin among the outputs of an image.
+        first_output: usize,
     },
-    FloatPad {
-        begin: [usize; 3],
-    },
-    FloatFlatten,
-    /// Hands a value to the caller.
-    Output {
+    /// A value.
+    Value {
         /// Where it begins among the outputs of an image.
         first_output: usize,
     },
@@ -229,7 +238,7 @@ impl Plan {
             if let (Some(place), Some(first_output)) = (target, first) {
                 plan.steps.push(Step {
                     node: id,
-                    work: Work::Output { first_output },
+                    work: Work::ToCaller(ToCaller::Value { first_output }),
                     sources: vec![place],
                     target: None,
                 });
@@ -309,13 +318,13 @@ impl Plan {
                 let scales = weight.scales.iter().map(|s| meaning(0).scale * s).collect();
                 let origin = x.origin();
                 match (target, first_output) {
-                    (None, Some(first_output)) => Work::Logits {
+                    (None, Some(first_output)) => Work::ToCaller(ToCaller::Logits {
                         products,
                         origin,
                         scales,
                         first_output,
-                    },
-                    (Some(_), _) | (None, None) => Work::FloatLogits {
+                    }),
+                    (Some(_), _) | (None, None) => Work::Logits {
                         products,
                         origin,
                         scales,
@@ -354,13 +363,13 @@ impl Plan {
 fn float_work(op: &Op, params: &Params) -> Work {
     let conv = |weight: &str, bias: &Option<String>, window, group| {
         let bias = bias.as_deref();
-        Work::FloatConv(Box::new(FloatConv::new(
+        FloatWork::Conv(Box::new(FloatConv::new(
             params, weight, bias, window, group,
         )))
     };
-    match op {
+    Work::Float(match op {
         // A validated network has none behind its first node.
-        Op::Input => Work::Input,
+        Op::Input => return Work::Input,
         Op::Conv {
             weight,
             bias,
@@ -377,22 +386,22 @@ fn float_work(op: &Op, params: &Params) -> Work {
             ..
         } => {
             let names = [scale.as_deref(), Some(bias), Some(mean), Some(var)];
-            Work::Affine(Affine::new(params, names, *epsilon))
+            FloatWork::Affine(Affine::new(params, names, *epsilon))
         }
-        Op::Unary(function) => Work::Unary(*function),
-        Op::Binary(function) => Work::Binary(*function),
-        Op::MaxPool(window) => Work::FloatMaxPool(*window),
-        Op::AveragePool(window) => Work::FloatMean(Some(*window)),
-        Op::GlobalAveragePool => Work::FloatMean(None),
-        Op::Flatten => Work::FloatFlatten,
-        Op::Slice { start, step, .. } => Work::FloatSlice {
+        Op::Unary(function) => FloatWork::Unary(*function),
+        Op::Binary(function) => FloatWork::Binary(*function),
+        Op::MaxPool(window) => FloatWork::MaxPool(*window),
+        Op::AveragePool(window) => FloatWork::Mean(Some(*window)),
+        Op::GlobalAveragePool => FloatWork::Mean(None),
+        Op::Flatten => FloatWork::Flatten,
+        Op::Slice { start, step, .. } => FloatWork::Slice {
             start: three(start, 0),
             step: three(step, 1),
         },
-        Op::Pad { begin, .. } => Work::FloatPad {
+        Op::Pad { begin, .. } => FloatWork::Pad {
             begin: three(begin, 0),
         },
-    }
+    })
 }
 
 /// What a network asks for, beside its arena.

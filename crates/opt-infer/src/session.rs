@@ -6,7 +6,7 @@ use opt_core::interpret_integer::Value;
 use opt_core::{InputSpec, Op, QModel, QOp};
 
 use crate::crew::Crew;
-use crate::plan::{Plan, Work};
+use crate::plan::{Plan, ToCaller, Work};
 use crate::{InferError, Kernels, Result};
 
 pub use crate::options::{Limits, Options, Sharing};
@@ -81,13 +81,13 @@ impl Session {
             let pixels: usize = shapes[node].iter().skip(1).product();
             let float = |name: &str| model.params.get(name).map_or(0, |w| w.len());
             let weights = match (work, op) {
-                (Work::Output { .. }, _) => 0,
+                (Work::ToCaller(ToCaller::Value { .. }), _) => 0,
                 (_, QOp::Float(Op::Conv { weight, .. } | Op::Gemm { weight, .. })) => float(weight),
                 (_, op) => op.weight().map_or(0, |(w, _)| w.codes.len()),
             };
             StepInfo {
                 name: name.clone(),
-                op: if matches!(work, Work::Output { .. }) {
+                op: if matches!(work, Work::ToCaller(ToCaller::Value { .. })) {
                     "Output"
                 } else {
                     op.name()

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::op::{Op, Unary};
 use crate::qparams::round_clamp;
-use crate::{CoreError, Model, NodeId, Result};
+use crate::{CoreError, Graph, Model, NodeId, Result};
 
 /// What happens to residual additions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -235,96 +235,25 @@ pub fn fuse(folded: &Model, placement: &Placement) -> Result<Vec<Step>> {
             why: "the model must be folded first".to_owned(),
         });
     }
-    let consumers = graph.consumers();
-    let only_reader = |id: NodeId| match consumers[id].as_slice() {
-        [reader] if !graph.is_output(id) => Some(*reader),
-        _ => None,
-    };
     let is_float = float_nodes(folded, placement)?;
-    // For each node, the Conv, Gemm or Add whose step its value closes.
-    let mut head: Vec<NodeId> = (0..graph.nodes.len()).collect();
-    let mut absorbed = vec![false; graph.nodes.len()];
-    for (id, node) in graph
-        .nodes
-        .iter()
-        .enumerate()
-        .filter(|(id, _)| !is_float[*id])
-    {
-        match &node.op {
-            Op::Binary(_) if placement.adds == Adds::Fused && node.inputs[0] != node.inputs[1] => {
-                let fits = |&&i: &&NodeId| {
-                    matches!(graph.nodes[i].op, Op::Conv { .. })
-                        && only_reader(i) == Some(id)
-                        && !is_float[i]
-                };
-                if let Some(&conv) = node.inputs.iter().find(fits) {
-                    head[id] = conv;
-                    absorbed[conv] = true;
-                }
-            }
-            Op::Unary(function) if function.bounds().is_some() => {
-                let source = node.inputs[0];
-                let open = matches!(
-                    graph.nodes[source].op,
-                    Op::Conv { .. } | Op::Gemm { .. } | Op::Binary(_)
-                );
-                if open && only_reader(source) == Some(id) && !is_float[source] {
-                    head[id] = head[source];
-                    absorbed[source] = true;
-                }
-            }
-            Op::Unary(_)
-            | Op::Binary(_)
-            | Op::Input
-            | Op::Conv { .. }
-            | Op::Gemm { .. }
-            | Op::BatchNormalization { .. }
-            | Op::MaxPool(_)
-            | Op::AveragePool(_)
-            | Op::GlobalAveragePool
-            | Op::Flatten
-            | Op::Slice { .. }
-            | Op::Pad { .. } => {}
-        }
-    }
+    let groups = Groups::new(graph, placement.adds, &is_float);
     let mut steps = Steps::default();
     for (id, node) in graph.nodes.iter().enumerate() {
-        if absorbed[id] {
+        if groups.absorbed[id] {
             continue;
         }
-        let clamp = Clamp::of(&node.op);
-        let start = head[id];
-        let mut inputs: Vec<NodeId> = graph.nodes[start].inputs.clone();
-        let op = match &graph.nodes[start].op {
-            _ if is_float[id] => FusedOp::Float { node: id },
-            Op::Input => FusedOp::Input,
-            Op::Conv { .. } => {
-                // The Add between the Conv and this value, if there is one, brings the residual.
-                let add = only_reader(start).filter(|&r| {
-                    start != id && head[r] == start && matches!(graph.nodes[r].op, Op::Binary(_))
-                });
-                if let Some(add) = add {
-                    inputs.extend(graph.nodes[add].inputs.iter().filter(|&&i| i != start));
-                }
-                FusedOp::Conv { node: start, clamp }
-            }
-            Op::Gemm { .. } if start == id && graph.is_output(id) && consumers[id].is_empty() => {
-                FusedOp::Logits { node: start }
-            }
-            Op::Gemm { .. } => FusedOp::Gemm { node: start, clamp },
-            Op::Binary(_) => FusedOp::Add { node: start, clamp },
-            Op::Unary(_) if clamp != Clamp::None => FusedOp::Clamp { node: start, clamp },
-            Op::Unary(function) => FusedOp::Table {
-                node: start,
-                function: *function,
-            },
-            Op::BatchNormalization { .. }
-            | Op::MaxPool(_)
-            | Op::AveragePool(_)
-            | Op::GlobalAveragePool
-            | Op::Flatten
-            | Op::Slice { .. }
-            | Op::Pad { .. } => FusedOp::Plain { node: start },
+        let start = groups.head[id];
+        let mut inputs = graph.nodes[start].inputs.clone();
+        let op = if is_float[id] {
+            FusedOp::Float { node: id }
+        } else {
+            inputs.extend(groups.residual(graph, id));
+            fused_op(
+                graph,
+                start,
+                Clamp::of(&node.op),
+                groups.is_result(graph, id),
+            )
         };
         steps.push(id, op, &inputs);
     }
@@ -332,6 +261,112 @@ pub fn fuse(folded: &Model, placement: &Placement) -> Result<Vec<Step>> {
         steps.read(output.node, true);
     }
     Ok(steps.list)
+}
+
+/// The nodes that one integer operation computes together.
+struct Groups {
+    consumers: Vec<Vec<NodeId>>,
+    /// For each node, the Conv, Gemm or Add whose step its value closes.
+    head: Vec<NodeId>,
+    /// Whether a later node of its step takes its value in.
+    absorbed: Vec<bool>,
+}
+
+impl Groups {
+    fn new(graph: &Graph, adds: Adds, is_float: &[bool]) -> Self {
+        let mut groups = Self {
+            consumers: graph.consumers(),
+            head: (0..graph.nodes.len()).collect(),
+            absorbed: vec![false; graph.nodes.len()],
+        };
+        for (id, node) in graph.nodes.iter().enumerate() {
+            if is_float[id] {
+                continue;
+            }
+            let joins =
+                |source: NodeId| groups.only_reader(graph, source) == Some(id) && !is_float[source];
+            let taken = match &node.op {
+                Op::Binary(_) if adds == Adds::Fused && node.inputs[0] != node.inputs[1] => {
+                    let is_conv = |i: NodeId| matches!(graph.nodes[i].op, Op::Conv { .. });
+                    let mut inputs = node.inputs.iter().copied();
+                    inputs.find(|&i| is_conv(i) && joins(i))
+                }
+                Op::Unary(function) if function.bounds().is_some() => {
+                    let source = node.inputs[0];
+                    let open = matches!(
+                        graph.nodes[source].op,
+                        Op::Conv { .. } | Op::Gemm { .. } | Op::Binary(_)
+                    );
+                    (open && joins(source)).then_some(source)
+                }
+                Op::Unary(_)
+                | Op::Binary(_)
+                | Op::Input
+                | Op::Conv { .. }
+                | Op::Gemm { .. }
+                | Op::BatchNormalization { .. }
+                | Op::MaxPool(_)
+                | Op::AveragePool(_)
+                | Op::GlobalAveragePool
+                | Op::Flatten
+                | Op::Slice { .. }
+                | Op::Pad { .. } => None,
+            };
+            if let Some(source) = taken {
+                groups.head[id] = groups.head[source];
+                groups.absorbed[source] = true;
+            }
+        }
+        groups
+    }
+
+    /// The one node that reads a value, if nobody else needs it.
+    fn only_reader(&self, graph: &Graph, id: NodeId) -> Option<NodeId> {
+        match self.consumers[id].as_slice() {
+            [reader] if !graph.is_output(id) => Some(*reader),
+            _ => None,
+        }
+    }
+
+    /// What is added to a Conv whose step `id` closes, if there is an Add between them.
+    fn residual(&self, graph: &Graph, id: NodeId) -> Option<NodeId> {
+        let start = self.head[id];
+        if start == id || !matches!(graph.nodes[start].op, Op::Conv { .. }) {
+            return None;
+        }
+        let add = self.only_reader(graph, start)?;
+        let is_add = self.head[add] == start && matches!(graph.nodes[add].op, Op::Binary(_));
+        let mut others = graph.nodes[add].inputs.iter().filter(|&&i| i != start);
+        others.next().copied().filter(|_| is_add)
+    }
+
+    /// Whether a node is an output and nothing else.
+    fn is_result(&self, graph: &Graph, id: NodeId) -> bool {
+        self.head[id] == id && graph.is_output(id) && self.consumers[id].is_empty()
+    }
+}
+
+/// The integer operation that begins at `node` and ends with `clamp`.
+fn fused_op(graph: &Graph, node: NodeId, clamp: Clamp, is_result: bool) -> FusedOp {
+    match &graph.nodes[node].op {
+        Op::Input => FusedOp::Input,
+        Op::Conv { .. } => FusedOp::Conv { node, clamp },
+        Op::Gemm { .. } if is_result => FusedOp::Logits { node },
+        Op::Gemm { .. } => FusedOp::Gemm { node, clamp },
+        Op::Binary(_) => FusedOp::Add { node, clamp },
+        Op::Unary(_) if clamp != Clamp::None => FusedOp::Clamp { node, clamp },
+        Op::Unary(function) => FusedOp::Table {
+            node,
+            function: *function,
+        },
+        Op::BatchNormalization { .. }
+        | Op::MaxPool(_)
+        | Op::AveragePool(_)
+        | Op::GlobalAveragePool
+        | Op::Flatten
+        | Op::Slice { .. }
+        | Op::Pad { .. } => FusedOp::Plain { node },
+    }
 }
 
 /// Which nodes compute in f32.

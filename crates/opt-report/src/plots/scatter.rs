@@ -90,16 +90,7 @@ fn scatter(
         .map(|row| (cost(row) as f64, row.top1.mean))
         .collect();
     let costs = points.iter().map(|point| point.0);
-    let accuracies = points.iter().map(|point| point.1);
-    let best = accuracies.clone().fold(0.0, f64::max);
-    let sound = rows
-        .iter()
-        .filter(|row| row.top1.mean >= row.top1_baseline - DEPTH)
-        .map(|row| row.top1.mean)
-        .fold(best, f64::min);
-    let floor = accuracies
-        .fold(f64::INFINITY, f64::min)
-        .max(sound.min(best - DEPTH));
+    let (floor, best) = range(&rows);
     let x = log_axis(
         costs.clone().fold(f64::INFINITY, f64::min),
         costs.fold(0.0, f64::max),
@@ -151,13 +142,7 @@ fn scatter(
             .iter()
             .map(|point| place(&x, &y, point.0.log10(), point.1))
             .collect();
-        let mut corners: Vec<(i32, i32)> = Vec::new();
-        for &i in &front {
-            if let Some(last) = corners.last() {
-                corners.push((at[i].0, last.1));
-            }
-            corners.push(at[i]);
-        }
+        let corners = stairs(front.iter().map(|&i| at[i]));
         dashes(area, &corners);
         for (row, &(column, _)) in rows.iter().zip(&at) {
             if let Some(std) = row.top1.std {
@@ -192,6 +177,33 @@ fn scatter(
             label(area, &number, at[i], weight, &lines, &mut covered);
         }
     })
+}
+
+/// The lowest accuracy that has a height of its own, and the best.
+fn range(rows: &[&SummaryRow]) -> (f64, f64) {
+    let accuracies = rows.iter().map(|row| row.top1.mean);
+    let best = accuracies.clone().fold(0.0, f64::max);
+    let sound = rows
+        .iter()
+        .filter(|row| row.top1.mean >= row.top1_baseline - DEPTH)
+        .map(|row| row.top1.mean)
+        .fold(best, f64::min);
+    let floor = accuracies
+        .fold(f64::INFINITY, f64::min)
+        .max(sound.min(best - DEPTH));
+    (floor, best)
+}
+
+/// The corners of a line that goes from point to point, first across and then up.
+fn stairs(points: impl Iterator<Item = (i32, i32)>) -> Vec<(i32, i32)> {
+    let mut corners: Vec<(i32, i32)> = Vec::new();
+    for point in points {
+        if let Some(last) = corners.last() {
+            corners.push((point.0, last.1));
+        }
+        corners.push(point);
+    }
+    corners
 }
 
 /// A count without digits that no reader of a plot needs.

@@ -31,20 +31,7 @@ pub(super) fn write_node(
     } = &model.nodes[id];
     let x = inputs.first().map_or("", |&i| tensor(model, i));
     let y = tensor(model, id);
-    if let Some(activation) = activation
-        && !op.keeps_codes()
-    {
-        let shifted = *op == QOp::Input && !zeros_are_equal(model);
-        let zero = if shifted {
-            0
-        } else {
-            activation.zero_points[0]
-        };
-        graph.initializer.extend([
-            constant(scale(name), &[], Elements::Floats(&[activation.scale])),
-            constant(zero_point(name), &[], Elements::Bytes(&[zero])),
-        ]);
-    }
+    write_meaning(graph, model, id);
     let limits = activation.as_ref().map_or((0, u8::MAX), |y| (y.lo, y.hi));
     let unrounded = format!("{name}/unrounded");
     match op {
@@ -55,29 +42,16 @@ pub(super) fn write_node(
             window,
             group,
         } => {
-            if inputs.len() == 2 {
-                let problem = "it adds a residual before its one rounding, for which QDQ has no form; \
-                               lower the network with Adds::Rounded";
-                return Err(refuse(name, problem));
-            }
-            let (mut x, mut bias, mut window) = (x.to_owned(), bias.clone(), *window);
-            if inputs[0] == 0 && (padded_input || !zeros_are_equal(model)) {
-                if !padded_input && window.pads != [0; 4] {
-                    x = pad_by_channel(graph, model, name, &window);
-                }
-                window.pads = [0; 4];
-            }
-            if inputs[0] == 0 && !zeros_are_equal(model) {
-                take_in_zeros(&mut bias, weight, &zeros(model), *group);
-            }
-            let x = dequantize(graph, &x, meaning_of(model, inputs[0]));
-            let [w, b] = parameters(graph, model, id, weight, &bias);
-            let mut attributes = window_attributes(&window);
-            attributes.push(int("group", *group));
-            let inputs = [&*x, &w, &b];
-            graph
-                .node
-                .push(node(name, "Conv", &inputs, &unrounded, attributes));
+            let bias = bias.clone();
+            conv(
+                graph,
+                model,
+                id,
+                (weight, bias),
+                *window,
+                *group,
+                padded_input,
+            )?;
             quantize(graph, name, &unrounded, limits);
         }
         QOp::Gemm { weight, bias } => {
@@ -141,12 +115,74 @@ pub(super) fn write_node(
     Ok(())
 }
 
+/// Appends the scale and the zero point of a node's codes, where they are its own.
+fn write_meaning(graph: &mut GraphProto, model: &QModel, id: usize) {
+    let QNode {
+        name,
+        op,
+        activation,
+        ..
+    } = &model.nodes[id];
+    if let Some(activation) = activation
+        && !op.keeps_codes()
+    {
+        let shifted = *op == QOp::Input && !zeros_are_equal(model);
+        let zero = if shifted {
+            0
+        } else {
+            activation.zero_points[0]
+        };
+        graph.initializer.extend([
+            constant(scale(name), &[], Elements::Floats(&[activation.scale])),
+            constant(zero_point(name), &[], Elements::Bytes(&[zero])),
+        ]);
+    }
+}
+
 /// The name of a node's value in the file: the node's, but for a network's only output.
 pub(super) fn tensor(model: &QModel, id: usize) -> &str {
     match model.outputs.as_slice() {
         [output] if output.node == id => LOGITS,
         _ => &model.nodes[id].name,
     }
+}
+
+/// A convolution without its one rounding. Of the image it takes the zero points of each channel in, and where the image is not
+/// padded already, their padding.
+fn conv(
+    graph: &mut GraphProto,
+    model: &QModel,
+    id: usize,
+    (weight, mut bias): (&QWeight, Vec<i32>),
+    mut window: Window,
+    group: usize,
+    padded_input: bool,
+) -> Result<()> {
+    let QNode { name, inputs, .. } = &model.nodes[id];
+    if inputs.len() == 2 {
+        let problem = "it adds a residual before its one rounding, for which QDQ has no form; \
+                       lower the network with Adds::Rounded";
+        return Err(refuse(name, problem));
+    }
+    let mut x = tensor(model, inputs[0]).to_owned();
+    if inputs[0] == 0 && (padded_input || !zeros_are_equal(model)) {
+        if !padded_input && window.pads != [0; 4] {
+            x = pad_by_channel(graph, model, name, &window);
+        }
+        window.pads = [0; 4];
+    }
+    if inputs[0] == 0 && !zeros_are_equal(model) {
+        take_in_zeros(&mut bias, weight, &zeros(model), group);
+    }
+    let x = dequantize(graph, &x, meaning_of(model, inputs[0]));
+    let [w, b] = parameters(graph, model, id, weight, &bias);
+    let mut attributes = window_attributes(&window);
+    attributes.push(int("group", group));
+    let y = format!("{name}/unrounded");
+    graph
+        .node
+        .push(node(name, "Conv", &[&*x, &w, &b], &y, attributes));
+    Ok(())
 }
 
 /// A mean under windows or over everything.
