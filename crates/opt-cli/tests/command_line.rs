@@ -343,6 +343,18 @@ fn a_killed_run_goes_on_and_a_changed_recipe_repeats_only_what_it_touches() {
         "{elsewhere}"
     );
     assert_eq!(lines("elsewhere"), lines("whole"));
+
+    // Fewer test images: nothing is trained, and everything is measured.
+    let fewer = small_profile(0.25).replace("test_images = 100", "test_images = 60");
+    std::fs::write(&profile, fewer).unwrap();
+    let again = run("cache-1", "elsewhere");
+    let what = "600 training and 60 test images in place of 600 and 100: trained networks stay";
+    assert!(again.contains(what), "{again}");
+    assert!(!again.contains("images/s"), "{again}");
+    assert_eq!(again.matches("measured before").count(), 0, "{again}");
+    let measured = lines("elsewhere");
+    assert_eq!(names(&measured), names(&lines("whole")));
+    assert!(measured.iter().all(|line| line.n_test == 60));
     let info = std::fs::read_to_string(dir.path().join("elsewhere/run.json")).unwrap();
     assert!(info.contains("were done before, from 20"), "{info}");
 }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use opt_report::{
-    Correct, CurvePoint, DatasetInfo, LayerLine, ResultLine, RunInfo, append_line, read_lines,
-    write_atomic,
+    Correct, CurvePoint, DataSource, DatasetInfo, LayerLine, ResultLine, RunInfo, append_line,
+    read_lines, write_atomic,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,9 @@ impl Folder {
 
     /// Reads what an earlier run left. `None` if this is the first.
     ///
+    /// If it had more or fewer images of the same data, what follows from their number leaves the files at once, so that no
+    /// report mixes the two.
+    ///
     /// # Errors
     ///
     /// Results of another profile, recipe or data: nothing is touched.
@@ -114,6 +117,10 @@ impl Folder {
                 at("run.json").display()
             )
         })?;
+        // Synthetic images are made in the number that is taken of other ones; the first are the same.
+        let before = info.dataset.clone();
+        let other_number = counts(&before) != counts(data);
+        let made_anew = other_number && data.source == DataSource::Synthetic;
         let names = |recipes: &[opt_report::RecipeText]| -> Vec<String> {
             recipes.iter().map(|r| r.name.clone()).collect()
         };
@@ -129,9 +136,18 @@ impl Folder {
                 &names(&info.recipes).join(", "),
                 &names(&request.recipes).join(", "),
             ),
-            ("data", &info.dataset.name, &data.name),
-            ("split of the data", &info.dataset.split, &data.split),
-            ("images", &info.dataset.hash, &data.hash),
+            ("data", &before.name, &data.name),
+            (
+                "data's source",
+                &format!("{:?}", before.source),
+                &format!("{:?}", data.source),
+            ),
+            ("split of the data", &uncounted(&before), &uncounted(data)),
+            (
+                "images",
+                if made_anew { &data.hash } else { &before.hash },
+                &data.hash,
+            ),
         ] {
             ensure!(
                 found == expected,
@@ -150,6 +166,9 @@ impl Folder {
                  folder with --out, or run `all` (what is done is not done again)",
                 self.path.display()
             );
+        }
+        if other_number {
+            self.make_way(&before, data)?;
         }
         // Of two lines with one key, that of `results.jsonl` stays.
         for lines in [
@@ -175,6 +194,30 @@ impl Folder {
             self.known.len()
         );
         Ok(Some(info))
+    }
+
+    /// Empties the files of what follows from another number of images, and says what is done again.
+    fn make_way(&self, before: &DatasetInfo, now: &DatasetInfo) -> Result<()> {
+        let trained = before.n_train != now.n_train;
+        let again = match (trained, before.n_test != now.n_test) {
+            (true, true) => "everything is trained, calibrated and measured again",
+            (true, false) => "what was trained or calibrated on them is done again",
+            (false, _) => "trained networks stay, and every variant is measured again",
+        };
+        eprintln!(
+            "{} training and {} test images in place of {} and {}: {again}; the lines of before are in superseded.jsonl",
+            now.n_train, now.n_test, before.n_train, before.n_test
+        );
+        self.keep_only::<ResultLine>("results.jsonl", "superseded.jsonl", &[])?;
+        if self.path.join("correct.jsonl").exists() {
+            write_lines::<Correct>(&self.path.join("correct.jsonl"), &[])?;
+        }
+        // These know nothing of test images.
+        if trained {
+            self.keep_only::<CurvePoint>("curves.jsonl", "superseded-curves.jsonl", &[])?;
+            self.keep_only::<LayerLine>("layers.jsonl", "superseded-layers.jsonl", &[])?;
+        }
+        Ok(())
     }
 
     /// The line with this key and the variant's answers, if its files are there.
@@ -277,25 +320,43 @@ impl Folder {
         Ok(())
     }
 
-    /// Makes `name` hold `values`, appends what else it held to `rest`, and returns how much that was.
+    /// Makes `name` hold `values`, appends what else it held to `rest`, and returns how much that was. What has come back
+    /// from `rest` leaves it.
     fn keep_only<T>(&self, name: &str, rest: &str, values: &[T]) -> Result<usize>
     where
         T: Serialize + DeserializeOwned + PartialEq,
     {
         let (name, rest) = (self.path.join(name), self.path.join(rest));
         let written = read_lines::<T>(&name)?.values;
-        if written == values {
-            return Ok(0);
-        }
         // What an earlier process had moved before it was stopped is there already.
         let moved = read_lines::<T>(&rest)?.values;
         let left: Vec<&T> = written.iter().filter(|v| !values.contains(v)).collect();
         for value in left.iter().filter(|v| !moved.contains(v)) {
             append_line(&rest, value)?;
         }
-        write_lines(&name, values)?;
+        if written != values {
+            write_lines(&name, values)?;
+        }
+        if moved.iter().any(|v| values.contains(v)) {
+            let mut still = read_lines::<T>(&rest)?.values;
+            still.retain(|v| !values.contains(v));
+            write_lines(&rest, &still)?;
+        }
         Ok(left.len())
     }
+}
+
+fn counts(data: &DatasetInfo) -> (u64, u64) {
+    (data.n_train, data.n_test)
+}
+
+/// How the data is split, without the numbers of images.
+fn uncounted(data: &DatasetInfo) -> String {
+    let DatasetInfo {
+        n_train, n_test, ..
+    } = data;
+    let split = data.split.replacen(&format!("{n_train} "), "", 1);
+    split.replacen(&format!("{n_test} "), "", 1)
 }
 
 fn write_lines<T: Serialize>(path: &Path, values: &[T]) -> Result<()> {
@@ -335,6 +396,10 @@ mod tests {
     use opt_report::sample::{sample_curves, sample_layers, sample_lines};
 
     use super::*;
+    use crate::data::{Data, Limits};
+    use crate::experiment::{recipe_stages, run_stages};
+    use crate::recipe::Recipe;
+    use crate::run::Run;
 
     fn folder(path: &Path) -> Folder {
         let mut folder = Folder::lock(path).unwrap();
@@ -413,6 +478,151 @@ mod tests {
         append_line(&path.join("results.jsonl"), &c).unwrap();
         folder.tidy(&now, &curves[1..], &layers[..1], &[]).unwrap();
         assert_eq!(read("superseded.jsonl"), [c]);
+    }
+
+    #[test]
+    fn another_number_of_images_repeats_what_follows_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("run");
+        let start = |data: &str, train, test, holdout| {
+            let limits = Limits {
+                train: Some(train),
+                test: Some(test),
+                holdout,
+                ..Limits::default()
+            };
+            let data = Data::load(data, dir.path(), limits).unwrap();
+            let request = Request {
+                out: out.clone(),
+                profile: "train".to_owned(),
+                experiments: vec!["train".to_owned()],
+                recipes: Vec::new(),
+                precision: String::new(),
+                seeds: vec![3],
+                shard: None,
+                root: dir.path().to_owned(),
+            };
+            Run::start(request, data, tch::Device::Cpu)
+        };
+        let read = |name: &str| read_lines::<ResultLine>(&out.join(name)).unwrap().values;
+        let count = |name: &str| fs::read_to_string(out.join(name)).unwrap().lines().count();
+        // A network as it is, which no training image touches, and one that is calibrated on all of them.
+        let text = "name = \"r\"\nmodel = \"airbench_2_2_2\"\n[train]\nepochs = 0\nlr = 0.1\n\
+                    [quantize]\ncalibration_images = 1000\n";
+        let recipe: Recipe = toml::from_str(text).unwrap();
+        let stages = recipe_stages(&recipe).unwrap();
+        let run = |train, test| {
+            let mut run = start("synthetic", train, test, false).unwrap();
+            // Nothing of before is in a report while this run goes on.
+            let begun = [
+                read("results.jsonl").len(),
+                count_or_none(&out.join("correct.jsonl")),
+            ];
+            run_stages(&mut run, &stages, None).unwrap();
+            run.finish().unwrap();
+            assert_eq!(read("results.jsonl"), run.lines);
+            assert_eq!((count("correct.jsonl"), count("layers.jsonl")), (2, 2));
+            (begun, run.lines.clone())
+        };
+        let (_, first) = run(30, 10);
+        // More training images: only the calibrated network is another.
+        let (begun, more) = run(40, 10);
+        assert_eq!(begun, [0, 0]);
+        assert_eq!(more[0], first[0]);
+        assert_ne!(more[1].key, first[1].key);
+        assert_eq!(read("superseded.jsonl"), first[1..]);
+        // Fewer test images: all lines are others.
+        let (begun, fewer) = run(40, 8);
+        assert_eq!(begun, [0, 0]);
+        assert!(fewer.iter().all(|line| line.n_test == 8));
+        let before = [&first[1..], &more].concat();
+        assert_eq!(read("superseded.jsonl"), before);
+        // The same again, and back to the first, whose files have been written over since.
+        assert_eq!(run(40, 8), ([2, 2], fewer.clone()));
+        let (_, back) = run(30, 10);
+        let keys = |lines: &[ResultLine]| lines.iter().map(|l| l.key.clone()).collect::<Vec<_>>();
+        assert_eq!(keys(&back), keys(&first));
+        // Other data of the same name, and another split, are refused, and nothing is touched.
+        let info = out.join("run.json");
+        let sound = fs::read_to_string(&info).unwrap();
+        let refused = |holdout: bool, expected: &str| {
+            let error = start("synthetic", 20, 10, holdout).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert_eq!(read("results.jsonl"), back);
+        };
+        refused(
+            true,
+            "its split of the data is `training images; test images",
+        );
+        fs::write(&info, sound.replace("\"synthetic\"", "\"official\"")).unwrap();
+        refused(false, "its data is `official`");
+        fs::write(
+            &info,
+            sound.replace("\"source\": \"synthetic\"", "\"source\": \"own\""),
+        )
+        .unwrap();
+        refused(false, "its data's source is `Own`");
+        fs::write(&info, &sound).unwrap();
+        assert!(start("synthetic", 20, 10, false).is_ok());
+    }
+
+    fn count_or_none(path: &Path) -> usize {
+        fs::read_to_string(path).map_or(0, |text| text.lines().count())
+    }
+
+    #[test]
+    fn of_real_images_the_hash_is_of_all_and_must_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let info = opt_report::sample::sample_run();
+        let request = Request {
+            out: dir.path().to_owned(),
+            profile: info.profile.clone(),
+            experiments: info.experiments.clone(),
+            recipes: info.recipes.clone(),
+            precision: String::new(),
+            seeds: vec![0],
+            shard: None,
+            root: dir.path().to_owned(),
+        };
+        let mut before = info;
+        before.dataset = DatasetInfo {
+            source: DataSource::Own,
+            hash: "sha256:1".to_owned(),
+            n_train: 500,
+            n_test: 50,
+            split: "500 training images; 50 test images, looked at once".to_owned(),
+            ..before.dataset
+        };
+        let text = serde_json::to_vec(&before).unwrap();
+        let fewer = DatasetInfo {
+            n_train: 50,
+            split: "50 training images; 50 test images, looked at once".to_owned(),
+            ..before.dataset.clone()
+        };
+        let other = DatasetInfo {
+            hash: "sha256:2".to_owned(),
+            ..fewer.clone()
+        };
+        let mut folder = Folder::lock(dir.path()).unwrap();
+        fs::write(dir.path().join("run.json"), text).unwrap();
+        for point in sample_curves() {
+            append_line(&dir.path().join("curves.jsonl"), &point).unwrap();
+        }
+        let error = folder.earlier(&request, &other).unwrap_err().to_string();
+        assert!(error.contains("its images is `sha256:1`"), "{error}");
+        assert!(!dir.path().join("superseded-curves.jsonl").exists());
+        // The curves of other trainings go; with other test images alone they stay.
+        let same_trainings = DatasetInfo {
+            n_test: 20,
+            split: before.dataset.split.replace("50 test", "20 test"),
+            ..before.dataset
+        };
+        assert!(folder.earlier(&request, &same_trainings).unwrap().is_some());
+        assert_eq!(folder.curves, sample_curves());
+        assert!(folder.earlier(&request, &fewer).unwrap().is_some());
+        assert_eq!(folder.curves, []);
+        let moved = read_lines::<CurvePoint>(&dir.path().join("superseded-curves.jsonl"));
+        assert_eq!(moved.unwrap().values, sample_curves());
     }
 
     #[test]
