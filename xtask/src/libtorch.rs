@@ -180,16 +180,16 @@ pub(crate) fn set_up(flavour: Flavour) -> Result<PathBuf> {
 
 /// What is wrong with the user's LIBTORCH, and what to do.
 pub(crate) fn complaint(decision: &Decision) -> String {
-    let mend = format!(
+    let fix = format!(
         "export LIBTORCH as a folder of libtorch {VERSION}, or `unset LIBTORCH` and run `cargo xtask setup`"
     );
     match decision {
         Decision::WrongVersion { folder, version } => format!(
-            "LIBTORCH={} is libtorch {version}, but tch needs {VERSION}; {mend}",
+            "LIBTORCH={} is libtorch {version}, but tch needs {VERSION}; {fix}",
             folder.display()
         ),
         Decision::Incomplete { folder, missing } => format!(
-            "LIBTORCH={} is not a complete libtorch {VERSION}: no {}; {mend}",
+            "LIBTORCH={} is not a complete libtorch {VERSION}: no {}; {fix}",
             folder.display(),
             missing.join(", no ")
         ),

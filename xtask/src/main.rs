@@ -30,7 +30,7 @@ use clap::{CommandFactory, Parser, Subcommand};
     bin_name = "cargo xtask",
     after_help = "\
 First steps:
-  cargo xtask doctor                                              what is missing, and the mend
+  cargo xtask doctor                                              what is missing, and the fix
   cargo xtask test                                                set-up, then every test
   cargo xtask experiment all --profile smoke --data synthetic     the main job in a minute
   cargo xtask experiment --help                                   its profiles, data sets, devices"
@@ -49,7 +49,7 @@ enum Command {
     /// LIBTORCH that is exported and has the right version is used as it is; so is the torch of the active Python where
     /// `LIBTORCH_USE_PYTORCH=1` is exported.
     Setup(cmd::setup::Options),
-    /// Says what is missing on this machine, and the exact mend
+    /// Says what is missing on this machine, and the exact fix
     Doctor,
     /// Sets up, then runs `cargo test --workspace`
     ///

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, IxDyn};
 use opt_core::codes::{pack, unpack};
-use opt_core::{CodedTensor, Decode, Tensor};
+use opt_core::{Dequantize, QuantizedTensor, Tensor};
 use safetensors::Dtype;
 use serde_json::Value;
 
@@ -12,9 +12,9 @@ use crate::error::tensor_error;
 use crate::metadata_json::{CodecJson, CodingJson, DecodeJson, coding};
 
 /// The numbers of a coded parameter.
-pub(crate) fn decode(name: &str, coded: &CodedTensor) -> Result<ArrayD<f32>> {
+pub(crate) fn decode(name: &str, coded: &QuantizedTensor) -> Result<ArrayD<f32>> {
     coded
-        .decode()
+        .dequantize()
         .map_err(|e| tensor_error(name, e.to_string()))
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn decode_codes(name: &str, stored: &Stored<'_>, coding: CodingJson) 
 pub(crate) fn store(
     content: &mut Container<'_>,
     name: &str,
-    coded: &CodedTensor,
+    coded: &QuantizedTensor,
     tensor: &Tensor,
 ) -> Result<CodecJson<CodingJson>> {
     let decoded = decode(name, coded)?;
@@ -87,18 +87,18 @@ pub(crate) fn store(
     }
     let bytes = pack_codes(name, coded.codes.iter().copied(), coded.bits)?;
     content.insert(format!("{name}.codes"), Dtype::U8, &[bytes.len()], bytes)?;
-    let decode = match &coded.decode {
-        Decode::Affine { scales, zero_point } => {
+    let decode = match &coded.dequantize {
+        Dequantize::Affine { scales, zero_point } => {
             content.insert_f32s(format!("{name}.scales"), &[scales.len()], scales)?;
             DecodeJson::Affine {
                 zero_point: *zero_point,
             }
         }
-        Decode::MinMax { min, step } => DecodeJson::MinMax {
+        Dequantize::MinMax { min, step } => DecodeJson::MinMax {
             min: *min,
             step: *step,
         },
-        Decode::Codebook(codebook) => {
+        Dequantize::Codebook(codebook) => {
             content.insert_f32s(format!("{name}.codebook"), &[codebook.len()], codebook)?;
             DecodeJson::Codebook
         }
@@ -115,17 +115,17 @@ pub(crate) fn fetch(
     content: &mut Container<'_>,
     name: &str,
     codec: CodecJson<Value>,
-) -> Result<CodedTensor> {
+) -> Result<QuantizedTensor> {
     let CodecJson { codes, decode } = codec;
     let coding = coding(name, codes)?;
     let stored = content.take(&format!("{name}.codes"), Dtype::U8)?;
     let decode = match decode {
-        DecodeJson::Affine { zero_point } => Decode::Affine {
+        DecodeJson::Affine { zero_point } => Dequantize::Affine {
             scales: content.take(&format!("{name}.scales"), Dtype::F32)?.f32s(),
             zero_point,
         },
-        DecodeJson::MinMax { min, step } => Decode::MinMax { min, step },
-        DecodeJson::Codebook => Decode::Codebook(
+        DecodeJson::MinMax { min, step } => Dequantize::MinMax { min, step },
+        DecodeJson::Codebook => Dequantize::Codebook(
             content
                 .take(&format!("{name}.codebook"), Dtype::F32)?
                 .f32s(),
@@ -136,10 +136,10 @@ pub(crate) fn fetch(
         shape,
         bits,
     } = decode_codes(name, &stored, coding)?;
-    Ok(CodedTensor {
+    Ok(QuantizedTensor {
         codes: ArrayD::from_shape_vec(IxDyn(&shape), values)
             .map_err(|e| tensor_error(name, format!("shape {shape:?}: {e}")))?,
         bits,
-        decode,
+        dequantize: decode,
     })
 }

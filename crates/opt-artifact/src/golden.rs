@@ -9,7 +9,7 @@
 //!                operators, whose codes may differ between executors (`QModel::exact`).
 //! ```
 
-use opt_core::{InputSpec, QModel, interpret_integer};
+use opt_core::{InputSpec, QModel, interpret_quantized};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -72,7 +72,7 @@ struct GoldenJson {
 /// let stored = stored.expect("it was written");
 /// for n in 0..stored.count() {
 ///     // In place of the interpreter, the program that is to be checked.
-///     let trace = opt_core::interpret_integer::run(&model, stored.image(n))?;
+///     let trace = opt_core::interpret_quantized::run(&model, stored.image(n))?;
 ///     stored.check_codes(n, &model, trace.codes())?;
 ///     stored.check_logits(n, &model, &trace.outputs)?;
 /// }
@@ -102,7 +102,7 @@ pub fn golden(model: &QModel, images: &[u8]) -> Result<Golden> {
         codes_sha256: Vec::new(),
     };
     for image in images.chunks_exact(size) {
-        let trace = interpret_integer::run(model, image)?;
+        let trace = interpret_quantized::run(model, image)?;
         let codes = exact_codes(model, trace.codes());
         golden.codes_sha256.push(codes_sha256(codes));
         golden.logits.extend(trace.outputs);

@@ -771,8 +771,8 @@ mod tests {
         fn every_finite_f32_comes_back(bits in any::<u32>()) {
             let scale = f32::from_bits(bits);
             prop_assume!(scale.is_finite());
-            let edge = ActivationJson { scale, zero_points: vec![0], lo: 0, hi: 255 };
-            let text = serde_json::to_string(&edge).unwrap();
+            let activation = ActivationJson { scale, zero_points: vec![0], lo: 0, hi: 255 };
+            let text = serde_json::to_string(&activation).unwrap();
             let back: ActivationJson = serde_json::from_str(&text).unwrap();
             prop_assert_eq!(back.scale.to_bits(), bits, "{}", text);
         }

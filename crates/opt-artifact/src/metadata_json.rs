@@ -214,7 +214,7 @@ pub(crate) fn coding(tensor: &str, json: Value) -> Result<CodingJson> {
     }
 }
 
-/// [`opt_core::Decode`] in JSON; scales and codebooks are tensors of their own.
+/// [`opt_core::Dequantize`] in JSON; scales and codebooks are tensors of their own.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) enum DecodeJson {

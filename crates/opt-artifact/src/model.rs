@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ndarray::{ArcArray, IxDyn};
-use opt_core::{CodedTensor, Model, Params, Tensor};
+use opt_core::{Model, Params, QuantizedTensor, Tensor};
 use safetensors::Dtype;
 use serde_json::Value;
 
@@ -34,7 +34,7 @@ pub fn write_model(model: &Model, provenance: &Provenance) -> Result<Vec<u8>> {
 /// description or decode to other numbers than the model's.
 pub fn write_model_with_codes(
     model: &Model,
-    codes: &BTreeMap<String, CodedTensor>,
+    codes: &BTreeMap<String, QuantizedTensor>,
     provenance: &Provenance,
 ) -> Result<Vec<u8>> {
     check_model(model)?;
@@ -66,7 +66,7 @@ pub fn write_model_with_codes(
     write(content)
 }
 
-/// Reads a model; coded parameters are decoded as [`CodedTensor::decode`] says.
+/// Reads a model; coded parameters are decoded as [`QuantizedTensor::decode`] says.
 ///
 /// # Errors
 ///

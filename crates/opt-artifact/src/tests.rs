@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use opt_core::lower::{Adds, QuantSpec, fold, fuse, lower};
-use opt_core::{CodedTensor, Decode, QModel, QParams, QWeight, Task, qparams::round_clamp, zoo};
+use opt_core::lower::{QuantSpec, ResidualAdd, fold, fuse, lower};
+use opt_core::{
+    Dequantize, QModel, QParams, QWeight, QuantizedTensor, Task, qparams::round_clamp, zoo,
+};
 use proptest::prelude::*;
 
 use crate::container::{self, Container};
@@ -19,7 +21,7 @@ fn noise(i: usize) -> usize {
 }
 
 /// A net of the zoo with scales and zero points that no calibration would choose.
-pub(crate) fn quantized(name: &str, adds: Adds, bits: u8) -> QModel {
+pub(crate) fn quantized(name: &str, adds: ResidualAdd, bits: u8) -> QModel {
     let folded = fold(&zoo::build(name, &Task::cifar10(), 11).unwrap()).unwrap();
     let mut spec = QuantSpec {
         placement: adds.into(),
@@ -67,15 +69,15 @@ fn small_files() -> [Vec<u8>; 2] {
 fn make_small_files() -> [Vec<u8>; 2] {
     let mut model = zoo::build("airbench_2_2_2", &Task::cifar10(), 0).unwrap();
     let decodes = [
-        Decode::Affine {
+        Dequantize::Affine {
             scales: vec![0.1],
             zero_point: 1,
         },
-        Decode::MinMax {
+        Dequantize::MinMax {
             min: -0.1,
             step: 0.1,
         },
-        Decode::Codebook(vec![0.5, 0.0, -0.5, 0.1]),
+        Dequantize::Codebook(vec![0.5, 0.0, -0.5, 0.1]),
     ];
     let mut codes = BTreeMap::new();
     let names: Vec<String> = model
@@ -86,19 +88,19 @@ fn make_small_files() -> [Vec<u8>; 2] {
     for (name, decode) in names.into_iter().zip(decodes) {
         let tensor = model.params.get_mut(&name).unwrap();
         let mut code = 0u8;
-        let coded = CodedTensor {
+        let coded = QuantizedTensor {
             codes: tensor.map(|_| {
                 code = (code + 1) % 4;
                 code
             }),
             bits: 2,
-            decode,
+            dequantize: decode,
         };
-        *tensor = coded.decode().unwrap().into_shared();
+        *tensor = coded.dequantize().unwrap().into_shared();
         codes.insert(name, coded);
     }
     let provenance = Provenance::from([("seed".to_owned(), "0".to_owned())]);
-    let quantized = quantized("airbench_2_2_2", Adds::Fused, 5);
+    let quantized = quantized("airbench_2_2_2", ResidualAdd::Fused, 5);
     let answers = golden(&quantized, &[100; 3072]).unwrap();
     [
         write_model_with_codes(&model, &codes, &provenance).unwrap(),

@@ -1,7 +1,7 @@
 //! Inference beside ONNX Runtime and OpenVINO, and the multiply-accumulates per cycle of every layer.
 //!
-//! Ours runs the integer network with fused additions, which is what a `.opt` file holds by default. The peers run the same
-//! weights with rounded additions, without which they have no integer kernels, and the network in f32. Each gets its images
+//! Ours runs the integer network with fused residual additions, which is what a `.opt` file holds by default. The peers run the same
+//! weights with explicit residual additions, without which they have no integer kernels, and the network in f32. Each gets its images
 //! in the form that costs it least: ours as bytes, the peers' integer network as bytes with their border.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use opt_core::lower::{Adds, fold, lower, observed_nodes};
+use opt_core::lower::{ResidualAdd, fold, lower, observed_nodes};
 use opt_core::{Model, QModel, Task, interpret, zoo};
 use opt_format::onnx::{QdqOptions, padded_image, write_float, write_qdq};
 use opt_infer::{ImageOrder, Kernels, Options as Engine, Session};
@@ -98,14 +98,14 @@ impl Network {
                 ranges.entry(name).or_default().observe(&values[*node])?;
             }
         }
-        let widths = WeightBits::inner(8).by_name(&folded).into();
-        let integers = |adds: Adds| -> Result<QModel> {
+        let widths = WeightBits::hidden(8).by_name(&folded).into();
+        let integers = |adds: ResidualAdd| -> Result<QModel> {
             let spec = min_max_spec(&folded, &adds.into(), &ranges, &widths)?;
             Ok(lower(&folded, &spec)?)
         };
         Ok(Self {
-            fused: integers(Adds::Fused)?,
-            rounded: integers(Adds::Rounded)?,
+            fused: integers(ResidualAdd::Fused)?,
+            rounded: integers(ResidualAdd::Explicit)?,
             folded,
         })
     }

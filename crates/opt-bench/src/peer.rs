@@ -24,7 +24,7 @@ const LAST_WORDS: usize = 30;
 ///
 /// # Errors
 ///
-/// Neither is there; the message says how to mend it.
+/// Neither is there; the message says how to fix it.
 pub(crate) fn find_python(named: Option<&Path>, variable: Option<OsString>) -> Result<PathBuf> {
     named
         .map(Path::to_owned)
@@ -116,7 +116,7 @@ impl Peer {
     ///
     /// # Errors
     ///
-    /// The peer reports one, ends (its last words are shown), says something that is no answer, or takes too long.
+    /// The peer reports one, ends (its exit report is shown), says something that is no answer, or takes too long.
     pub(crate) fn ask<T: DeserializeOwned>(
         &mut self,
         request: &Value,
@@ -125,7 +125,7 @@ impl Peer {
         let what = request["do"].as_str().unwrap_or("a request").to_owned();
         let mut line = request.to_string();
         line.push('\n');
-        // A peer that has ended is found out by its silence, with its last words.
+        // A peer that has ended is found out by its silence, with its exit report.
         let _ = self
             .input
             .write_all(line.as_bytes())
@@ -138,7 +138,7 @@ impl Peer {
                 self.name,
                 limit.as_secs()
             ),
-            Err(RecvTimeoutError::Disconnected) => bail!("{}", self.obituary(&what)),
+            Err(RecvTimeoutError::Disconnected) => bail!("{}", self.exit_report(&what)),
         };
         let not_one = || {
             format!(
@@ -157,7 +157,7 @@ impl Peer {
     }
 
     /// How the peer ended.
-    fn obituary(&mut self, what: &str) -> String {
+    fn exit_report(&mut self, what: &str) -> String {
         // Its output is closed; it may have closed that and live on.
         let _ = self.child.kill();
         let status = match self.child.wait() {
@@ -258,7 +258,7 @@ mod tests {
                 script: "read x; kill -9 $$",
                 expected: Err("(signal: 9 (SIGKILL)) before it answered `count`"),
             },
-            // A module that is missing, with the mend.
+            // A module that is missing, with the fix.
             Case {
                 script: "echo \"ModuleNotFoundError: No module named 'torch'\" >&2; exit 1",
                 expected: Err("not installed: run `cargo xtask setup --peers`"),

@@ -2,7 +2,7 @@
 //! nearly all of them.
 //!
 //! ```text
-//! engine        every code of every node, and every logit's bits, equal to opt_core::interpret_integer
+//! engine        every code of every node, and every logit's bits, equal to opt_core::interpret_quantized
 //! ONNX Runtime  of the file as a QDQ graph: no Conv in its optimised graph, at least 99.9 % of the codes equal, the others
 //!               one apart
 //! ```
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use opt_core::interpret_integer::Interpreter;
-use opt_core::{Op, Preparation, QModel, QNode, QOp, interpret_integer};
+use opt_core::interpret_quantized::Interpreter;
+use opt_core::{Op, Preparation, QModel, QNode, QOp, interpret_quantized};
 use opt_data::Dataset;
 use opt_format::onnx::{QdqOptions, write_qdq};
 use opt_infer::{ImageOrder, Kernels, Options as Engine, Session, first_difference, self_test};
@@ -212,9 +212,9 @@ fn check(file: &Path, images: &Dataset, peer: Option<&mut Peer>) -> Result<FileF
         [images.channels, images.height, images.width],
         images.classes.len()
     );
-    let traces: Vec<interpret_integer::Trace> = (0..images.len())
+    let traces: Vec<interpret_quantized::Trace> = (0..images.len())
         .into_par_iter()
-        .map(|n| interpret_integer::run(&model, images.image(n)))
+        .map(|n| interpret_quantized::run(&model, images.image(n)))
         .collect::<opt_core::Result<_>>()?;
     let (can, cannot): (Vec<_>, Vec<_>) = Kernels::ALL.into_iter().partition(|k| k.available());
     let mut kernels = Vec::new();
@@ -234,7 +234,7 @@ fn check(file: &Path, images: &Dataset, peer: Option<&mut Peer>) -> Result<FileF
     let onnx_runtime = match peer {
         Some(peer) if is_rounded(&model) => Some(check_ort(&model, images, &traces, peer)?),
         Some(_) => {
-            not_run.push("ONNX Runtime: fused additions have no QDQ form".to_owned());
+            not_run.push("ONNX Runtime: fused residual additions have no QDQ form".to_owned());
             None
         }
         None => {
@@ -278,7 +278,7 @@ fn check_kernels(
     model: &QModel,
     set: Kernels,
     images: &Dataset,
-    traces: &[interpret_integer::Trace],
+    traces: &[interpret_quantized::Trace],
     golden: Option<&opt_artifact::Golden>,
 ) -> Result<KernelFindings> {
     let engine = Engine {
@@ -331,7 +331,7 @@ fn check_kernels(
 fn check_ort(
     model: &QModel,
     images: &Dataset,
-    traces: &[interpret_integer::Trace],
+    traces: &[interpret_quantized::Trace],
     peer: &mut Peer,
 ) -> Result<OrtFindings> {
     let folder = tempfile::tempdir().context("making a folder for ONNX Runtime")?;

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use opt_compress::{WeightBits, calibrate};
-use opt_core::lower::Adds;
+use opt_core::lower::ResidualAdd;
 use opt_core::{Task, zoo};
 use opt_data::source::{Options as Sources, resolve};
 use opt_format::{Head, import_safetensors};
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let images = (0..data.train.len().min(1000)).map(|i| data.train.image(i).to_vec());
     let calibrated = calibrate(&model, &BTreeSet::new(), images)?;
-    let integer = calibrated.lower(Adds::Fused, WeightBits::inner(8))?;
+    let integer = calibrated.lower(ResidualAdd::Fused, WeightBits::hidden(8))?;
 
     let bytes = opt_artifact::write_qmodel(&integer, &Default::default())?;
     let file = PathBuf::from(file);

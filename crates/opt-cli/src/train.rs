@@ -44,7 +44,7 @@ pub(crate) const HELP: &str = r#"A recipe:
   schedule = { one_cycle = { peak = 0.2, start = 0.1, end = 0.0 } }
   [quantize]                        # optional: integer networks of the result, an .opt file and a result line each
   bits = 8                          # of a weight, 2 to 8; activations have 8
-  adds = ["fused", "rounded"]       # how residual additions are rounded; one network for each
+  residual_add = ["fused", "explicit"]       # what happens to residual additions; one network for each
   calibration_images = 2000"#;
 
 /// Trains, measures and writes.

@@ -115,7 +115,7 @@ fn smoke_leaves_everything_that_was_promised() {
             "{}",
             row.variant
         );
-        let trained_on = row.variant.ends_with("trained on");
+        let trained_on = row.variant.ends_with("trained further");
         if let Some(original) = original.filter(|_| trained_on) {
             assert_ne!(row.bytes, row.bytes_content);
             assert_eq!(row.bytes_content, original.bytes_content);
@@ -161,11 +161,11 @@ fn smoke_leaves_everything_that_was_promised() {
     );
     // Every step of the pipeline is compared with one network.
     for line in lines.iter().filter(|l| l.experiment == "pipeline") {
-        let expected = (line.variant != "large trained on").then_some("large trained on");
+        let expected = (line.variant != "large trained further").then_some("large trained further");
         let expected = expected.or(Some("large"));
         assert_eq!(line.baseline.as_deref(), expected, "{}", line.variant);
     }
-    // The shipped pipeline is four times smaller at least, and integers.
+    // The pipeline's file is four times smaller at least, and integers.
     let last = find("4. W8A8 quantization-aware");
     assert!(last.bytes * 4 <= last.bytes_baseline.unwrap());
     opt_artifact::load_qmodel(&out.join(&last.file)).unwrap();
@@ -682,9 +682,12 @@ fn an_arm_that_diverges_is_named_and_the_others_go_on() {
             ("tiny alone", None),
             ("tiny alone, lr 0.02", Some("tiny alone")),
             ("tiny taught by tiny, T = 4", Some("tiny alone")),
-            ("tiny trained on", Some("tiny")),
-            ("1. 50 % of channels removed", Some("tiny trained on")),
-            ("2. fine-tuned without a teacher", Some("tiny trained on")),
+            ("tiny trained further", Some("tiny")),
+            ("1. 50 % of channels removed", Some("tiny trained further")),
+            (
+                "2. fine-tuned without a teacher",
+                Some("tiny trained further")
+            ),
         ]
     );
     let info: RunInfo =

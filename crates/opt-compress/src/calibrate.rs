@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 
-use opt_core::lower::{Adds, Placement, QuantSpec, fold, lower, observed_nodes};
+use opt_core::lower::{Placement, QuantSpec, ResidualAdd, fold, lower, observed_nodes};
 use opt_core::observe::{LookError, Observe, Observed};
 use opt_core::{Model, QModel};
 use opt_infer::{Observer, Options};
@@ -78,7 +78,7 @@ impl Calibrated {
     /// # Errors
     ///
     /// Those of the quantizers.
-    pub fn spec(&self, adds: Adds, bits: WeightBits) -> Result<QuantSpec> {
+    pub fn spec(&self, adds: ResidualAdd, bits: WeightBits) -> Result<QuantSpec> {
         let widths = bits.by_name(&self.folded).into();
         let placement = self.placement(adds);
         Ok(min_max_spec(
@@ -94,13 +94,13 @@ impl Calibrated {
     /// # Errors
     ///
     /// Those of [`Self::spec`].
-    pub fn lower(&self, adds: Adds, bits: WeightBits) -> Result<QModel> {
+    pub fn lower(&self, adds: ResidualAdd, bits: WeightBits) -> Result<QModel> {
         Ok(lower(&self.folded, &self.spec(adds, bits)?)?)
     }
 
     /// Which values are rounded, with additions of this kind.
     #[must_use]
-    pub fn placement(&self, adds: Adds) -> Placement {
+    pub fn placement(&self, adds: ResidualAdd) -> Placement {
         Placement {
             adds,
             float: self.float.clone(),
@@ -125,7 +125,7 @@ impl Calibrated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use opt_core::{Task, interpret_integer, zoo};
+    use opt_core::{Task, interpret_quantized, zoo};
 
     fn images() -> Vec<Vec<u8>> {
         let image = |n: u32| (0..192).map(move |i| u8::try_from((i * 37 + n * 11) % 256).unwrap());
@@ -158,9 +158,9 @@ mod tests {
                     "{name}"
                 );
             }
-            for adds in [Adds::Fused, Adds::Rounded] {
-                let network = engine.lower(adds, WeightBits::inner(8)).unwrap();
-                let logits = interpret_integer::run(&network, &images()[1]).unwrap();
+            for adds in [ResidualAdd::Fused, ResidualAdd::Explicit] {
+                let network = engine.lower(adds, WeightBits::hidden(8)).unwrap();
+                let logits = interpret_quantized::run(&network, &images()[1]).unwrap();
                 assert_eq!(logits.outputs.len(), 10);
             }
         }

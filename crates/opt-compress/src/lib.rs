@@ -6,11 +6,11 @@
 //!          remove_channels  remove whole channels: the network becomes smaller
 //! quantize calibrate        see the values of a network on some images
 //!          Calibrated::spec, Calibrated::lower    scales, codes, the integer network
-//!          code_weights     weights as codes, arithmetic in f32
+//!          quantize_weights     weights as codes, arithmetic in f32
 //! ```
 //!
 //! ```
-//! use opt_core::{Task, lower::Adds, zoo};
+//! use opt_core::{Task, lower::ResidualAdd, zoo};
 //! use opt_compress::{WeightBits, calibrate, remove_channels};
 //! use opt_infer::{Options, Session};
 //! use opt_prune::{Criterion, Norm};
@@ -21,7 +21,7 @@
 //! let smaller = remove_channels(&model, Criterion::Magnitude(Norm::L2), 0.5, 4, None)?;
 //! let images = (0..4).map(|i| vec![60 * i; 3 * 8 * 8]);
 //! let calibrated = calibrate(&smaller, &Default::default(), images)?;
-//! let network = calibrated.lower(Adds::Fused, WeightBits::inner(8))?;
+//! let network = calibrated.lower(ResidualAdd::Fused, WeightBits::hidden(8))?;
 //! let mut session = Session::new(&network, &Options::default())?;
 //! assert_eq!(session.run(&[100; 3 * 8 * 8])?.len(), 10);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
@@ -35,15 +35,15 @@
 //! `opt-core`'s. It reads and writes no file.
 
 mod calibrate;
-mod code_weights;
 mod error;
 mod prune;
+mod quantize_weights;
 
 pub use calibrate::{Calibrated, calibrate, calibrate_with};
-pub use code_weights::{CodedModel, code_weights};
 pub use error::CompressError;
 pub use opt_quant::WeightBits;
 pub use prune::{mask_rounds, remove_channels};
+pub use quantize_weights::{QuantizedWeights, quantize_weights};
 
 /// The result of this crate's fallible functions.
 pub type Result<T, E = CompressError> = std::result::Result<T, E>;

@@ -8,18 +8,18 @@ use crate::{CoreError, Result};
 ///
 /// Signed codes are kept unsigned: added to their offset, which is the zero point.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CodedTensor {
+pub struct QuantizedTensor {
     /// The codes, in the shape of the tensor, each below `2^bits`.
     pub codes: ArrayD<u8>,
     /// The width of a code, 1 to 8.
     pub bits: u8,
     /// What the codes mean.
-    pub decode: Decode,
+    pub dequantize: Dequantize,
 }
 
 /// What codes mean.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Decode {
+pub enum Dequantize {
     /// `ŵ = scale · (code − zero_point)`, the difference exact, the product rounded to f32.
     Affine {
         /// One scale, or one per index of axis 0.
@@ -38,8 +38,8 @@ pub enum Decode {
     Codebook(Vec<f32>),
 }
 
-impl CodedTensor {
-    /// Checks that the codes fit their width and `decode` fits the codes.
+impl QuantizedTensor {
+    /// Checks that the codes fit their width and `dequantize` fits the codes.
     ///
     /// # Errors
     ///
@@ -48,12 +48,12 @@ impl CodedTensor {
         let Self {
             codes,
             bits,
-            decode,
+            dequantize,
         } = self;
         check_bits(*bits)?;
         codes.iter().try_for_each(|code| check_code(*code, *bits))?;
-        match decode {
-            Decode::Affine { scales, .. } => {
+        match dequantize {
+            Dequantize::Affine { scales, .. } => {
                 let channels = codes.shape().first().copied().unwrap_or(1);
                 let n = scales.len();
                 if n != 1 && n != channels {
@@ -62,8 +62,8 @@ impl CodedTensor {
                     ));
                 }
             }
-            Decode::MinMax { .. } => {}
-            Decode::Codebook(codebook) => {
+            Dequantize::MinMax { .. } => {}
+            Dequantize::Codebook(codebook) => {
                 let n = codebook.len();
                 if n == 0 || n > 1 << bits {
                     return fail(format!(
@@ -83,21 +83,21 @@ impl CodedTensor {
     ///
     /// ```
     /// use ndarray::arr2;
-    /// use opt_core::{CodedTensor, Decode};
+    /// use opt_core::{QuantizedTensor, Dequantize};
     ///
-    /// let decode = Decode::Affine { scales: vec![0.5, 2.0], zero_point: 1 };
-    /// let coded = CodedTensor { codes: arr2(&[[0, 1], [2, 3]]).into_dyn(), bits: 2, decode };
-    /// assert_eq!(coded.decode()?, arr2(&[[-0.5, 0.0], [2.0, 4.0]]).into_dyn());
+    /// let dequantize = Dequantize::Affine { scales: vec![0.5, 2.0], zero_point: 1 };
+    /// let coded = QuantizedTensor { codes: arr2(&[[0, 1], [2, 3]]).into_dyn(), bits: 2, dequantize };
+    /// assert_eq!(coded.dequantize()?, arr2(&[[-0.5, 0.0], [2.0, 4.0]]).into_dyn());
     /// # Ok::<(), opt_core::CoreError>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// Those of [`CodedTensor::validate`].
-    pub fn decode(&self) -> Result<ArrayD<f32>> {
+    /// Those of [`QuantizedTensor::validate`].
+    pub fn dequantize(&self) -> Result<ArrayD<f32>> {
         self.validate()?;
-        Ok(match &self.decode {
-            Decode::Affine { scales, zero_point } => {
+        Ok(match &self.dequantize {
+            Dequantize::Affine { scales, zero_point } => {
                 let centred = |code: u8| f32::from(code) - f32::from(*zero_point);
                 let mut values = self.codes.mapv(centred);
                 if let [scale] = scales.as_slice() {
@@ -109,10 +109,10 @@ impl CodedTensor {
                 }
                 values
             }
-            Decode::MinMax { min, step } => {
+            Dequantize::MinMax { min, step } => {
                 (self.codes).mapv(|code| decode_min_max(code, *min, *step))
             }
-            Decode::Codebook(codebook) => self.codes.mapv(|code| codebook[usize::from(code)]),
+            Dequantize::Codebook(codebook) => self.codes.mapv(|code| codebook[usize::from(code)]),
         })
     }
 }

@@ -6,7 +6,7 @@
 //! [`shape`] and [`cost`] (what it needs), [`mask`] (which weights are kept) and [`gradients`] (what the
 //! data says about them), [`interpret`] (what it computes, in f32) and [`observe`](mod@observe) (how its values are seen),
 //! [`codes`] (tensors as integer codes and as packed bytes), [`qparams`], [`qmodel`] and [`lower`] (the quantized network and the only place where one is made from a
-//! model), [`interpret_integer`] (what that computes, code by code), [`builder`] (a network of
+//! model), [`interpret_quantized`] (what that computes, code by code), [`builder`] (a network of
 //! one's own) and [`zoo`] (those of the experiments).
 //!
 //! # What this crate does not do
@@ -21,7 +21,7 @@ pub mod error;
 pub mod gradients;
 pub mod graph;
 pub mod interpret;
-pub mod interpret_integer;
+pub mod interpret_quantized;
 pub mod lower;
 pub mod mask;
 pub mod model;
@@ -36,7 +36,7 @@ mod validate;
 pub mod zoo;
 
 pub use builder::Builder;
-pub use codes::{CodedTensor, Decode};
+pub use codes::{Dequantize, QuantizedTensor};
 pub use cost::{Cost, LayerCost};
 pub use error::CoreError;
 pub use gradients::{Gate, GradientSums};

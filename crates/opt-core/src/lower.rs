@@ -14,7 +14,7 @@ mod fuse;
 
 pub use filter_scale::{ScaleFloor, bias_code, bias_codes};
 pub use fold::{byte_input_terms, fold, fold_batch_norms, is_folded};
-pub use fuse::{Adds, Clamp, FusedOp, Placement, Step, fuse, observed_nodes};
+pub use fuse::{Clamp, FusedOp, Placement, ResidualAdd, Step, fuse, observed_nodes};
 
 use std::collections::BTreeMap;
 

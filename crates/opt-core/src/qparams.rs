@@ -1,8 +1,8 @@
-//! The affine code of one edge: scale, zero point and range, with ONNX's rounding.
+//! The affine code of one activation: scale, zero point and range, with ONNX's rounding.
 
 use crate::{CoreError, Result};
 
-/// How real numbers on one edge become integer codes.
+/// How real numbers of one activation become integer codes.
 ///
 /// ```text
 /// q = clamp(round_half_even(x / scale) + zero_point, qmin, qmax)        x̂ = scale · (q - zero_point)

@@ -210,7 +210,7 @@ fn fetch(
                 | ureq::Error::Http(_)
                 | ureq::Error::TooManyRedirects),
             ) => {
-                // Asking again cannot mend these.
+                // Asking again cannot fix these.
                 return Err(interrupted(attempts, done, error.to_string()));
             }
             Err(error) => error.to_string(),

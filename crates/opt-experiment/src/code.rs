@@ -62,7 +62,7 @@ const MODULES: &[(&str, &[Part], &str)] = &[
     (
         "experiment",
         &[Part::Pruning],
-        "chooses networks, masks, objectives and recipes, which are in the identity; objectives themselves are elsewhere",
+        "chooses networks, masks, losses and recipes, which are in the identity; losses themselves are elsewhere",
     ),
     ("folder", &[], "keeps lines and checks them"),
     ("identity", &[], "another encoding is another key"),
@@ -475,7 +475,7 @@ mod tests {
         ] {
             let mut open = vec![format!("{name}/src")];
             while let Some(folder) = open.pop() {
-                let file = format!("{folder}/new_objective.rs");
+                let file = format!("{folder}/new_loss.rs");
                 assert_eq!(made_old(crates, &before, &file), parts, "{file}");
                 folders += 1;
                 for entry in fs::read_dir(crates.join(&folder)).unwrap() {
@@ -490,8 +490,8 @@ mod tests {
         assert!(folders >= 20, "{folders} folders");
         for (file, parts) in [
             // A module that nobody has thought of, alone or in a folder.
-            ("opt-experiment/src/new_objective.rs", &all[..]),
-            ("opt-experiment/src/objective/new.rs", &all),
+            ("opt-experiment/src/new_loss.rs", &all[..]),
+            ("opt-experiment/src/loss/new.rs", &all),
             ("opt-experiment/src/distillation/new.rs", &all),
             ("opt-experiment/src/data/new.rs", &all),
             // Not the beginning of another module's name.
@@ -623,14 +623,14 @@ mod tests {
     }
 
     #[test]
-    fn no_objective_is_where_it_would_not_count() {
+    fn no_loss_is_where_it_would_not_count() {
         let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut files = Vec::new();
         collect(&crates, OWN, &mut files).unwrap();
         for file in files.iter().filter(|file| !counts(file, Part::Training)) {
             let code = code_of(&fs::read_to_string(crates.join(file)).unwrap());
             let mut lines = code.lines();
-            let found = lines.find(|l| l.starts_with("impl") && l.contains("Objective for "));
+            let found = lines.find(|l| l.starts_with("impl") && l.contains("Loss for "));
             assert_eq!(
                 found, None,
                 "{file} is excused in MODULES: move this to a file that counts"

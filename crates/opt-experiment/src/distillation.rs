@@ -2,16 +2,16 @@
 
 use opt_distill::{Kd, kd_loss};
 use opt_nn::forward::Outputs;
-use opt_nn::train::{BatchInfo, Objective, Taps, Term};
+use opt_nn::train::{BatchInfo, Loss, Taps, Term};
 use tch::Tensor;
 
 use crate::identity::{Ingredient, fields};
 
-/// Hinton's loss as the objective of a student; each part is already multiplied by its weight.
+/// Hinton's distillation loss; each part is already multiplied by its weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Distill(pub Kd);
 
-impl Objective for Distill {
+impl Loss for Distill {
     fn loss(
         &mut self,
         batch: &BatchInfo<'_>,
@@ -33,22 +33,22 @@ impl Objective for Distill {
     }
 }
 
-/// Another objective with every part of its loss multiplied by a weight.
+/// Another loss with every part multiplied by a weight.
 #[derive(Debug, Clone, Copy)]
 pub struct Scaled<O> {
-    /// The objective.
-    pub objective: O,
+    /// The loss.
+    pub loss: O,
     /// What its loss is multiplied by.
     pub weight: f64,
 }
 
-impl<O: Objective> Objective for Scaled<O> {
+impl<O: Loss> Loss for Scaled<O> {
     fn taps(&self) -> Taps {
-        self.objective.taps()
+        self.loss.taps()
     }
 
     fn parameters(&mut self) -> Vec<&mut Tensor> {
-        self.objective.parameters()
+        self.loss.parameters()
     }
 
     fn loss(
@@ -57,7 +57,7 @@ impl<O: Objective> Objective for Scaled<O> {
         student: &Outputs,
         teacher: Option<&Outputs>,
     ) -> Result<Vec<Term>, Box<dyn std::error::Error + Send + Sync>> {
-        let mut terms = self.objective.loss(batch, student, teacher)?;
+        let mut terms = self.loss.loss(batch, student, teacher)?;
         for term in &mut terms {
             term.value = term.value.f_mul_scalar(self.weight)?;
         }
@@ -73,9 +73,9 @@ impl Ingredient for Distill {
 
 impl<O: Ingredient> Ingredient for Scaled<O> {
     fn write(&self, text: &mut String) {
-        let Self { objective, weight } = self;
+        let Self { loss, weight } = self;
         fields("scaled")
-            .with("objective", objective)
+            .with("loss", loss)
             .with("weight", weight)
             .write(text);
     }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     /// The terms and the logits' gradient.
-    fn of(objective: &mut dyn Objective) -> (Vec<(&'static str, f64)>, Vec<f64>) {
+    fn of(loss: &mut dyn Loss) -> (Vec<(&'static str, f64)>, Vec<f64>) {
         let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         let net = Net::new(&model, Device::Cpu).unwrap();
         let logits = Tensor::from_slice2(&[[2.0f32, 0.0, -1.0], [0.0, 1.0, 3.0]]);
@@ -107,7 +107,7 @@ mod tests {
             index: 0,
             net: &net,
         };
-        let terms = objective.loss(&batch, &outputs, None).unwrap();
+        let terms = loss.loss(&batch, &outputs, None).unwrap();
         let total: Tensor = terms.iter().map(|term| &term.value).sum();
         total.backward();
         let gradient = logits.grad().to_kind(Kind::Double).reshape(-1);
@@ -119,13 +119,13 @@ mod tests {
 
     #[test]
     fn a_weight_multiplies_loss_and_gradient_and_nothing_else() {
-        let objective = CrossEntropy {
+        let loss = CrossEntropy {
             label_smoothing: 0.1,
         };
-        let (plain, gradient) = of(&mut objective.clone());
+        let (plain, gradient) = of(&mut loss.clone());
         assert_eq!(plain[0].0, "ce");
         for weight in [1.0, 14.5, 0.0] {
-            let (scaled, longer) = of(&mut Scaled { objective, weight });
+            let (scaled, longer) = of(&mut Scaled { loss, weight });
             assert_eq!(scaled.len(), 1);
             assert_eq!(scaled[0].0, "ce");
             assert!(
@@ -137,12 +137,6 @@ mod tests {
             }
         }
         // A weight of one changes no bit.
-        assert_eq!(
-            of(&mut Scaled {
-                objective,
-                weight: 1.0
-            }),
-            (plain, gradient)
-        );
+        assert_eq!(of(&mut Scaled { loss, weight: 1.0 }), (plain, gradient));
     }
 }

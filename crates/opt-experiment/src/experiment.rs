@@ -138,10 +138,10 @@ pub trait Block {
 }
 
 /// Names of variants are made of these values, so each may be there once.
-fn distinct<T: PartialEq + Display>(values: &[T], mend: &str) -> Result<()> {
+fn distinct<T: PartialEq + Display>(values: &[T], fix: &str) -> Result<()> {
     let twice = (1..values.len()).find(|&i| values[..i].contains(&values[i]));
     match twice {
-        Some(i) => bail!("{} is there twice; {mend}", values[i]),
+        Some(i) => bail!("{} is there twice; {fix}", values[i]),
         None => Ok(()),
     }
 }

@@ -142,7 +142,7 @@ impl Page<'_> {
             return choices.collect::<Vec<_>>().join(", ");
         }
         match kind_in(schema) {
-            "integer" => "whole number".to_owned(),
+            "integer" => "integer".to_owned(),
             "boolean" => "`true`, `false`".to_owned(),
             "string" => "text".to_owned(),
             "array" => match self.kind(&schema["items"]) {

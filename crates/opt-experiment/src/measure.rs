@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use opt_artifact::{Golden, Provenance};
-use opt_compress::CodedModel;
+use opt_compress::QuantizedWeights;
 use opt_core::cost::cost;
-use opt_core::interpret_integer::Interpreter;
+use opt_core::interpret_quantized::Interpreter;
 use opt_core::lower::{QuantSpec, lower};
-use opt_core::{Cost, Model, QModel, interpret_integer};
+use opt_core::{Cost, Model, QModel, interpret_quantized};
 use opt_infer::{ImageOrder, Kernels, Session, first_difference};
 use opt_nn::evaluate::{Evaluation, evaluate, evaluate_with};
 use opt_nn::quantized::Simulation;
@@ -33,11 +33,11 @@ const TIMED_RUNS: usize = 51;
 
 /// A model in the form in which it ships.
 #[derive(Debug, Clone, Copy)]
-pub enum Shipped<'a> {
+pub enum Artifact<'a> {
     /// 32-bit floats.
     Float(&'a Model),
     /// f32 arithmetic on weights that are stored as codes.
-    Coded(&'a CodedModel),
+    Weights(&'a QuantizedWeights),
     /// An integer network.
     Integer {
         /// The folded model.
@@ -47,19 +47,19 @@ pub enum Shipped<'a> {
     },
 }
 
-impl Shipped<'_> {
+impl Artifact<'_> {
     /// The bits of a stored weight, by its parameter's name, and of the values that it is multiplied with.
     #[must_use]
     pub fn bits(&self, weight: &str) -> (u32, u32) {
         match self {
             Self::Float(_) => (32, 32),
-            Self::Coded(coded) => {
+            Self::Weights(coded) => {
                 let code = coded.codes.get(weight);
                 (code.map_or(32, |c| u32::from(c.bits)), 32)
             }
             Self::Integer { spec, .. } => {
                 let codes = spec.weights.get(weight);
-                // Every edge of an integer network is u8.
+                // Every activation of an integer network is u8.
                 (codes.map_or(32, |w| u32::from(w.bits)), 8)
             }
         }
@@ -68,7 +68,7 @@ impl Shipped<'_> {
 
 /// What was measured.
 #[derive(Debug, Clone)]
-pub struct Measured {
+pub struct Measurement {
     /// Accuracy on the test images.
     pub evaluation: Evaluation,
     /// Parameters, non-zeros, multiply-accumulates.
@@ -90,13 +90,13 @@ pub struct Measured {
 /// # Errors
 ///
 /// A model that cannot be written.
-pub fn content(shipped: Shipped<'_>) -> Result<String> {
+pub fn content(artifact: Artifact<'_>) -> Result<String> {
     let none = Provenance::new();
-    let bytes = match shipped {
-        Shipped::Integer { folded, spec } => {
+    let bytes = match artifact {
+        Artifact::Integer { folded, spec } => {
             opt_artifact::write_qmodel(&lower(folded, spec)?, &none)?
         }
-        _ => write(shipped, &none, &[])?,
+        _ => write(artifact, &none, &[])?,
     };
     Ok(identity::hash(&bytes))
 }
@@ -106,23 +106,23 @@ pub fn content(shipped: Shipped<'_>) -> Result<String> {
 /// # Errors
 ///
 /// The file cannot be read.
-pub fn stored_model(shipped: Shipped<'_>, path: &Path) -> Result<Model> {
-    match shipped {
-        Shipped::Float(_) | Shipped::Coded(_) => {
+pub fn stored_model(artifact: Artifact<'_>, path: &Path) -> Result<Model> {
+    match artifact {
+        Artifact::Float(_) | Artifact::Weights(_) => {
             Ok(opt_artifact::read_model(&opt_artifact::load(path)?)?)
         }
-        Shipped::Integer { folded, spec } => Ok(decoded(folded, spec)),
+        Artifact::Integer { folded, spec } => Ok(decoded(folded, spec)),
     }
 }
 
 /// The file; `golden` are the images that an integer network's carries.
-fn write(shipped: Shipped<'_>, provenance: &Provenance, golden: &[u8]) -> Result<Vec<u8>> {
-    Ok(match shipped {
-        Shipped::Float(model) => opt_artifact::write_model(model, provenance)?,
-        Shipped::Coded(coded) => {
+fn write(artifact: Artifact<'_>, provenance: &Provenance, golden: &[u8]) -> Result<Vec<u8>> {
+    Ok(match artifact {
+        Artifact::Float(model) => opt_artifact::write_model(model, provenance)?,
+        Artifact::Weights(coded) => {
             opt_artifact::write_model_with_codes(&coded.model, &coded.codes, provenance)?
         }
-        Shipped::Integer { folded, spec } => {
+        Artifact::Integer { folded, spec } => {
             let network = lower(folded, spec)?;
             let golden = opt_artifact::golden(&network, golden)?;
             opt_artifact::write_qmodel_with_golden(&network, &golden, provenance)?
@@ -138,13 +138,13 @@ fn write(shipped: Shipped<'_>, provenance: &Provenance, golden: &[u8]) -> Result
 /// Writing or reading; a file that gives another model; an integer network that disagrees with its simulation;
 /// [`NnError::NoAnswer`].
 pub fn measure(
-    shipped: Shipped<'_>,
+    artifact: Artifact<'_>,
     path: &Path,
     provenance: &Provenance,
     data: &Data,
     device: Device,
-) -> Result<Measured> {
-    let measured = measure_file(shipped, path, provenance, data, device);
+) -> Result<Measurement> {
+    let measured = measure_file(artifact, path, provenance, data, device);
     if let Err(error) = &measured
         && let Some(NnError::NoAnswer { .. }) = error.downcast_ref()
     {
@@ -154,25 +154,25 @@ pub fn measure(
 }
 
 fn measure_file(
-    shipped: Shipped<'_>,
+    artifact: Artifact<'_>,
     path: &Path,
     provenance: &Provenance,
     data: &Data,
     device: Device,
-) -> Result<Measured> {
+) -> Result<Measurement> {
     let golden = first_images(data, GOLDEN_IMAGES);
-    let bytes = write(shipped, provenance, &golden)?;
-    let content = write(shipped, &Provenance::new(), &golden)?.len();
+    let bytes = write(artifact, provenance, &golden)?;
+    let content = write(artifact, &Provenance::new(), &golden)?.len();
     opt_artifact::save(path, &bytes)?;
     let stored = opt_artifact::load(path)?;
-    let (evaluation, model, precision, latency_ms) = match shipped {
-        Shipped::Float(_) | Shipped::Coded(_) => {
+    let (evaluation, model, precision, latency_ms) = match artifact {
+        Artifact::Float(_) | Artifact::Weights(_) => {
             let model = opt_artifact::read_model(&stored)?;
             let net = Net::new(&model, device)?;
             let evaluation = evaluate(&net, data.test_batches())?;
             (evaluation, model, "f32".to_owned(), None)
         }
-        Shipped::Integer { folded, spec } => {
+        Artifact::Integer { folded, spec } => {
             let (network, golden) = opt_artifact::read_qmodel_with_golden(&stored)?;
             ensure!(
                 network == lower(folded, spec)?,
@@ -192,7 +192,7 @@ fn measure_file(
             (evaluation, decoded(folded, spec), precision, Some(latency))
         }
     };
-    Ok(Measured {
+    Ok(Measurement {
         evaluation,
         cost: cost(&model)?,
         bytes: stored.len() as u64,
@@ -250,7 +250,7 @@ fn first_images(data: &Data, n: usize) -> Vec<u8> {
     data.test.subset(&first).images.to_vec()
 }
 
-/// Compares the network in the file with the simulation and every kernel of the engine at every edge, and with the file's own
+/// Compares the network in the file with the simulation and every kernel of the engine of every activation, and with the file's own
 /// answers.
 fn check_codes(
     network: &QModel,
@@ -274,7 +274,7 @@ fn check_codes(
     let exact = network.exact();
     for n in 0..images {
         let image = data.test.image(n);
-        let expected = interpret_integer::run(network, image)?;
+        let expected = interpret_quantized::run(network, image)?;
         if n < golden.count() {
             golden.check_codes(n, network, expected.codes())?;
             golden.check_logits(n, network, &expected.outputs)?;
@@ -343,7 +343,7 @@ mod tests {
         let path = dir.path().join("model.safetensors");
         let measure = |model: &Model| {
             let none = Provenance::new();
-            measure(Shipped::Float(model), &path, &none, &data, Device::Cpu)
+            measure(Artifact::Float(model), &path, &none, &data, Device::Cpu)
         };
         measure(&model).unwrap();
         assert!(path.exists());

@@ -180,7 +180,7 @@ pub fn costs(stages: &Stages, on: &Machine) -> Result<Vec<Cost>> {
             }
             StageWork::Again | StageWork::Shrink { .. } => cost.seconds = measuring,
             // Quantizing, or calibrating, takes about half as long as measuring.
-            StageWork::CodeWeights { .. } | StageWork::PostTraining { .. } => {
+            StageWork::QuantizeWeights { .. } | StageWork::PostTraining { .. } => {
                 cost.seconds = 1.5 * measuring;
             }
         }
@@ -227,7 +227,7 @@ impl Machine {
             | StageWork::Again
             | StageWork::Mask { .. }
             | StageWork::Likelihood { .. }
-            | StageWork::CodeWeights { .. }
+            | StageWork::QuantizeWeights { .. }
             | StageWork::PostTraining { .. }
             | StageWork::QuantizationAware { .. } => before,
         })

@@ -5,6 +5,7 @@ use serde::de::DeserializeOwned;
 
 /// Keys that older files have, each with what it is called now.
 pub const RENAMED: &[(&str, &str)] = &[
+    ("adds", "residual_add"),
     ("aware", "qat"),
     ("aware_train", "qat_train"),
     ("momentum", "optimizer.sgd.momentum"),

@@ -11,7 +11,7 @@ use opt_core::Model;
 use opt_core::cost::cost;
 use opt_nn::Net;
 use opt_nn::device;
-use opt_nn::train::{Constraints, CrossEntropy, EpochReport, Objective, train};
+use opt_nn::train::{Constraints, CrossEntropy, EpochReport, Loss, train};
 use opt_report::{
     Arm, Correct, CurvePoint, LayerLine, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Shard,
     Versions, dirty_tree, write_atomic, write_report,
@@ -25,11 +25,11 @@ use crate::folder::Folder;
 use crate::identity::{self, Identity, Ingredient};
 use crate::layers::layers;
 use crate::machine::{self, LIBTORCH_VERSION, Machine};
-use crate::measure::{Measured, Shipped, content, measure, stored_model};
+use crate::measure::{Artifact, Measurement, content, measure, stored_model};
 use crate::recipe::Train;
 use crate::speed::{self, planned};
-use crate::trained::{Finished, Slot};
-use crate::training::{Label, Watch, loss};
+use crate::trained::{CacheEntry, Finished};
+use crate::training::{Label, PhaseProgress, loss};
 use origin::{command_line, git_state};
 
 /// A run in progress.
@@ -102,7 +102,7 @@ pub struct Variant<'a> {
     /// Seconds of this variant beyond its baseline, measuring not included.
     pub seconds: f64,
     /// The line that this one is compared with and its answers; `None` for a baseline.
-    pub baseline: Option<&'a Recorded>,
+    pub baseline: Option<&'a Measured>,
     /// Its part in a comparison of several variants with each other.
     pub part: Option<Part>,
     /// How weights were pruned, if they were.
@@ -129,7 +129,7 @@ pub struct Pruning {
 
 /// What later variants need to know of a finished one.
 #[derive(Debug, Clone)]
-pub struct Recorded {
+pub struct Measured {
     /// Its line.
     pub line: ResultLine,
     /// Its answer to every test image.
@@ -222,25 +222,25 @@ impl Run {
         phase: Phase<'_>,
         constraints: Constraints<'_>,
     ) -> Result<f64> {
-        let mut objective = CrossEntropy {
+        let mut loss = CrossEntropy {
             label_smoothing: recipe.label_smoothing,
         };
-        self.train_with(net, recipe, phase, constraints, &mut objective)
+        self.train_with(net, recipe, phase, constraints, &mut loss)
     }
 
-    /// Trains a network with an objective of its own, or takes the result from the cache if the same was trained before.
+    /// Trains a network with a loss of its own, or takes the result from the cache if the same was trained before.
     /// Returns the seconds that it took then; the curve is written at once.
     ///
     /// # Errors
     ///
     /// Those of the loop; a cache that cannot be written.
-    pub fn train_with<O: Objective + Ingredient>(
+    pub fn train_with<O: Loss + Ingredient>(
         &mut self,
         net: &mut Net,
         recipe: &Train,
         phase: Phase<'_>,
         constraints: Constraints<'_>,
-        objective: &mut O,
+        loss: &mut O,
     ) -> Result<f64> {
         if recipe.epochs == 0 {
             return Ok(0.0);
@@ -263,21 +263,21 @@ impl Run {
             .with("batches", loader.identity())
             .with("network", identity::model(&net.to_model()?))
             .with("options", &options)
-            .with("objective", &*objective)
+            .with("loss", &*loss)
             .with("teacher", teacher.as_ref().map(identity::model))
             .with("masks", constraints.masks.map(identity::masks))
             .with("rounding", constraints.fake_quant);
-        // What an objective trains of its own does not come back from the cache.
+        // What a loss trains of its own does not come back from the cache.
         ensure!(
-            objective.parameters().is_empty(),
-            "an objective with parameters of its own cannot be kept"
+            loss.parameters().is_empty(),
+            "a loss with parameters of its own cannot be kept"
         );
-        let slot = Slot::open(&identity)?;
+        let entry = CacheEntry::open(&identity)?;
         let phases = &mut self.phases;
-        let reports = if let Some(Finished { model, reports }) = slot.finished() {
+        let reports = if let Some(Finished { model, reports }) = entry.finished() {
             *net = Net::new(&model, self.device)?;
             // What this process trained itself is there already.
-            let since = slot.since()?;
+            let since = entry.since()?;
             phases.entry(identity.hash()).or_insert(Some(since));
             let seconds = reports.iter().map(|r| r.seconds).sum::<f64>();
             eprintln!("  {}: trained before ({seconds:.0} s)", place());
@@ -290,11 +290,12 @@ impl Run {
                 precision: options.precision,
             };
             let planned = planned(work, self.device);
-            let mut watch = Watch::new(label, phase.name, recipe.epochs, planned, &slot);
-            let trained = train(net, &loader, objective, &options, constraints, &mut watch);
-            watch.finish();
+            let mut progress =
+                PhaseProgress::new(label, phase.name, recipe.epochs, planned, &entry);
+            let trained = train(net, &loader, loss, &options, constraints, &mut progress);
+            progress.finish();
             let reports = trained.with_context(place)?;
-            slot.finish(&net.to_model()?, &reports)?;
+            entry.finish(&net.to_model()?, &reports)?;
             phases.insert(identity.hash(), None);
             reports
         };
@@ -310,14 +311,14 @@ impl Run {
     /// # Errors
     ///
     /// Those of measuring and writing.
-    pub fn record(&mut self, variant: Variant<'_>, shipped: Shipped<'_>) -> Result<Recorded> {
+    pub fn record(&mut self, variant: Variant<'_>, artifact: Artifact<'_>) -> Result<Measured> {
         let label = variant.label;
         let file = format!(
             "models/{}-s{}.{}",
             file_of(&label.experiment, variant.network, &label.variant),
             label.seed,
-            match shipped {
-                Shipped::Integer { .. } => "opt",
+            match artifact {
+                Artifact::Integer { .. } => "opt",
                 _ => "safetensors",
             }
         );
@@ -347,7 +348,7 @@ impl Run {
             .with("images", &self.data.test_hash)
             .with("label", (&label.experiment, &label.variant, label.seed))
             .with("file", &file)
-            .with("content", content(shipped)?)
+            .with("content", content(artifact)?)
             .with("recipe", variant.recipe)
             .with("epochs", (variant.epochs, &variant.epochs_of))
             .with(
@@ -380,21 +381,21 @@ impl Run {
                 "  {} · {} · seed {}: measured before: top-1 {:.2} %",
                 line.experiment, line.variant, line.seed, line.top1
             );
-            let model = stored_model(shipped, &path)?;
-            self.record_layers(label, variant.network, shipped, &model)?;
+            let model = stored_model(artifact, &path)?;
+            self.record_layers(label, variant.network, artifact, &model)?;
             self.record_correct(&line, &answers)?;
             self.lines.push(line.clone());
-            return Ok(Recorded {
+            return Ok(Measured {
                 line,
                 predictions: answers,
                 model,
             });
         }
-        let measured = measure(shipped, &path, &provenance, &self.data, self.device)
+        let measured = measure(artifact, &path, &provenance, &self.data, self.device)
             .with_context(|| format!("measuring {} · {}", label.experiment, label.variant))?;
         let line = self.line(&variant, &measured, file, key);
         // Before the result, so that no result is without its layers and pairs.
-        self.record_layers(label, variant.network, shipped, &measured.model)?;
+        self.record_layers(label, variant.network, artifact, &measured.model)?;
         self.record_correct(&line, &measured.evaluation.predictions)?;
         self.folder
             .add_line(&line, measured.evaluation.predictions.clone())?;
@@ -414,7 +415,7 @@ impl Run {
             line.seconds
         );
         self.lines.push(line.clone());
-        Ok(Recorded {
+        Ok(Measured {
             line,
             predictions: measured.evaluation.predictions,
             model: measured.model,
@@ -445,7 +446,7 @@ impl Run {
         &mut self,
         label: &Label,
         network: &str,
-        shipped: Shipped<'_>,
+        artifact: Artifact<'_>,
         model: &Model,
     ) -> Result<()> {
         let line = LayerLine {
@@ -453,7 +454,7 @@ impl Run {
             variant: label.variant.clone(),
             model: network.to_owned(),
             seed: label.seed,
-            layers: layers(model, &cost(model)?, |weight| shipped.bits(weight)),
+            layers: layers(model, &cost(model)?, |weight| artifact.bits(weight)),
         };
         self.folder.add_layers(&line)?;
         self.layers.push(line);
@@ -481,13 +482,13 @@ impl Run {
     fn line(
         &self,
         variant: &Variant<'_>,
-        measured: &Measured,
+        measured: &Measurement,
         file: String,
         key: String,
     ) -> ResultLine {
         let answers = &measured.evaluation.predictions;
         let base = variant.baseline;
-        let same = |b: &Recorded| {
+        let same = |b: &Measured| {
             let equal = b
                 .predictions
                 .iter()

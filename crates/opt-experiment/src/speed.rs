@@ -298,13 +298,13 @@ fn training(model: &Model, precision: Precision, device: Device) -> Result<f64> 
             optimizer: OptimizerOptions::default(),
             precision,
         };
-        let mut objective = CrossEntropy {
+        let mut loss = CrossEntropy {
             label_smoothing: 0.0,
         };
         let reports = train(
             &mut net,
             &Steps(steps),
-            &mut objective,
+            &mut loss,
             &options,
             Constraints::default(),
             &mut NoHooks,

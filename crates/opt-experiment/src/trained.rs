@@ -22,7 +22,7 @@ use crate::identity::{self, Identity};
 /// `state.safetensors` while it runs and `model.safetensors` when it is done, both with their key, their epochs and a
 /// checksum. Held by one process at a time. Places of other formats are left alone.
 #[derive(Debug)]
-pub struct Slot {
+pub struct CacheEntry {
     folder: PathBuf,
     /// The identity's hash.
     key: String,
@@ -49,7 +49,7 @@ struct StoredEpoch {
     seconds: f64,
 }
 
-impl Slot {
+impl CacheEntry {
     /// Opens the place of a phase; waits while another process trains the same.
     ///
     /// # Errors
@@ -348,26 +348,27 @@ mod tests {
         let identity = Identity::default().with("seed", 1);
         let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         {
-            let slot = Slot::open_in(dir.path(), &identity).unwrap();
-            assert!(slot.finished().is_none() && slot.state().is_none());
-            slot.keep(&state()).unwrap();
+            let entry = CacheEntry::open_in(dir.path(), &identity).unwrap();
+            assert!(entry.finished().is_none() && entry.state().is_none());
+            entry.keep(&state()).unwrap();
         }
-        let slot = Slot::open_in(dir.path(), &identity).unwrap();
-        assert_eq!(slot.state().unwrap(), state());
-        assert!(slot.finished().is_none());
-        slot.finish(&model, &reports()).unwrap();
-        assert!(slot.state().is_none());
-        let finished = slot.finished().unwrap();
+        let entry = CacheEntry::open_in(dir.path(), &identity).unwrap();
+        assert_eq!(entry.state().unwrap(), state());
+        assert!(entry.finished().is_none());
+        entry.finish(&model, &reports()).unwrap();
+        assert!(entry.state().is_none());
+        let finished = entry.finished().unwrap();
         assert_eq!((finished.model, finished.reports), (model, reports()));
         // Another identity has a place of its own.
-        let other = Slot::open_in(dir.path(), &identity.with("seed", 2)).unwrap();
+        let other = CacheEntry::open_in(dir.path(), &identity.with("seed", 2)).unwrap();
         assert!(other.finished().is_none() && other.state().is_none());
     }
 
     #[test]
     fn a_file_of_another_phase_is_not_used() {
         let dir = tempfile::tempdir().unwrap();
-        let at = |seed: u64| Slot::open_in(dir.path(), &Identity::default().with("seed", seed));
+        let at =
+            |seed: u64| CacheEntry::open_in(dir.path(), &Identity::default().with("seed", seed));
         let (one, other) = (at(1).unwrap(), at(2).unwrap());
         let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         let copy = |name: &str| {
@@ -401,25 +402,25 @@ mod tests {
         let bytes = opt_artifact::write_model(&model, &provenance).unwrap();
         fs::write(old.join("model.safetensors"), &bytes).unwrap();
         fs::write(old.join("identity.txt"), "old").unwrap();
-        let slot = Slot::open_in(dir.path(), &identity).unwrap();
-        assert!(slot.finished().is_none());
+        let entry = CacheEntry::open_in(dir.path(), &identity).unwrap();
+        assert!(entry.finished().is_none());
         assert_eq!(fs::read(old.join("model.safetensors")).unwrap(), bytes);
         assert_eq!(fs::read_dir(&old).unwrap().count(), 2);
         // Moved to where the new ones are.
-        fs::write(slot.folder.join("model.safetensors"), &bytes).unwrap();
-        assert!(slot.finished().is_none());
-        slot.finish(&model, &reports()).unwrap();
-        assert!(slot.finished().is_some());
+        fs::write(entry.folder.join("model.safetensors"), &bytes).unwrap();
+        assert!(entry.finished().is_none());
+        entry.finish(&model, &reports()).unwrap();
+        assert!(entry.finished().is_some());
     }
 
     #[test]
     fn of_two_runs_at_once_the_second_gets_the_result_of_the_first() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_owned();
-        let first = Slot::open_in(&path, &Identity::default()).unwrap();
+        let first = CacheEntry::open_in(&path, &Identity::default()).unwrap();
         let second = std::thread::spawn(move || {
-            let slot = Slot::open_in(&path, &Identity::default()).unwrap();
-            slot.finished()
+            let entry = CacheEntry::open_in(&path, &Identity::default()).unwrap();
+            entry.finished()
         });
         let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
         first.finish(&model, &reports()).unwrap();
@@ -432,7 +433,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cache = dir.path().join("file");
         fs::write(&cache, "").unwrap();
-        let error = Slot::open_in(&cache, &Identity::default()).unwrap_err();
+        let error = CacheEntry::open_in(&cache, &Identity::default()).unwrap_err();
         let error = format!("{error:#}");
         let place = cache.join("trained").display().to_string();
         assert!(
@@ -444,28 +445,28 @@ mod tests {
     #[test]
     fn damaged_files_count_as_missing() {
         let dir = tempfile::tempdir().unwrap();
-        let slot = Slot::open_in(dir.path(), &Identity::default()).unwrap();
-        slot.keep(&state()).unwrap();
-        let path = slot.folder.join("state.safetensors");
+        let entry = CacheEntry::open_in(dir.path(), &Identity::default()).unwrap();
+        entry.keep(&state()).unwrap();
+        let path = entry.folder.join("state.safetensors");
         let whole = fs::read(&path).unwrap();
         for cut in [0, 7, 40, whole.len() - 1] {
             fs::write(&path, &whole[..cut]).unwrap();
-            assert!(slot.state().is_none(), "cut to {cut} bytes");
+            assert!(entry.state().is_none(), "cut to {cut} bytes");
         }
         // One bit of one number.
         let mut flipped = whole.clone();
         *flipped.last_mut().unwrap() ^= 1;
         fs::write(&path, &flipped).unwrap();
-        assert!(slot.state().is_none());
+        assert!(entry.state().is_none());
         fs::write(&path, &whole).unwrap();
-        assert_eq!(slot.state().unwrap(), state());
+        assert_eq!(entry.state().unwrap(), state());
 
         let model = zoo::build("airbench_1_1_1", &Task::cifar10(), 0).unwrap();
-        slot.finish(&model, &reports()).unwrap();
-        let path = slot.folder.join("model.safetensors");
+        entry.finish(&model, &reports()).unwrap();
+        let path = entry.folder.join("model.safetensors");
         let mut whole = fs::read(&path).unwrap();
         *whole.last_mut().unwrap() ^= 1;
         fs::write(&path, &whole).unwrap();
-        assert!(slot.finished().is_none());
+        assert!(entry.finished().is_none());
     }
 }

@@ -11,7 +11,7 @@ use opt_nn::{Net, NnError};
 
 use crate::run::threads;
 use crate::speed::{schedule_times, waited_share};
-use crate::trained::Slot;
+use crate::trained::CacheEntry;
 
 /// Which variant a phase of training belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,11 +26,11 @@ pub struct Label {
 
 /// Watches one phase, and keeps its state after every epoch.
 #[derive(Debug)]
-pub struct Watch<'a> {
+pub struct PhaseProgress<'a> {
     label: &'a Label,
     phase: &'a str,
     epochs: usize,
-    slot: &'a Slot,
+    entry: &'a CacheEntry,
     bar: ProgressBar,
     started: Instant,
     /// Epochs that an earlier process did.
@@ -41,7 +41,7 @@ pub struct Watch<'a> {
     before: (u64, u64),
 }
 
-impl<'a> Watch<'a> {
+impl<'a> PhaseProgress<'a> {
     /// Starts watching.
     #[must_use]
     pub fn new(
@@ -49,7 +49,7 @@ impl<'a> Watch<'a> {
         phase: &'a str,
         epochs: usize,
         planned: Option<f64>,
-        slot: &'a Slot,
+        entry: &'a CacheEntry,
     ) -> Self {
         let bar = if std::io::stderr().is_terminal() {
             ProgressBar::new(1)
@@ -63,7 +63,7 @@ impl<'a> Watch<'a> {
             label,
             phase,
             epochs,
-            slot,
+            entry,
             bar,
             started: Instant::now(),
             resumed: 0,
@@ -78,7 +78,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-impl Hooks for Watch<'_> {
+impl Hooks for PhaseProgress<'_> {
     fn after_step(&mut self, _net: &Net, _optimizer: &mut Optimizer, progress: Progress) {
         let total = (self.epochs * progress.batches) as u64;
         self.bar.set_length(total);
@@ -97,7 +97,7 @@ impl Hooks for Watch<'_> {
     }
 
     fn resume(&mut self) -> Result<Option<TrainState>, NnError> {
-        let state = self.slot.state();
+        let state = self.entry.state();
         if let Some(state) = &state {
             self.resumed = state.reports.len();
             let line = format!(
@@ -127,10 +127,12 @@ impl Hooks for Watch<'_> {
         let done = report.epoch + 1;
         // Before the line that says so.
         if done < self.epochs {
-            self.slot.keep(&state()?).map_err(|error| NnError::Method {
-                what: format!("keeping the state after epoch {done}"),
-                source: error.into(),
-            })?;
+            self.entry
+                .keep(&state()?)
+                .map_err(|error| NnError::Method {
+                    what: format!("keeping the state after epoch {done}"),
+                    source: error.into(),
+                })?;
         }
         let here = (done - self.resumed).max(1);
         let left = self.started.elapsed().as_secs_f64() / here as f64 * (self.epochs - done) as f64;

@@ -1,16 +1,16 @@
 //! The quantized ResNet-20 gives the same codes in the simulation on libtorch and in the integer interpreter, at every
-//! edge, also after a round trip through its file.
+//! activation, also after a round trip through its file.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use opt_compress::calibrate;
-use opt_core::lower::{Adds, lower};
-use opt_core::{Model, Task, interpret_integer, zoo};
+use opt_core::lower::{ResidualAdd, lower};
+use opt_core::{Model, Task, interpret_quantized, zoo};
 use opt_data::Dataset;
 use opt_experiment::data::{Data, Limits};
-use opt_experiment::measure::{Shipped, measure};
+use opt_experiment::measure::{Artifact, measure};
 use opt_nn::Batch;
 use opt_nn::quantized::Simulation;
 use opt_quant::WeightBits;
@@ -27,12 +27,12 @@ fn batch(set: &Dataset, n: usize) -> Batch {
     }
 }
 
-/// Quantizes after training and compares `n` images at every edge, with both kinds of addition.
+/// Quantizes after training and compares `n` images of every activation, with both kinds of addition.
 fn check(model: &Model, calibration: &Dataset, test: &Dataset, n: usize) {
     let images = batch(calibration, 200.min(calibration.len()));
     let calibrated = calibrate(model, &BTreeSet::new(), std::iter::once(images.images)).unwrap();
-    for adds in [Adds::Fused, Adds::Rounded] {
-        let spec = calibrated.spec(adds, WeightBits::inner(8)).unwrap();
+    for adds in [ResidualAdd::Fused, ResidualAdd::Explicit] {
+        let spec = calibrated.spec(adds, WeightBits::hidden(8)).unwrap();
         let lowered = lower(&calibrated.folded, &spec).unwrap();
         let bytes = opt_artifact::write_qmodel(&lowered, &Default::default()).unwrap();
         let stored = opt_artifact::read_qmodel(&bytes).unwrap();
@@ -41,7 +41,7 @@ fn check(model: &Model, calibration: &Dataset, test: &Dataset, n: usize) {
         let trace = simulation.trace(&batch(test, n)).unwrap();
         let logits = Vec::<f32>::try_from(trace.logits.reshape([-1])).unwrap();
         (0..n).into_par_iter().for_each(|i| {
-            let expected = interpret_integer::run(&stored, test.image(i)).unwrap();
+            let expected = interpret_quantized::run(&stored, test.image(i)).unwrap();
             for (id, codes) in expected.codes().enumerate() {
                 let found = &trace.codes[id][i * codes.len()..][..codes.len()];
                 assert_eq!(
@@ -57,17 +57,17 @@ fn check(model: &Model, calibration: &Dataset, test: &Dataset, n: usize) {
                 "{adds:?}, image {i}"
             );
         });
-        let edges = stored
+        let activations = stored
             .nodes
             .iter()
             .filter(|n| n.activation.is_some())
             .count();
-        eprintln!("{adds:?}: {n} images equal at {edges} edges, and in every logit");
+        eprintln!("{adds:?}: {n} images equal at {activations} activations, and in every logit");
     }
 }
 
 #[test]
-fn resnet20_codes_are_equal_at_every_edge() {
+fn resnet20_codes_are_equal_of_every_activation() {
     let data = opt_data::synthetic::synthetic(3, 100, 100);
     let mut model = zoo::build("resnet20", &Task::cifar10(), 7).unwrap();
     // Statistics that make folding do something, as training would.
@@ -85,7 +85,7 @@ fn resnet20_codes_are_equal_at_every_edge() {
 /// `cargo test --release -p opt-experiment --test integer_equality -- --ignored --nocapture`
 #[test]
 #[ignore = "needs a checkpoint and images; see docs/results.md"]
-fn pretrained_resnet20_codes_are_equal_at_every_edge() {
+fn pretrained_resnet20_codes_are_equal_of_every_activation() {
     let path =
         |name: &str| PathBuf::from(std::env::var_os(name).unwrap_or_else(|| panic!("set {name}")));
     let data = opt_data::cifar10::load(&path("OPT_DATA_DIR"))
@@ -121,14 +121,14 @@ fn every_shortcut_and_chain_can_be_shipped_and_measured() {
         )
         .unwrap();
         let spec = calibrated
-            .spec(Adds::Fused, WeightBits::inner(bits))
+            .spec(ResidualAdd::Fused, WeightBits::hidden(bits))
             .unwrap();
-        let shipped = Shipped::Integer {
+        let artifact = Artifact::Integer {
             folded: &calibrated.folded,
             spec: &spec,
         };
         let path = dir.path().join(format!("{name}.opt"));
-        let measured = measure(shipped, &path, &Default::default(), &data, Device::Cpu).unwrap();
+        let measured = measure(artifact, &path, &Default::default(), &data, Device::Cpu).unwrap();
         assert_eq!(measured.bytes, std::fs::metadata(&path).unwrap().len());
         assert_eq!(measured.evaluation.predictions.len(), 20);
         // The file carries the first two test images with the answers that follow.
@@ -137,13 +137,13 @@ fn every_shortcut_and_chain_can_be_shipped_and_measured() {
         assert_eq!(golden.count(), 2);
         for n in 0..2 {
             assert_eq!(golden.image(n), data.test.image(n));
-            let trace = interpret_integer::run(&stored, golden.image(n)).unwrap();
+            let trace = interpret_quantized::run(&stored, golden.image(n)).unwrap();
             golden.check_codes(n, &stored, trace.codes()).unwrap();
             golden.check_logits(n, &stored, &trace.outputs).unwrap();
         }
         // The answers are those of the interpreter on what the file holds.
         for (i, answer) in measured.evaluation.predictions.iter().enumerate().take(3) {
-            let logits = interpret_integer::run(&stored, data.test.image(i))
+            let logits = interpret_quantized::run(&stored, data.test.image(i))
                 .unwrap()
                 .outputs;
             let best =

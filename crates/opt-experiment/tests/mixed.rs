@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ndarray::{ArrayD, IxDyn};
 use opt_compress::calibrate;
-use opt_core::interpret_integer::Interpreter;
-use opt_core::lower::{Adds, Placement, fold_batch_norms, lower};
+use opt_core::interpret_quantized::Interpreter;
+use opt_core::lower::{Placement, ResidualAdd, fold_batch_norms, lower};
 use opt_core::op::{Op, Unary, Window};
 use opt_core::{Graph, InputSpec, Model, Output, Preparation, QOp, interpret};
 use opt_infer::{Kernels, Options, Session, first_difference, self_test};
@@ -116,22 +116,14 @@ fn trained(net: &mut Net, fake_quant: Option<&FakeQuant>, epochs: usize, lr: f64
         optimizer: OptimizerOptions::default(),
         precision: Precision::F32,
     };
-    let mut objective = CrossEntropy {
+    let mut loss = CrossEntropy {
         label_smoothing: 0.0,
     };
     let constraints = Constraints {
         fake_quant,
         ..Constraints::default()
     };
-    train(
-        net,
-        &Bars,
-        &mut objective,
-        &options,
-        constraints,
-        &mut NoHooks,
-    )
-    .unwrap();
+    train(net, &Bars, &mut loss, &options, constraints, &mut NoHooks).unwrap();
     net.to_model().unwrap()
 }
 
@@ -160,11 +152,11 @@ fn hard_swish_and_a_layer_in_f32_from_training_to_files() {
         assert_eq!(accuracy(real, &test.labels), 1.0, "it was trained");
         // Aware training goes on from the same ranges.
         let plain = fold_batch_norms(&model).unwrap();
-        let bits = WeightBits::inner(4);
-        let spec = calibrated.spec(Adds::Fused, bits).unwrap();
+        let bits = WeightBits::hidden(4);
+        let spec = calibrated.spec(ResidualAdd::Fused, bits).unwrap();
         let widths = bits.by_name(&plain);
         let placement = Placement {
-            adds: Adds::Fused,
+            adds: ResidualAdd::Fused,
             float: float.clone(),
         };
         let fake = FakeQuant::new(&plain, &placement, &spec.activations, widths).unwrap();
@@ -177,7 +169,7 @@ fn hard_swish_and_a_layer_in_f32_from_training_to_files() {
         let aware = calibrated.with_weights(&aware).unwrap();
         for (calibrated, bits) in [(&calibrated, 8), (&aware, 4)] {
             let spec = calibrated
-                .spec(Adds::Fused, WeightBits::inner(bits))
+                .spec(ResidualAdd::Fused, WeightBits::hidden(bits))
                 .unwrap();
             let lowered = lower(&calibrated.folded, &spec).unwrap();
             let of = |name: &str| lowered.nodes.iter().find(|n| n.name == name).unwrap();

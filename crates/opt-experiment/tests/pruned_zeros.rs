@@ -4,10 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use opt_compress::{calibrate, code_weights};
-use opt_core::lower::{Adds, fold_batch_norms, lower};
+use opt_compress::{calibrate, quantize_weights};
+use opt_core::lower::{ResidualAdd, fold_batch_norms, lower};
 use opt_core::mask::{Mask, Masks, apply_masks};
-use opt_core::{InputSpec, Model, Preparation, Task, interpret, interpret_integer, zoo};
+use opt_core::{InputSpec, Model, Preparation, Task, interpret, interpret_quantized, zoo};
 use opt_nn::optimizer::OptimizerOptions;
 use opt_nn::quantized::FakeQuant;
 use opt_nn::schedule::Schedule;
@@ -95,9 +95,9 @@ fn zeros_survive_calibration_training_packing_and_reading() {
         let folded = &calibrated.folded.params[name];
         assert_eq!(revived(&masks, name, folded.iter().copied()), 0, "{name}");
     }
-    for bits in [WeightBits::inner(8), WeightBits::inner(3)] {
+    for bits in [WeightBits::hidden(8), WeightBits::hidden(3)] {
         let plain = fold_batch_norms(&model).unwrap();
-        let spec = calibrated.spec(Adds::Fused, bits).unwrap();
+        let spec = calibrated.spec(ResidualAdd::Fused, bits).unwrap();
         let widths = bits.by_name(&plain);
         let fake_quant =
             FakeQuant::new(&plain, &spec.placement, &spec.activations, widths).unwrap();
@@ -113,7 +113,7 @@ fn zeros_survive_calibration_training_packing_and_reading() {
             optimizer: OptimizerOptions::default(),
             precision: Precision::F32,
         };
-        let mut objective = CrossEntropy {
+        let mut loss = CrossEntropy {
             label_smoothing: 0.0,
         };
         let constraints = Constraints {
@@ -124,7 +124,7 @@ fn zeros_survive_calibration_training_packing_and_reading() {
         train(
             &mut net,
             &Bars,
-            &mut objective,
+            &mut loss,
             &options,
             constraints,
             &mut NoHooks,
@@ -134,7 +134,7 @@ fn zeros_survive_calibration_training_packing_and_reading() {
         assert_ne!(trained.params, plain.params, "training did something");
         let trained = calibrated.with_weights(&trained).unwrap();
         for calibrated in [&calibrated, &trained] {
-            for adds in [Adds::Fused, Adds::Rounded] {
+            for adds in [ResidualAdd::Fused, ResidualAdd::Explicit] {
                 let spec = calibrated.spec(adds, bits).unwrap();
                 let lowered = lower(&calibrated.folded, &spec).unwrap();
                 let bytes = opt_artifact::write_qmodel(&lowered, &BTreeMap::default()).unwrap();
@@ -148,13 +148,13 @@ fn zeros_survive_calibration_training_packing_and_reading() {
                     assert_eq!(revived(&masks, name, codes), 0, "{name} {bits:?} {adds:?}");
                 }
                 // The filter without weights still gives its shift: the network is the one that was calibrated.
-                if bits.inner == 8 {
+                if bits.hidden == 8 {
                     let image = &bars(0).images[..28 * 28];
                     let folded = &calibrated.folded;
                     let real = interpret::run(folded, &folded.input.normalize(image)).unwrap();
                     let real = &real[folded.graph.output()];
                     let size = real.iter().fold(0f32, |m, v| m.max(v.abs()));
-                    let logits = interpret_integer::run(&lowered, image).unwrap().outputs;
+                    let logits = interpret_quantized::run(&lowered, image).unwrap().outputs;
                     for (a, b) in real.iter().zip(&logits) {
                         // Seven layers of 8 bits; a lost shift changes the logits by their own size.
                         assert!((a - b).abs() < 0.1 * size, "{adds:?}: {real:?} {logits:?}");
@@ -185,7 +185,7 @@ fn zeros_survive_the_codings_that_keep_zero() {
         },
     ];
     for method in methods {
-        let coded = code_weights(&model, method).unwrap();
+        let coded = quantize_weights(&model, method).unwrap();
         let bytes =
             opt_artifact::write_model_with_codes(&coded.model, &coded.codes, &BTreeMap::default())
                 .unwrap();

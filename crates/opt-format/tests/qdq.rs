@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use nets::{IMAGES, Net, images, nets};
-use opt_core::interpret_integer;
+use opt_core::interpret_quantized;
 use opt_format::onnx::{QdqOptions, padded_image, write_qdq};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -84,7 +84,7 @@ fn onnx_runtime_computes_the_interpreters_codes() {
     for net in nets() {
         let runs: Vec<_> = images(&net)
             .iter()
-            .map(|image| interpret_integer::run(&net.model, image).unwrap())
+            .map(|image| interpret_quantized::run(&net.model, image).unwrap())
             .collect();
         let theirs = &golden["nets"][net.name];
         for (id, node) in net.model.nodes.iter().enumerate().skip(1) {

@@ -9,7 +9,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use crate::plan::{ALIGN, Place, Plan};
+use crate::plan::{ALIGN, Buffer, Plan};
 use crate::{InferError, Result};
 
 /// The values of one image.
@@ -63,7 +63,7 @@ impl Arena {
     /// # Safety
     ///
     /// `place` is one of the plan that the arena was made for, and nobody writes to it while the slice lives.
-    pub(crate) unsafe fn read(&self, place: &Place) -> &[u8] {
+    pub(crate) unsafe fn read(&self, place: &Buffer) -> &[u8] {
         // SAFETY: the place is inside the arena; the caller sees to the rest.
         unsafe { std::slice::from_raw_parts(self.start(place), place.len()) }
     }
@@ -78,13 +78,13 @@ impl Arena {
         clippy::mut_from_ref,
         reason = "the caller sees to it that nobody else has these rows"
     )]
-    pub(crate) unsafe fn write(&self, place: &Place, rows: &Range<usize>) -> &mut [u8] {
+    pub(crate) unsafe fn write(&self, place: &Buffer, rows: &Range<usize>) -> &mut [u8] {
         let bytes = place.layout.rows(rows);
         // SAFETY: as above.
         unsafe { std::slice::from_raw_parts_mut(self.start(place).add(bytes.start), bytes.len()) }
     }
 
-    fn start(&self, place: &Place) -> *mut u8 {
+    fn start(&self, place: &Buffer) -> *mut u8 {
         let offset = self.skipped + place.offset;
         debug_assert!(offset + place.len() <= self.layout.size());
         self.memory.as_ptr().wrapping_add(offset)

@@ -1,5 +1,5 @@
 //! The CPU engine: runs the quantized network of a `.opt` file, without libtorch, and gives the codes that
-//! `opt_core::interpret_integer` defines, every one of them. What the file leaves in f32 it computes in f32.
+//! `opt_core::interpret_quantized` defines, every one of them. What the file leaves in f32 it computes in f32.
 //!
 //! ```no_run
 //! use opt_infer::{Options, Session};
@@ -13,7 +13,7 @@
 //! ```
 //!
 //! In reading order: [`session`] and `options` (what a program calls, and what it chooses), `plan` (from a network to steps), `layout`,
-//! `conv` and `float` (how values and weights lie in memory), [`kernels`] (the sets for different CPUs), `exec` and `crew` (one thread
+//! `conv` and `float` (how values and weights lie in memory), [`kernels`] (the sets for different CPUs), `exec` and `thread_pool` (one thread
 //! and several), `observer` (values for calibration).
 //!
 //! # What this crate does not do
@@ -24,7 +24,6 @@
 
 mod arena;
 mod conv;
-mod crew;
 pub mod error;
 mod exec;
 mod float;
@@ -35,6 +34,7 @@ mod options;
 mod plan;
 mod selftest;
 pub mod session;
+mod thread_pool;
 
 pub use error::InferError;
 pub use kernels::Kernels;

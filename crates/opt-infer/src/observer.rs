@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use opt_core::interpret_integer::Value;
-use opt_core::lower::{Adds, Placement, QuantSpec, lower};
+use opt_core::interpret_quantized::Value;
+use opt_core::lower::{Placement, QuantSpec, ResidualAdd, lower};
 use opt_core::observe::{LookError, Observe, Observed};
 use opt_core::shape::infer_shapes;
 use opt_core::{Model, NodeId};
@@ -39,7 +39,7 @@ impl Observer {
         let spec = QuantSpec {
             // Every value that either kind of addition rounds is a step of its own.
             placement: Placement {
-                adds: Adds::Rounded,
+                adds: ResidualAdd::Explicit,
                 float,
             },
             ..QuantSpec::default()

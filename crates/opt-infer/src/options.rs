@@ -25,10 +25,10 @@ pub struct Options {
 /// When several threads share a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sharing {
-    /// While it is faster than one thread, by what runs took; a helper without a core is not waited for.
+    /// While it is faster than one thread, by what runs took; a worker without a core is not waited for.
     #[default]
     Measured,
-    /// Always, with every helper, however long that takes: for tests.
+    /// Always, with every worker, however long that takes: for tests.
     Always,
 }
 

@@ -23,13 +23,13 @@ pub(crate) const ALIGN: usize = 64;
 
 /// A value in the arena.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Place {
+pub(crate) struct Buffer {
     pub(crate) layout: Layout,
     /// Its first byte in the arena.
     pub(crate) offset: usize,
 }
 
-impl Place {
+impl Buffer {
     /// Its bytes and those behind it that may be read.
     pub(crate) fn len(&self) -> usize {
         self.layout.bytes() + SLACK
@@ -127,7 +127,7 @@ pub(crate) struct Step {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
     pub(crate) kernels: Kernels,
-    pub(crate) places: Vec<Place>,
+    pub(crate) places: Vec<Buffer>,
     /// Where each node's value lies; results that go to the caller at once have no place.
     pub(crate) place_of: Vec<Option<usize>>,
     pub(crate) steps: Vec<Step>,
@@ -250,7 +250,7 @@ impl Plan {
     fn add_place(&mut self, layout: Layout) -> usize {
         let bytes = layout.saturating_bytes().saturating_add(SLACK);
         let end = self.arena.saturating_add(bytes);
-        let place = Place {
+        let place = Buffer {
             layout,
             offset: self.arena,
         };

@@ -2,7 +2,7 @@
 
 use opt_artifact::Golden;
 use opt_core::QModel;
-use opt_core::interpret_integer::{Interpreter, Value};
+use opt_core::interpret_quantized::{Interpreter, Value};
 
 use crate::{ImageOrder, Kernels, Options, Result, Session};
 

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use opt_core::interpret_integer::Value;
+use opt_core::interpret_quantized::Value;
 use opt_core::{InputSpec, Op, QModel, QOp};
 
-use crate::crew::Crew;
 use crate::plan::{Plan, ToCaller, Work};
+use crate::thread_pool::ThreadPool;
 use crate::{InferError, Kernels, Result};
 
 pub use crate::options::{Limits, Options, Sharing};
@@ -17,7 +17,7 @@ pub const MAX_THREADS: usize = 256;
 /// A network ready to run.
 #[derive(Debug)]
 pub struct Session {
-    crew: Crew,
+    thread_pool: ThreadPool,
     steps: Vec<StepInfo>,
     input: InputSpec,
     outputs: Vec<OutputInfo>,
@@ -98,7 +98,7 @@ impl Session {
         };
         Ok(Self {
             steps: plan.steps.iter().map(|s| step(&s.work, s.node)).collect(),
-            crew: Crew::new(plan, options)?,
+            thread_pool: ThreadPool::new(plan, options)?,
             input: model.input.clone(),
             outputs: (model.outputs.iter())
                 .map(|output| OutputInfo {
@@ -126,7 +126,7 @@ impl Session {
     /// Channels, height and width of an image.
     #[must_use]
     pub fn image_shape(&self) -> [usize; 3] {
-        self.crew.plan().image
+        self.thread_pool.plan().image
     }
 
     /// What the network is fed, with the description of how an image file becomes that: the crate `opt-image` follows it.
@@ -138,7 +138,7 @@ impl Session {
     /// Bytes of an image.
     #[must_use]
     pub fn image_bytes(&self) -> usize {
-        self.crew.plan().image.iter().product()
+        self.thread_pool.plan().image.iter().product()
     }
 
     /// The results, in the order in which their numbers come.
@@ -155,19 +155,19 @@ impl Session {
 
     /// Numbers of all outputs of an image.
     fn numbers(&self) -> usize {
-        self.crew.plan().numbers
+        self.thread_pool.plan().numbers
     }
 
     /// The kernels in use.
     #[must_use]
     pub fn kernels(&self) -> Kernels {
-        self.crew.plan().kernels
+        self.thread_pool.plan().kernels
     }
 
     /// The threads in use.
     #[must_use]
     pub fn threads(&self) -> usize {
-        self.crew.threads()
+        self.thread_pool.threads()
     }
 
     /// The steps, in the order in which they are taken. What the logits do not follow from is no step, unless its codes are
@@ -205,7 +205,7 @@ impl Session {
         // At most as many as the caller has bytes, and more than a number for each.
         self.numbers
             .resize(count.saturating_mul(self.numbers()), 0.0);
-        self.crew.run(images, &mut self.numbers);
+        self.thread_pool.run(images, &mut self.numbers);
         Ok(&self.numbers)
     }
 
@@ -228,7 +228,7 @@ impl Session {
             });
         }
         self.check_images(images, logits.len() / numbers)?;
-        self.crew.run(images, logits);
+        self.thread_pool.run(images, logits);
         Ok(())
     }
 
@@ -275,7 +275,7 @@ impl Session {
                 steps: self.steps.len(),
             });
         }
-        self.crew.run_step(step, image, logits);
+        self.thread_pool.run_step(step, image, logits);
         Ok(())
     }
 
@@ -283,7 +283,7 @@ impl Session {
     /// [`Options::keep_codes`].
     pub fn value(&mut self, node: usize) -> Option<Value> {
         let is_float = *self.kept.as_ref()?.get(node)?;
-        self.crew.value(node, is_float)
+        self.thread_pool.value(node, is_float)
     }
 
     /// The codes of a node's value, as [`Self::value`]; `None` for f32 values.

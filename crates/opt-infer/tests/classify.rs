@@ -1,6 +1,6 @@
 //! The example program: a file and a PNG in, classes out; errors that say what is wrong.
 
-#![expect(clippy::unwrap_used, reason = "a test, also in its helpers")]
+#![expect(clippy::unwrap_used, reason = "a test, also in its workers")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

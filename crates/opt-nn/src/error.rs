@@ -121,7 +121,7 @@ pub enum NnError {
         /// What is wrong with it.
         problem: String,
     },
-    /// An objective or a hook failed.
+    /// A loss or a hook failed.
     #[error("{what}: {source}")]
     Method {
         /// What was being computed.

@@ -7,7 +7,7 @@
 //!
 //! # What this crate does not do
 //!
-//! It knows no dataset, no file and no compression method. Methods come in through [`train::Objective`] and
+//! It knows no dataset, no file and no compression method. Methods come in through [`train::Loss`] and
 //! [`train::Hooks`], masks and quantization parameters as data.
 
 pub mod batch;

@@ -94,8 +94,8 @@ pub struct Optimizer {
 }
 
 impl Optimizer {
-    /// Moves the parameters of `net`, and after them those of an objective's connectors, into one buffer and makes all of
-    /// them views of it that collect gradients. Connectors are not decayed.
+    /// Moves the parameters of `net`, and after them those of a loss's projectors, into one buffer and makes all of
+    /// them views of it that collect gradients. Projectors are not decayed.
     ///
     /// # Errors
     ///
@@ -103,7 +103,7 @@ impl Optimizer {
     /// trainable parameter has.
     pub fn new(
         net: &mut Net,
-        connectors: Vec<&mut Tensor>,
+        projectors: Vec<&mut Tensor>,
         options: &OptimizerOptions,
         masks: &Masks,
     ) -> Result<Self> {
@@ -119,7 +119,7 @@ impl Optimizer {
             .map(|(name, _)| net.tensor(name).detach().reshape([-1]))
             .collect();
         parts.extend(
-            connectors
+            projectors
                 .iter()
                 .map(|c| c.detach().to_device(net.device()).reshape([-1])),
         );
@@ -153,8 +153,8 @@ impl Optimizer {
                 decayed = end;
             }
         }
-        for connector in connectors {
-            *connector = view(connector, 1.0).0;
+        for projector in projectors {
+            *projector = view(projector, 1.0).0;
         }
         let moments = (0..options.rule.n_moments())
             .map(|_| weights.zeros_like())
@@ -215,20 +215,20 @@ impl Optimizer {
         Ok(())
     }
 
-    /// The first moment, flat, in the order of [`Self::names`] and then of the connectors.
+    /// The first moment, flat, in the order of [`Self::names`] and then of the projectors.
     pub fn momentum(&self) -> &Tensor {
         &self.moments[0]
     }
 
     /// The network's parameters by name, in the order of the buffer and of the gradients that [`Self::step`] takes;
-    /// connectors come after them.
+    /// projectors come after them.
     #[must_use]
     pub fn names(&self) -> &[String] {
         &self.names
     }
 
     /// One update of the parameters and of their average. `gradients` are in the order of [`Self::names`], then those of
-    /// the connectors; `progress` is the share of the training that is done with this step.
+    /// the projectors; `progress` is the share of the training that is done with this step.
     pub fn step(&mut self, net: &Net, lr: f64, progress: f64, gradients: &[Tensor]) {
         let _no_grad = tch::no_grad_guard();
         let parts: Vec<Tensor> = gradients

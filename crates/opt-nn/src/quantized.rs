@@ -8,7 +8,7 @@
 //!
 //! [`FakeQuant`] lets gradients through the rounding (straight-through, zero where it clamps) and may sum in bfloat16;
 //! [`Simulation`] takes the codes that were chosen, accumulates without error and agrees with
-//! [`opt_core::interpret_integer`] on every code.
+//! [`opt_core::interpret_quantized`] on every code.
 //!
 //! # References
 //!

@@ -1,4 +1,4 @@
-//! The one training loop, open at an [`Objective`] and at [`Hooks`], and at no other place.
+//! The one training loop, open at an [`Loss`] and at [`Hooks`], and at no other place.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ pub struct Term {
     pub value: Tensor,
 }
 
-/// What an objective may know about the batch.
+/// What a loss may know about the batch.
 #[derive(Debug)]
 pub struct BatchInfo<'a> {
     /// `[N]`.
@@ -38,13 +38,13 @@ pub struct BatchInfo<'a> {
 }
 
 /// What is minimised.
-pub trait Objective {
+pub trait Loss {
     /// The nodes of student and teacher whose values [`Self::loss`] reads.
     fn taps(&self) -> Taps {
         Taps::default()
     }
 
-    /// Tensors of its own that are trained with the network (connectors between features of different width). The loop
+    /// Tensors of its own that are trained with the network (projectors between features of different width). The loop
     /// replaces each by a view of its buffer and updates it; they are no part of the network.
     fn parameters(&mut self) -> Vec<&mut Tensor> {
         Vec::new()
@@ -83,7 +83,7 @@ pub struct CrossEntropy {
     pub label_smoothing: f64,
 }
 
-impl Objective for CrossEntropy {
+impl Loss for CrossEntropy {
     fn loss(
         &mut self,
         batch: &BatchInfo<'_>,
@@ -144,7 +144,7 @@ pub struct Changes {
 
 /// Places where a method or an observer joins the loop. Every one does nothing by default.
 pub trait Hooks {
-    /// Before an epoch: schedules of sparsity and bits (an objective has its own of temperature: it sees the epoch).
+    /// Before an epoch: schedules of sparsity and bits (a loss has its own of temperature: it sees the epoch).
     ///
     /// # Errors
     ///
@@ -152,7 +152,7 @@ pub trait Hooks {
     fn on_epoch(&mut self, _epoch: usize, _net: &Net) -> Result<Changes> {
         Ok(Changes::default())
     }
-    /// Between backward and update: penalties, movement. Gradients are in the order of `names`, then of the objective's
+    /// Between backward and update: penalties, movement. Gradients are in the order of `names`, then of the loss's
     /// own parameters.
     fn after_backward(&mut self, _net: &Net, _names: &[String], _gradients: &mut [Tensor]) {}
     /// After an update; masks are held by the loop itself.
@@ -227,13 +227,13 @@ pub struct Constraints<'a> {
 ///
 /// # Errors
 ///
-/// A batch that does not fit, a tap that does not exist, an objective's error, a state of another training,
+/// A batch that does not fit, a tap that does not exist, a loss's error, a state of another training,
 /// [`NnError::Teacher`]; or [`NnError::Diverged`] at the first loss or logit that is not finite, and after an epoch that left
 /// such a number in a parameter, a running statistic, an average or a moment.
 pub fn train(
     net: &mut Net,
     data: &dyn BatchSource,
-    objective: &mut dyn Objective,
+    loss: &mut dyn Loss,
     options: &TrainOptions,
     constraints: Constraints<'_>,
     hooks: &mut dyn Hooks,
@@ -241,12 +241,12 @@ pub fn train(
     let no_masks = Masks::new();
     let mut optimizer = Optimizer::new(
         net,
-        objective.parameters(),
+        loss.parameters(),
         &options.optimizer,
         constraints.masks.unwrap_or(&no_masks),
     )?;
     let mut fake_quant = constraints.fake_quant.cloned();
-    let taps = objective.taps();
+    let taps = loss.taps();
     let student_taps = resolve_taps(net, &taps.student)?;
     let teacher_taps = match constraints.teacher {
         Some(teacher) => resolve_taps(teacher, &taps.teacher)?,
@@ -297,7 +297,7 @@ pub fn train(
                 index,
                 net,
             };
-            let terms = objective
+            let terms = loss
                 .loss(&info, &student, teacher.as_ref())
                 .map_err(|source| NnError::Method {
                     what: format!(
@@ -313,7 +313,7 @@ pub fn train(
                 return Err(no_step(&seen, &student, teacher.as_ref(), epoch, index)?);
             }
             let mut gradients = {
-                let own = objective.parameters();
+                let own = loss.parameters();
                 let of_net = optimizer.names().iter().map(|n| net.tensor(n));
                 let parameters: Vec<&Tensor> =
                     of_net.chain(own.iter().map(|tensor| &**tensor)).collect();

@@ -41,7 +41,7 @@ fn main() -> Result<(), PruneError> {
         for (name, array) in &mut weights {
             apply_mask(array, &masks[*name])?;
         }
-        // Here you would train on, with the masks held.
+        // Here you would train further, with the masks held.
     }
 
     // 10 % of 8·3·3·3 + 10·32 weights, rounded.

@@ -29,7 +29,7 @@ fn main() -> Result<(), QuantError> {
     let mut ratios = Vec::new();
     for method in methods {
         let quantized = quantize_weight(&weights, &method)?;
-        let decoded = quantized.decode()?;
+        let decoded = quantized.dequantize()?;
         let ratio = metrics::sqnr_db(&weights, &decoded)?;
         let codes: Vec<u8> = quantized.codes.iter().copied().collect();
         let bytes = pack(&codes, quantized.bits)?.len();

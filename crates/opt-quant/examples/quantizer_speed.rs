@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use ndarray::ArrayD;
-use opt_core::{CodedTensor, Decode};
+use opt_core::{Dequantize, QuantizedTensor};
 use opt_quant::quantizer::symmetric::{Granularity, symmetric};
 use opt_quant::{WeightMethod, metrics, quantize_weight};
 
@@ -45,12 +45,12 @@ fn checksum(codes: impl Iterator<Item = u8>, scales: &[f32]) -> u64 {
     })
 }
 
-fn checksum_of(tensor: &CodedTensor) -> u64 {
+fn checksum_of(tensor: &QuantizedTensor) -> u64 {
     let codes = tensor.codes.iter().copied();
-    match &tensor.decode {
-        Decode::Affine { scales, .. } => checksum(codes, scales),
-        Decode::MinMax { min, step } => checksum(codes, &[*min, *step]),
-        Decode::Codebook(centroids) => checksum(codes, centroids),
+    match &tensor.dequantize {
+        Dequantize::Affine { scales, .. } => checksum(codes, scales),
+        Dequantize::MinMax { min, step } => checksum(codes, &[*min, *step]),
+        Dequantize::Codebook(centroids) => checksum(codes, centroids),
     }
 }
 
@@ -149,7 +149,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             || quantize_weight(&small.view(), &method),
             |result| match result {
                 Ok(tensor) => {
-                    let decoded = tensor.decode().map_err(|e| e.to_string());
+                    let decoded = tensor.dequantize().map_err(|e| e.to_string());
                     let mse = decoded.and_then(|d| {
                         metrics::mse(&small.view(), &d.view()).map_err(|e| e.to_string())
                     });

@@ -1,4 +1,4 @@
-//! Scales with which rounded additions are exact in f32, so that every program rounds the same number.
+//! Scales with which explicit residual additions are exact in f32, so that every program rounds the same number.
 //!
 //! ```text
 //! f = (a - z_a)·(s_a/s_y) + (b - z_b)·(s_b/s_y)        s_a/s_y = A/2^k, s_b/s_y = B/2^k, A and B integers to 2^14

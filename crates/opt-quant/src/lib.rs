@@ -24,7 +24,7 @@
 //!     let quantized = quantize_weight(&weights, &WeightMethod::Affine { bits })?;
 //!     assert_eq!(i32::from(quantized.codes[[0, 0]]), params.quantize(weights[[0, 0]]));
 //!     // 4. Update and validate: here by signal to noise, in earnest by the accuracy of the model that reads the weights.
-//!     let updated = quantized.decode()?;
+//!     let updated = quantized.dequantize()?;
 //!     if metrics::sqnr_db(&weights, &updated)? >= 30.0 {
 //!         accepted = Some(quantized);
 //!         break;
@@ -55,7 +55,7 @@
 //!
 //! It trains nothing and runs no network: observers are fed by whoever has the activations, and fake-quantization in
 //! training lives beside the training loop. It knows neither files nor data sets, and it does not define integer
-//! arithmetic: an edge's code is an [`opt_core::QParams`]. NaN and infinity are always an error; there is no switch that
+//! arithmetic: the code of an activation is an [`opt_core::QParams`]. NaN and infinity are always an error; there is no switch that
 //! ignores them.
 
 pub mod error;
@@ -77,7 +77,7 @@ pub use weight::{WeightMethod, quantize_weight};
 
 pub use ndarray;
 pub use opt_core::codes::{pack, unpack};
-pub use opt_core::{CodedTensor, Decode, QParams};
+pub use opt_core::{Dequantize, QParams, QuantizedTensor};
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, QuantError>;

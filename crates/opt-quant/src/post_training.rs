@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use opt_core::lower::{Adds, FusedOp, Placement, QuantSpec, Step, fuse, step_activations};
+use opt_core::lower::{FusedOp, Placement, QuantSpec, ResidualAdd, Step, fuse, step_activations};
 use opt_core::{CoreError, Model, Op, QParams, QWeight};
 
 use crate::exact_sums::make_sums_exact;
@@ -14,16 +14,19 @@ use crate::{MinMax, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WeightBits {
     /// Of every layer but the first and the last, 2 to 8.
-    pub inner: u8,
+    pub hidden: u8,
     /// Of the first and the last layer: kept at 8 by default, since they are small and sensitive.
-    pub ends: u8,
+    pub first_and_last: u8,
 }
 
 impl WeightBits {
-    /// `inner` bits, with 8 in the first and the last layer.
+    /// `hidden` bits, with 8 in the first and the last layer.
     #[must_use]
-    pub fn inner(inner: u8) -> Self {
-        Self { inner, ends: 8 }
+    pub fn hidden(hidden: u8) -> Self {
+        Self {
+            hidden,
+            first_and_last: 8,
+        }
     }
 
     /// The width of every weight of a model, by parameter name.
@@ -33,9 +36,9 @@ impl WeightBits {
         let last = names.len().saturating_sub(1);
         let bits = |i: usize| {
             if i == 0 || i == last {
-                self.ends
+                self.first_and_last
             } else {
-                self.inner
+                self.hidden
             }
         };
         let named = names
@@ -71,7 +74,7 @@ impl From<BTreeMap<String, u8>> for Widths {
 /// weights:     s[o] = max|W[o]|/(2^(bits-1) - 1), nearest codes
 /// ```
 ///
-/// With rounded additions, scales are raised a little so that sums are exact in f32 (`exact_sums.rs` says which and why). The
+/// With explicit residual additions, scales are raised a little so that sums are exact in f32 (`exact_sums.rs` says which and why). The
 /// scale of a filter of tiny weights or zeros is what its bias needs
 /// ([`symmetric_with_bias`]), and a value that never left zero gets a scale beside which the values that are computed from it
 /// keep their biases. `ranges` may hold more nodes than this kind of addition needs (calibration records for both kinds).
@@ -115,7 +118,7 @@ pub fn min_max_spec(
         &widths.weights,
         &mut spec.activations,
     )?;
-    if placement.adds == Adds::Rounded {
+    if placement.adds == ResidualAdd::Explicit {
         make_sums_exact(folded, &steps, &mut spec.activations);
     }
     let activations = step_activations(folded, &steps, &spec.activations)?;
@@ -275,7 +278,7 @@ mod tests {
     use super::*;
     use crate::quantizer::symmetric::{Granularity, symmetric};
     use opt_core::lower::{fold, lower, observed_nodes};
-    use opt_core::{Binary, InputSpec, Output, Task, Unary, interpret, interpret_integer, zoo};
+    use opt_core::{Binary, InputSpec, Output, Task, Unary, interpret, interpret_quantized, zoo};
     use std::collections::BTreeSet;
 
     fn task() -> Task {
@@ -285,7 +288,7 @@ mod tests {
     }
 
     fn widths(folded: &Model, bits: u8) -> Widths {
-        WeightBits::inner(bits).by_name(folded).into()
+        WeightBits::hidden(bits).by_name(folded).into()
     }
 
     fn image(seed: usize) -> Vec<u8> {
@@ -314,13 +317,13 @@ mod tests {
         let folded = fold(&zoo::build("resnet20", &task(), 3).unwrap()).unwrap();
         let images: Vec<Vec<u8>> = (0..3).map(image).collect();
         let ranges = ranges(&folded, &images);
-        for adds in [Adds::Fused, Adds::Rounded] {
+        for adds in [ResidualAdd::Fused, ResidualAdd::Explicit] {
             let spec = min_max_spec(&folded, &adds.into(), &ranges, &widths(&folded, 8)).unwrap();
             let lowered = lower(&folded, &spec).unwrap();
             for image in &images {
                 let real = interpret::run(&folded, &folded.input.normalize(image)).unwrap();
                 let real = &real[folded.graph.output()];
-                let logits = interpret_integer::run(&lowered, image).unwrap().outputs;
+                let logits = interpret_quantized::run(&lowered, image).unwrap().outputs;
                 let size = real.iter().fold(0f32, |m, v| m.max(v.abs()));
                 for (a, b) in real.iter().zip(&logits) {
                     // Twenty roundings of 1/255 of a range each; a wrong scale is off by the size itself.
@@ -334,8 +337,13 @@ mod tests {
     fn ends_keep_eight_bits() {
         let folded = fold(&zoo::build("source_net", &task(), 3).unwrap()).unwrap();
         let ranges = ranges(&folded, &[image(0)]);
-        let spec =
-            min_max_spec(&folded, &Adds::Fused.into(), &ranges, &widths(&folded, 3)).unwrap();
+        let spec = min_max_spec(
+            &folded,
+            &ResidualAdd::Fused.into(),
+            &ranges,
+            &widths(&folded, 3),
+        )
+        .unwrap();
         let bits: Vec<u8> = spec.weights.values().map(|w| w.bits).collect();
         assert_eq!(bits, [8, 3, 8]);
     }
@@ -381,13 +389,18 @@ mod tests {
     }
 
     /// The logits of the folded model and of its integer network.
-    fn both_logits(model: &Model, adds: Adds, bits: u8, image: &[u8]) -> (Vec<f32>, Vec<f32>) {
+    fn both_logits(
+        model: &Model,
+        adds: ResidualAdd,
+        bits: u8,
+        image: &[u8],
+    ) -> (Vec<f32>, Vec<f32>) {
         let folded = fold(model).unwrap();
         let ranges = ranges(&folded, &[image.to_vec()]);
         let spec = min_max_spec(&folded, &adds.into(), &ranges, &widths(&folded, bits)).unwrap();
         let lowered = lower(&folded, &spec).unwrap();
         let real = interpret::run(&folded, &folded.input.normalize(image)).unwrap();
-        let logits = interpret_integer::run(&lowered, image).unwrap().outputs;
+        let logits = interpret_quantized::run(&lowered, image).unwrap().outputs;
         (real[folded.graph.output()].clone(), logits)
     }
 
@@ -437,7 +450,7 @@ mod tests {
         {
             for bits in [8, 4, 2] {
                 let model = two_filters(weights, bias);
-                let (real, logits) = both_logits(&model, Adds::Fused, bits, &image);
+                let (real, logits) = both_logits(&model, ResidualAdd::Fused, bits, &image);
                 assert!(
                     (real[0] - expect).abs() <= 1e-5 * expect.max(1e-6),
                     "{real:?}"
@@ -468,7 +481,7 @@ mod tests {
                 }
             }
         }
-        for adds in [Adds::Fused, Adds::Rounded] {
+        for adds in [ResidualAdd::Fused, ResidualAdd::Explicit] {
             let (real, logits) = both_logits(&model, adds, 8, &image(0));
             let size = real.iter().map(|v| v * v).sum::<f32>().sqrt();
             let error = real.iter().zip(&logits).map(|(a, b)| (a - b).powi(2));
@@ -516,7 +529,7 @@ mod tests {
         let image: Vec<u8> = (0..16).map(|i| i * 16).collect();
         let ordinary = model;
         // Readers of tiny weights ask for more than a scale may be.
-        for (adds, size) in [Adds::Fused, Adds::Rounded]
+        for (adds, size) in [ResidualAdd::Fused, ResidualAdd::Explicit]
             .into_iter()
             .flat_map(|adds| [1.0, 1e-36, 1e-40].map(|size| (adds, size)))
         {
@@ -541,7 +554,7 @@ mod tests {
         for weights in [[0.0, 10.0], [1e-36, 1e-36], [1e-40, 1e-40]] {
             let weights = tensor(&[1, 2], &weights);
             model.params.insert("fc.weight".to_owned(), weights);
-            let (_, logits) = both_logits(&model, Adds::Fused, 8, &image);
+            let (_, logits) = both_logits(&model, ResidualAdd::Fused, 8, &image);
             assert!((logits[0] - 0.013).abs() < 1e-6, "{logits:?}");
         }
     }
@@ -553,7 +566,7 @@ mod tests {
         for bits in [8, 4, 2] {
             let spec = min_max_spec(
                 &folded,
-                &Adds::Fused.into(),
+                &ResidualAdd::Fused.into(),
                 &ranges,
                 &widths(&folded, bits),
             )
@@ -573,7 +586,12 @@ mod tests {
         let folded = fold(&zoo::build("source_net", &task(), 3).unwrap()).unwrap();
         let sound = ranges(&folded, &[image(0)]);
         let message = |ranges: &BTreeMap<String, MinMax>, bits| {
-            let error = min_max_spec(&folded, &Adds::Fused.into(), ranges, &widths(&folded, bits));
+            let error = min_max_spec(
+                &folded,
+                &ResidualAdd::Fused.into(),
+                ranges,
+                &widths(&folded, bits),
+            );
             error.unwrap_err().to_string()
         };
         let mut empty = sound.clone();
@@ -599,8 +617,13 @@ mod tests {
         let folded = fold(&zoo::build("source_net", &task(), 3).unwrap()).unwrap();
         let mut ranges = ranges(&folded, &[image(0)]);
         ranges.remove("relu2");
-        let error =
-            min_max_spec(&folded, &Adds::Fused.into(), &ranges, &widths(&folded, 8)).unwrap_err();
+        let error = min_max_spec(
+            &folded,
+            &ResidualAdd::Fused.into(),
+            &ranges,
+            &widths(&folded, 8),
+        )
+        .unwrap_err();
         assert!(
             error.to_string().contains("`relu2`: no scale was chosen"),
             "{error}"

@@ -1,7 +1,7 @@
-//! One entry for all methods: a weight becomes an [`opt_core::CodedTensor`].
+//! One entry for all methods: a weight becomes an [`opt_core::QuantizedTensor`].
 
 use ndarray::{ArrayView, Dimension};
-use opt_core::{CodedTensor, Decode};
+use opt_core::{Dequantize, QuantizedTensor};
 
 use crate::Result;
 use crate::quantizer::affine::affine;
@@ -44,14 +44,14 @@ pub enum WeightMethod {
     },
 }
 
-impl<D: Dimension> From<QuantizedWeight<D>> for CodedTensor {
+impl<D: Dimension> From<QuantizedWeight<D>> for QuantizedTensor {
     fn from(weight: QuantizedWeight<D>) -> Self {
         let zero_point = (1u8 << (weight.bits - 1)) - 1;
         let codes = (weight.codes).mapv(|code| zero_point.wrapping_add_signed(code));
         Self {
             codes: codes.into_dyn(),
             bits: weight.bits,
-            decode: Decode::Affine {
+            dequantize: Dequantize::Affine {
                 scales: weight.scales,
                 zero_point,
             },
@@ -59,12 +59,12 @@ impl<D: Dimension> From<QuantizedWeight<D>> for CodedTensor {
     }
 }
 
-impl<D: Dimension> From<Codebook<D>> for CodedTensor {
+impl<D: Dimension> From<Codebook<D>> for QuantizedTensor {
     fn from(codebook: Codebook<D>) -> Self {
         Self {
             bits: bits_for(codebook.centroids.len()),
             codes: codebook.codes.into_dyn(),
-            decode: Decode::Codebook(codebook.centroids),
+            dequantize: Dequantize::Codebook(codebook.centroids),
         }
     }
 }
@@ -78,7 +78,7 @@ impl<D: Dimension> From<Codebook<D>> for CodedTensor {
 /// use opt_quant::{WeightMethod, pack, quantize_weight};
 ///
 /// let quantized = quantize_weight(&[-1.0, 0.0, 0.5, 2.0], &WeightMethod::Affine { bits: 2 })?;
-/// assert_eq!(quantized.decode()?, ndarray::arr1(&[-1.0, 0.0, 0.0, 2.0]).into_dyn());
+/// assert_eq!(quantized.dequantize()?, ndarray::arr1(&[-1.0, 0.0, 0.0, 2.0]).into_dyn());
 /// let codes: Vec<u8> = quantized.codes.iter().copied().collect();
 /// assert_eq!(pack(&codes, quantized.bits)?.len(), 1);
 /// # Ok::<(), opt_quant::QuantError>(())
@@ -90,16 +90,16 @@ impl<D: Dimension> From<Codebook<D>> for CodedTensor {
 pub fn quantize_weight<'a, D: Dimension>(
     weights: impl Into<ArrayView<'a, f32, D>>,
     method: &WeightMethod,
-) -> Result<CodedTensor> {
+) -> Result<QuantizedTensor> {
     let weights = weights.into();
     let weights = &weights;
     Ok(match *method {
         WeightMethod::UniformLevels { levels } => {
             let quantized = uniform_levels(weights, levels)?;
-            CodedTensor {
+            QuantizedTensor {
                 codes: quantized.codes.into_dyn(),
                 bits: bits_for(usize::from(levels)),
-                decode: Decode::MinMax {
+                dequantize: Dequantize::MinMax {
                     min: quantized.min,
                     step: quantized.step,
                 },
@@ -116,10 +116,10 @@ pub fn quantize_weight<'a, D: Dimension>(
                 reason = "a zero point lies within its codes, here 0 to 255"
             )]
             let zero_point = quantized.params.zero_point as u8;
-            CodedTensor {
+            QuantizedTensor {
                 codes: quantized.codes.into_dyn(),
                 bits,
-                decode: Decode::Affine {
+                dequantize: Dequantize::Affine {
                     scales: vec![quantized.params.scale],
                     zero_point,
                 },
@@ -168,14 +168,19 @@ mod tests {
         let quantized = quantize_weight(&weights.view(), &method).unwrap();
         assert_eq!(quantized.codes, arr2(&[[0, 3, 6], [6, 5, 2]]).into_dyn());
         let signed = symmetric(&weights.view(), 3, Granularity::PerChannel).unwrap();
-        assert_eq!(quantized.decode().unwrap(), signed.dequantize());
+        assert_eq!(quantized.dequantize().unwrap(), signed.dequantize());
     }
 
     #[test]
     fn the_one_entry_decodes_as_the_method_itself() {
         let weights = arr2(&[[-3.0, 0.0, 3.5], [1.0, 0.5, -0.25]]).into_dyn();
         let view = weights.view();
-        let decoded = |method| quantize_weight(&view, &method).unwrap().decode().unwrap();
+        let decoded = |method| {
+            quantize_weight(&view, &method)
+                .unwrap()
+                .dequantize()
+                .unwrap()
+        };
         assert_eq!(
             decoded(WeightMethod::Affine { bits: 3 }),
             affine(&view, 3).unwrap().dequantize()

@@ -190,7 +190,7 @@ mod tests {
             "* after bits: first and last layer 8 bits",
             "unofficial data",
             "~ one seed",
-            "trained on, for at least as long as the variant",
+            "trained further, for at least as long as the variant",
             "<h2>Findings</h2>",
             "magnitude ranks weights worse",
             "re-encoded as JPEG",

@@ -130,7 +130,7 @@ impl SummaryRow {
 
 /// The network that compression started from, as a variant is measured against it.
 ///
-/// Where a variant was trained, its baseline may be this network *trained on*, for at least as long; a user's loss is against
+/// Where a variant was trained, its baseline may be this network *trained further*, for at least as long; a user's loss is against
 /// what they brought.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Original {
@@ -218,7 +218,7 @@ pub fn best_within(
 }
 
 /// Whether training lies between a line and its baseline, of either: said by the line, or by epochs that are not the
-/// baseline's. A variant that was never trained, compared with a network that was trained on, is one of these.
+/// baseline's. A variant that was never trained, compared with a network that was trained further, is one of these.
 ///
 /// A baseline that is not among the lines leaves it open, which counts as training.
 fn is_trained(line: &ResultLine, lines: &[&ResultLine]) -> bool {
@@ -455,7 +455,7 @@ mod tests {
         assert_eq!(best_within(&rows, 100.0, |_| false), None);
     }
 
-    /// A base of 81.80 %, that base trained on for a while, and a smaller variant that was trained as long.
+    /// A base of 81.80 %, that base trained further for a while, and a smaller variant that was trained as long.
     fn trained_variant(control: f64, variant: f64) -> Vec<ResultLine> {
         let [base, small] = [0, 5].map(|i| sample_lines()[i].clone());
         let base = ResultLine {
@@ -465,7 +465,7 @@ mod tests {
         };
         let control = ResultLine {
             experiment: small.experiment.clone(),
-            variant: "resnet20 trained on".to_owned(),
+            variant: "resnet20 trained further".to_owned(),
             baseline: Some("resnet20".to_owned()),
             top1: control,
             epochs: 10.0,
@@ -540,7 +540,7 @@ mod tests {
         other[0].seed = 1;
         assert_eq!(original(&other, &[]), None);
         let mut circle = lines;
-        circle[0].baseline = Some("resnet20 trained on".to_owned());
+        circle[0].baseline = Some("resnet20 trained further".to_owned());
         assert_eq!(original(&circle, &[]), None);
     }
 

@@ -655,9 +655,9 @@ mod tests {
     fn the_headline_names_the_control_beside_the_loss() {
         let mut lines = sample_lines();
         lines.truncate(6);
-        lines[4].variant = "resnet20 trained on".to_owned();
+        lines[4].variant = "resnet20 trained further".to_owned();
         (lines[4].experiment, lines[4].top1) = ("quantize".to_owned(), 75.2);
-        lines[5].baseline = Some("resnet20 trained on".to_owned());
+        lines[5].baseline = Some("resnet20 trained further".to_owned());
         (lines[5].top1_baseline, lines[5].top1) = (75.2, 75.0);
         // 0.2 points below a control that fell: 16.6 below what was brought.
         let gain = |lines: &[ResultLine]| headline(&summarize(lines, &[]).rows)[0].clone();
@@ -666,7 +666,7 @@ mod tests {
         let found = gain(&lines);
         assert_eq!(found.gain, "3.86× smaller");
         let words = "−0.10 points [−0.87, +0.67] against the original resnet20 (may be chance). Its control, \
-                     resnet20 trained on: 75.20 %.";
+                     resnet20 trained further: 75.20 %.";
         assert!(found.detail.ends_with(words), "{}", found.detail);
     }
 
@@ -824,7 +824,7 @@ mod tests {
         assert!(lines.iter().any(|line| line.starts_with("One seed")));
     }
 
-    /// A step that was never trained stands against a network that was trained on; another step had fewer epochs than that
+    /// A step that was never trained stands against a network that was trained further; another step had fewer epochs than that
     /// control; a student has neither a network that it was made from nor a control that is one.
     #[test]
     fn the_legend_is_true_of_every_baseline() {
@@ -832,7 +832,7 @@ mod tests {
         lines.truncate(1);
         let control = ResultLine {
             experiment: "pipeline".to_owned(),
-            variant: "resnet20 trained on".to_owned(),
+            variant: "resnet20 trained further".to_owned(),
             baseline: Some("resnet20".to_owned()),
             epochs: 11.0,
             ..lines[0].clone()
@@ -854,7 +854,8 @@ mod tests {
         ));
         assert!(words.contains("a control without compression that was trained at least as long"));
         assert!(
-            !words.contains("variant was trained") && !words.contains("trained on for as long")
+            !words.contains("variant was trained")
+                && !words.contains("trained further for as long")
         );
         assert!(!words.contains("student"));
         let words = legend(&summarize(&sample_lines(), &[]).rows).join("\n");
@@ -865,9 +866,9 @@ mod tests {
     fn the_headline_is_known_as_well_as_its_losses_are() {
         let mut lines = sample_lines();
         lines.truncate(6);
-        lines[4].variant = "resnet20 trained on".to_owned();
+        lines[4].variant = "resnet20 trained further".to_owned();
         lines[4].experiment = "quantize".to_owned();
-        lines[5].baseline = Some("resnet20 trained on".to_owned());
+        lines[5].baseline = Some("resnet20 trained further".to_owned());
         // Against its control the answers are paired, against the original nothing is known of them.
         for line in &mut lines[2..] {
             line.discordant = Some(opt_stats::Discordant::default());

@@ -25,14 +25,14 @@ pub(crate) fn run() -> Result<ExitCode> {
             ],
         ),
     ];
-    for (mend, arguments) in gates {
+    for (fix, arguments) in gates {
         let status = workspace::cargo()
             .current_dir(workspace::root())
             .args(arguments)
             .status()?;
         if !status.success() {
             anyhow::bail!(
-                "`cargo {}` failed; mend it, then: {mend}",
+                "`cargo {}` failed; fix it, then: {fix}",
                 arguments.join(" ")
             );
         }

@@ -1,4 +1,4 @@
-//! `cargo xtask doctor`: what this machine has, what it lacks, and the mend for each.
+//! `cargo xtask doctor`: what this machine has, what it lacks, and the fix for each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ struct Check {
     what: &'static str,
     state: State,
     seen: String,
-    mend: Option<String>,
+    fix: Option<String>,
 }
 
 impl Check {
@@ -37,25 +37,25 @@ impl Check {
             what,
             state: State::Ok,
             seen: seen.into(),
-            mend: None,
+            fix: None,
         }
     }
 
-    fn optional(what: &'static str, seen: impl Into<String>, mend: impl Into<String>) -> Self {
+    fn optional(what: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             what,
             state: State::Optional,
             seen: seen.into(),
-            mend: Some(mend.into()),
+            fix: Some(fix.into()),
         }
     }
 
-    fn missing(what: &'static str, seen: impl Into<String>, mend: impl Into<String>) -> Self {
+    fn missing(what: &'static str, seen: impl Into<String>, fix: impl Into<String>) -> Self {
         Self {
             what,
             state: State::Missing,
             seen: seen.into(),
-            mend: Some(mend.into()),
+            fix: Some(fix.into()),
         }
     }
 }
@@ -78,14 +78,14 @@ pub(crate) fn run() -> Result<ExitCode> {
     ];
     print!("{}", table(&checks));
     if checks.iter().any(|check| check.state == State::Missing) {
-        println!("\nsomething needed is missing: see `mend` above");
+        println!("\nsomething needed is missing: see `fix` above");
         return Ok(ExitCode::FAILURE);
     }
     println!("\nnothing needed is missing");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Aligned columns; the mend stands below its line.
+/// Aligned columns; the fix stands below its line.
 fn table(checks: &[Check]) -> String {
     let mut text = String::new();
     for check in checks {
@@ -95,8 +95,8 @@ fn table(checks: &[Check]) -> String {
             State::Missing => "missing",
         };
         text += &format!("{:<13} {state:<8} {}\n", check.what, check.seen);
-        if let Some(mend) = &check.mend {
-            text += &format!("{:<13} {:<8} mend: {mend}\n", "", "");
+        if let Some(fix) = &check.fix {
+            text += &format!("{:<13} {:<8} fix: {fix}\n", "", "");
         }
     }
     text
@@ -165,7 +165,7 @@ fn is_glibc_new_enough(text: &str) -> bool {
 
 fn toolchain() -> Check {
     let what = "toolchain";
-    let mend = "install Rust from https://rustup.rs; rust-toolchain.toml then brings the right version, or `rustup toolchain install`";
+    let fix = "install Rust from https://rustup.rs; rust-toolchain.toml then brings the right version, or `rustup toolchain install`";
     let version = |program: &str| {
         first_line(
             Command::new(program)
@@ -174,7 +174,7 @@ fn toolchain() -> Check {
         )
     };
     match version("rustc") {
-        None => Check::missing(what, "no rustc", mend),
+        None => Check::missing(what, "no rustc", fix),
         Some(rustc) => match (version("cargo-clippy"), version("rustfmt")) {
             (Some(_), Some(_)) => Check::ok(what, rustc),
             _ => Check::optional(
@@ -515,6 +515,6 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "pip           ok       pip 24");
         assert_eq!(lines[1], "libtorch      missing  none");
-        assert_eq!(lines[2].trim(), "mend: cargo xtask setup");
+        assert_eq!(lines[2].trim(), "fix: cargo xtask setup");
     }
 }

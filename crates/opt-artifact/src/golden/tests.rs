@@ -7,7 +7,7 @@ use crate::{
     Provenance, read_qmodel, read_qmodel_with_golden, write_qmodel, write_qmodel_with_golden,
 };
 use ndarray::ArrayD;
-use opt_core::lower::Adds;
+use opt_core::lower::ResidualAdd;
 use opt_core::{Activation, Output, Params, QNode, QOp, QWeight};
 use proptest::prelude::*;
 
@@ -70,8 +70,8 @@ fn answers_are_those_that_one_computes_by_hand() {
 #[test]
 fn real_nets_come_back_and_check_themselves() {
     for (name, adds, bits) in [
-        ("resnet20", Adds::Rounded, 8),
-        ("airbench_8_8_8", Adds::Fused, 4),
+        ("resnet20", ResidualAdd::Explicit, 8),
+        ("airbench_8_8_8", ResidualAdd::Fused, 4),
     ] {
         let model = quantized(name, adds, bits);
         let images: Vec<u8> = (0..2 * 3072)
@@ -84,7 +84,7 @@ fn real_nets_come_back_and_check_themselves() {
         assert_eq!((&back, &stored), (&model, &answers), "{name}");
         for n in 0..2 {
             assert_eq!(stored.image(n), &images[n * 3072..][..3072]);
-            let trace = interpret_integer::run(&back, stored.image(n)).unwrap();
+            let trace = interpret_quantized::run(&back, stored.image(n)).unwrap();
             stored.check_codes(n, &back, trace.codes()).unwrap();
             stored.check_logits(n, &back, &trace.outputs).unwrap();
             // One code of one node.
@@ -325,7 +325,7 @@ fn damaged_answers_are_named() {
         assert!(message.contains("the checksum does not match"), "{message}");
         let (model, golden) = read_qmodel_with_golden(&changed).unwrap();
         let golden = golden.unwrap();
-        let trace = interpret_integer::run(&model, golden.image(0)).unwrap();
+        let trace = interpret_quantized::run(&model, golden.image(0)).unwrap();
         golden.check_logits(0, &model, &trace.outputs).unwrap_err();
         let same = golden.check_codes(0, &model, trace.codes()).is_ok();
         assert_eq!(same, name == LOGITS);

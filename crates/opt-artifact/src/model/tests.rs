@@ -2,7 +2,7 @@
 
 use super::*;
 use ndarray::Array1;
-use opt_core::{Decode, Task, zoo};
+use opt_core::{Dequantize, Task, zoo};
 use safetensors::SafeTensors;
 
 #[test]
@@ -68,18 +68,18 @@ fn other_readers_see_a_plain_checkpoint() {
 }
 
 /// Codes for `name` that any decoding accepts, and the model with their numbers.
-fn coded(model: &Model, name: &str, bits: u8, decode: Decode) -> (Model, CodedTensor) {
+fn coded(model: &Model, name: &str, bits: u8, dequantize: Dequantize) -> (Model, QuantizedTensor) {
     let shape = model.params[name].raw_dim();
     let codes = Array1::from_shape_fn(model.params[name].len(), |i| {
         u8::try_from(i * 7 % (1 << bits)).unwrap()
     });
-    let coded = CodedTensor {
+    let coded = QuantizedTensor {
         codes: codes.into_shape_with_order(shape).unwrap(),
         bits,
-        decode,
+        dequantize,
     };
     let mut model = model.clone();
-    let values = coded.decode().unwrap().into_shared();
+    let values = coded.dequantize().unwrap().into_shared();
     model.params.insert(name.to_owned(), values);
     (model, coded)
 }
@@ -95,7 +95,7 @@ fn coded_parameters_come_back_as_their_numbers() {
         .collect();
     let channels = model.params[&names[1]].shape()[0];
     let per_channel = (1..=channels).map(|o| 0.01 * o as f32).collect();
-    let affine = |scales, zero_point| Decode::Affine { scales, zero_point };
+    let affine = |scales, zero_point| Dequantize::Affine { scales, zero_point };
     let odd = (0..8).map(|i| (i as f32).sin()).collect();
     for bits in 3..=8 {
         let (model, first) = coded(&model, &names[0], bits, affine(vec![0.1], 3));
@@ -104,12 +104,12 @@ fn coded_parameters_come_back_as_their_numbers() {
             &model,
             &names[2],
             bits,
-            Decode::MinMax {
+            Dequantize::MinMax {
                 min: -0.3,
                 step: 0.07,
             },
         );
-        let (model, fourth) = coded(&model, &names[3], 3, Decode::Codebook(Vec::clone(&odd)));
+        let (model, fourth) = coded(&model, &names[3], 3, Dequantize::Codebook(Vec::clone(&odd)));
         let codes: BTreeMap<_, _> = names
             .iter()
             .cloned()
@@ -129,7 +129,7 @@ fn coded_parameters_come_back_as_their_numbers() {
 fn raw_codes_of_a_parameter_are_read_too() {
     let model = zoo::build("airbench_8_8_8", &Task::cifar10(), 2).unwrap();
     let name = model.weight_names()[0].to_owned();
-    let decode = Decode::Affine {
+    let decode = Dequantize::Affine {
         scales: vec![0.1],
         zero_point: 3,
     };
@@ -151,13 +151,13 @@ fn codes_that_do_not_fit_are_refused() {
     let model = zoo::build("airbench_8_8_8", &Task::cifar10(), 2).unwrap();
     let name = model.weight_names()[0].to_owned();
     let scales = vec![0.1];
-    let decode = Decode::Affine {
+    let decode = Dequantize::Affine {
         scales,
         zero_point: 4,
     };
     let (model, sound) = coded(&model, &name, 4, decode);
     struct Case {
-        break_it: fn(&mut CodedTensor),
+        break_it: fn(&mut QuantizedTensor),
         expect: &'static str,
     }
     let cases = [
@@ -167,7 +167,7 @@ fn codes_that_do_not_fit_are_refused() {
             expect: "9 bits, expected 1 to 8",
         },
         Case {
-            break_it: |c| c.decode = Decode::Codebook(vec![0.0; 15]),
+            break_it: |c| c.dequantize = Dequantize::Codebook(vec![0.0; 15]),
             expect: "the code 15 is outside its codebook of 15",
         },
         // Another shape of as many elements.

@@ -2,32 +2,32 @@
 
 use super::*;
 use crate::tests::{quantized, resealed};
-use opt_core::lower::Adds;
-use opt_core::{Activation, InputSpec, Output, QNode, Unary, interpret_integer};
+use opt_core::lower::ResidualAdd;
+use opt_core::{Activation, InputSpec, Output, QNode, Unary, interpret_quantized};
 
 #[test]
 fn zoo_nets_come_back_and_compute_the_same() {
     for name in ["resnet20", "resnet20_b", "airbench_8_8_8", "source_net"] {
         for (adds, bits) in [
-            (Adds::Fused, 8),
-            (Adds::Rounded, 8),
-            (Adds::Fused, 4),
-            (Adds::Fused, 3),
+            (ResidualAdd::Fused, 8),
+            (ResidualAdd::Explicit, 8),
+            (ResidualAdd::Fused, 4),
+            (ResidualAdd::Fused, 3),
         ] {
             let model = quantized(name, adds, bits);
             let bytes = write_qmodel(&model, &Provenance::new()).unwrap();
             assert_eq!(bytes, write_qmodel(&model, &Provenance::new()).unwrap());
             let back = read_qmodel(&bytes).unwrap();
             assert_eq!(back, model, "{name} {adds:?} {bits}");
-            if (adds, bits) != (Adds::Fused, 4) && name != "airbench_8_8_8" {
+            if (adds, bits) != (ResidualAdd::Fused, 4) && name != "airbench_8_8_8" {
                 continue;
             }
             let [c, h, w] = model.input.shape;
             let image: Vec<u8> = (0..c * h * w)
                 .map(|i| (i * 37 % 251).to_le_bytes()[0])
                 .collect();
-            let expected = interpret_integer::run(&model, &image).unwrap();
-            let found = interpret_integer::run(&back, &image).unwrap();
+            let expected = interpret_quantized::run(&model, &image).unwrap();
+            let found = interpret_quantized::run(&back, &image).unwrap();
             assert!(found.codes().eq(expected.codes()));
             let bits = |logits: Vec<f32>| logits.into_iter().map(f32::to_bits).collect::<Vec<_>>();
             assert_eq!(bits(found.outputs), bits(expected.outputs));
@@ -38,7 +38,7 @@ fn zoo_nets_come_back_and_compute_the_same() {
 #[test]
 fn every_width_is_stored_at_its_size() {
     for bits in 2..=8 {
-        let model = quantized("airbench_8_8_8", Adds::Fused, bits);
+        let model = quantized("airbench_8_8_8", ResidualAdd::Fused, bits);
         let bytes = write_qmodel(&model, &Provenance::new()).unwrap();
         let (header, rest) = bytes.split_at(8);
         let header = usize::try_from(u64::from_le_bytes(header.try_into().unwrap())).unwrap();
@@ -49,7 +49,7 @@ fn every_width_is_stored_at_its_size() {
 
 #[test]
 fn every_weight_names_its_coding() {
-    let mut model = quantized("airbench_8_8_8", Adds::Fused, 8);
+    let mut model = quantized("airbench_8_8_8", ResidualAdd::Fused, 8);
     let bytes = write_qmodel(&model, &Provenance::new()).unwrap();
     let weights = model.nodes.iter().filter(|n| n.op.weight().is_some());
     let names: Vec<String> = weights.map(|n| format!("{}.weight", n.name)).collect();
@@ -84,7 +84,7 @@ fn every_weight_names_its_coding() {
 
 #[test]
 fn the_header_of_a_resnet_is_small() {
-    let model = quantized("resnet20", Adds::Fused, 8);
+    let model = quantized("resnet20", ResidualAdd::Fused, 8);
     let length = write_qmodel(&model, &Provenance::new()).unwrap().len();
     let overhead = length - model.payload_bytes();
     println!("resnet20 W8A8: {length} bytes, {overhead} of them header");
@@ -94,7 +94,7 @@ fn the_header_of_a_resnet_is_small() {
 
 #[test]
 fn two_nodes_of_one_name_are_refused() {
-    let mut model = quantized("airbench_8_8_8", Adds::Fused, 8);
+    let mut model = quantized("airbench_8_8_8", ResidualAdd::Fused, 8);
     model.nodes[2].name = model.nodes[1].name.clone();
     let error = write_qmodel(&model, &Provenance::new()).unwrap_err();
     assert!(
@@ -105,11 +105,11 @@ fn two_nodes_of_one_name_are_refused() {
 
 #[test]
 fn unsound_models_are_not_written() {
-    let mut model = quantized("airbench_8_8_8", Adds::Fused, 8);
+    let mut model = quantized("airbench_8_8_8", ResidualAdd::Fused, 8);
     model.nodes[1].activation.as_mut().unwrap().scale = f32::NAN;
     let error = write_qmodel(&model, &Provenance::new()).unwrap_err();
     assert!(error.to_string().contains("its scale is NaN"), "{error}");
-    let mut model = quantized("airbench_8_8_8", Adds::Fused, 8);
+    let mut model = quantized("airbench_8_8_8", ResidualAdd::Fused, 8);
     model.input.mean.pop();
     let error = write_qmodel(&model, &Provenance::new()).unwrap_err();
     assert!(error.to_string().contains("3 channels"), "{error}");
@@ -139,7 +139,7 @@ fn version_1() -> Vec<u8> {
 #[test]
 fn files_of_version_1_are_read_as_they_were_meant() {
     let model = read_qmodel(&version_1()).unwrap();
-    let trace = interpret_integer::run(&model, &[9, 1, 1, 3]).unwrap();
+    let trace = interpret_quantized::run(&model, &[9, 1, 1, 3]).unwrap();
     assert_eq!(trace.outputs, [3.0, -2.0]);
     // What was done to images then: the usual, and no look at how a file is to be turned.
     let expected = opt_core::Preparation {
@@ -262,7 +262,7 @@ fn mixed_networks_come_back_with_tables_parameters_and_outputs() {
             "{share}"
         );
     }
-    let trace = interpret_integer::run(&model, &[9, 200, 1, 3]).unwrap();
+    let trace = interpret_quantized::run(&model, &[9, 200, 1, 3]).unwrap();
     stored.check_codes(0, &model, trace.codes()).unwrap();
     let mut codes: Vec<Vec<u8>> = trace.codes().map(<[u8]>::to_vec).collect();
     codes[2][1] ^= 1;

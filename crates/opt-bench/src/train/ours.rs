@@ -84,14 +84,14 @@ impl Ours {
             first_epoch: self.epoch,
             steps,
         };
-        let mut objective = CrossEntropy {
+        let mut loss = CrossEntropy {
             label_smoothing: 0.0,
         };
         let started = Instant::now();
         train(
             &mut self.net,
             &batches,
-            &mut objective,
+            &mut loss,
             &self.options,
             Constraints::default(),
             &mut NoHooks,

@@ -4,19 +4,19 @@ use super::*;
 use ndarray::arr2;
 use proptest::prelude::*;
 
-fn affine(scales: &[f32], zero_point: u8) -> Decode {
-    Decode::Affine {
+fn affine(scales: &[f32], zero_point: u8) -> Dequantize {
+    Dequantize::Affine {
         scales: scales.to_vec(),
         zero_point,
     }
 }
 
-fn coded(codes: [[u8; 2]; 2], bits: u8, decode: Decode) -> CodedTensor {
+fn coded(codes: [[u8; 2]; 2], bits: u8, dequantize: Dequantize) -> QuantizedTensor {
     let codes = arr2(&codes).into_dyn();
-    CodedTensor {
+    QuantizedTensor {
         codes,
         bits,
-        decode,
+        dequantize,
     }
 }
 
@@ -27,26 +27,26 @@ fn decoding_is_one_rounding_each() {
     assert_ne!(once, -0.1 + 0.1f32 * 3.0);
     struct Case {
         codes: [[u8; 2]; 2],
-        decode: Decode,
+        dequantize: Dequantize,
         expect: [[f32; 2]; 2],
     }
     let cases = [
         // One scale; the negative side of the zero point.
         Case {
             codes: [[0, 1], [2, 3]],
-            decode: affine(&[0.1], 1),
+            dequantize: affine(&[0.1], 1),
             expect: [[-0.1, 0.0], [0.1, 0.2]],
         },
         // A scale for each row.
         Case {
             codes: [[0, 1], [2, 3]],
-            decode: affine(&[1.0, 10.0], 3),
+            dequantize: affine(&[1.0, 10.0], 3),
             expect: [[-3.0, -2.0], [-10.0, 0.0]],
         },
         // In f32 alone, 3 · 0.1 would be rounded before the sum.
         Case {
             codes: [[3, 0], [0, 3]],
-            decode: Decode::MinMax {
+            dequantize: Dequantize::MinMax {
                 min: -0.1,
                 step: 0.1,
             },
@@ -55,88 +55,88 @@ fn decoding_is_one_rounding_each() {
         // The values in no order.
         Case {
             codes: [[3, 0], [1, 2]],
-            decode: Decode::Codebook(vec![5.0, -6.0, 7.0, 0.5]),
+            dequantize: Dequantize::Codebook(vec![5.0, -6.0, 7.0, 0.5]),
             expect: [[0.5, 5.0], [-6.0, 7.0]],
         },
     ];
     for case in cases {
-        let decoded = coded(case.codes, 2, case.decode).decode().unwrap();
+        let decoded = coded(case.codes, 2, case.dequantize).dequantize().unwrap();
         assert_eq!(decoded, arr2(&case.expect).into_dyn());
     }
 }
 
 #[test]
 fn tensors_without_elements_or_axes_decode() {
-    let empty = CodedTensor {
+    let empty = QuantizedTensor {
         codes: ArrayD::zeros(vec![2, 0]),
         bits: 3,
-        decode: affine(&[1.0, 2.0], 0),
+        dequantize: affine(&[1.0, 2.0], 0),
     };
-    assert_eq!(empty.decode().unwrap().shape(), [2, 0]);
-    let scalar = CodedTensor {
+    assert_eq!(empty.dequantize().unwrap().shape(), [2, 0]);
+    let scalar = QuantizedTensor {
         codes: ArrayD::from_elem(vec![], 5),
         bits: 3,
-        decode: affine(&[2.0], 1),
+        dequantize: affine(&[2.0], 1),
     };
-    assert_eq!(scalar.decode().unwrap(), ArrayD::from_elem(vec![], 8.0));
+    assert_eq!(scalar.dequantize().unwrap(), ArrayD::from_elem(vec![], 8.0));
 }
 
 #[test]
 fn parts_that_do_not_fit_are_refused() {
     struct Case {
         bits: u8,
-        decode: Decode,
+        dequantize: Dequantize,
         expect: &'static str,
     }
     let cases = [
         // Widths that no byte has.
         Case {
             bits: 9,
-            decode: affine(&[1.0], 0),
+            dequantize: affine(&[1.0], 0),
             expect: "9 bits, expected 1 to 8",
         },
         Case {
             bits: 0,
-            decode: affine(&[1.0], 0),
+            dequantize: affine(&[1.0], 0),
             expect: "0 bits, expected 1 to 8",
         },
         // A code too wide.
         Case {
             bits: 1,
-            decode: affine(&[1.0], 0),
+            dequantize: affine(&[1.0], 0),
             expect: "the code 3 does not fit 1 bits",
         },
         // Scales for another axis.
         Case {
             bits: 2,
-            decode: affine(&[1.0; 5], 0),
+            dequantize: affine(&[1.0; 5], 0),
             expect: "5 scales, expected 1 or one for each of 2 channels",
         },
         Case {
             bits: 2,
-            decode: affine(&[], 0),
+            dequantize: affine(&[], 0),
             expect: "0 scales, expected 1",
         },
         // A codebook shorter than the largest code, an empty one, one too long.
         Case {
             bits: 2,
-            decode: Decode::Codebook(vec![0.0; 3]),
+            dequantize: Dequantize::Codebook(vec![0.0; 3]),
             expect: "the code 3 is outside its codebook of 3",
         },
         Case {
             bits: 2,
-            decode: Decode::Codebook(vec![]),
+            dequantize: Dequantize::Codebook(vec![]),
             expect: "a codebook of 0 numbers",
         },
         Case {
             bits: 2,
-            decode: Decode::Codebook(vec![0.0; 5]),
+            dequantize: Dequantize::Codebook(vec![0.0; 5]),
             expect: "a codebook of 5 numbers, expected 1 to 4",
         },
     ];
     for case in cases {
-        let broken = coded([[3, 0], [1, 2]], case.bits, case.decode);
-        let message = broken.decode().unwrap_err().to_string();
+        let broken = coded([[3, 0], [1, 2]], case.bits, case.dequantize);
+        let message = broken.dequantize().unwrap_err().to_string();
         assert!(message.contains(case.expect), "{message}");
     }
 }

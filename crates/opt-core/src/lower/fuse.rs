@@ -8,25 +8,25 @@ use crate::{CoreError, Graph, Model, NodeId, Result};
 
 /// What happens to residual additions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Adds {
+pub enum ResidualAdd {
     /// Into a convolution's one requantization: its own result is never rounded. Smaller error, fastest engine.
     #[default]
     Fused,
     /// Each operand is rounded to codes first, as QDQ graphs need for integer kernels elsewhere.
-    Rounded,
+    Explicit,
 }
 
 /// Which values are rounded to codes, and which stay f32.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Placement {
     /// What happens to residual additions.
-    pub adds: Adds,
+    pub adds: ResidualAdd,
     /// Nodes that compute in f32, by name. Functions of one value, MaxPool, Flatten, Slice and Pad stay f32 behind them.
     pub float: BTreeSet<String>,
 }
 
-impl From<Adds> for Placement {
-    fn from(adds: Adds) -> Self {
+impl From<ResidualAdd> for Placement {
+    fn from(adds: ResidualAdd) -> Self {
         Self {
             adds,
             float: BTreeSet::new(),
@@ -217,7 +217,7 @@ impl Step {
 
 /// The operations of a folded model, in order.
 ///
-/// A ReLU or Clip joins the Conv, Gemm or Add whose only reader it is. With [`Adds::Fused`] an Add joins its first
+/// A ReLU or Clip joins the Conv, Gemm or Add whose only reader it is. With [`ResidualAdd::Fused`] an Add joins its first
 /// operand that is a Conv with no other reader. Other functions of one value are tables. What `placement` names computes
 /// in f32, and so does what keeps or limits values behind it (functions of one value, MaxPool, Flatten, Slice, Pad); between codes and
 /// f32 stand Quantize and Dequantize. Every output is f32.
@@ -273,7 +273,7 @@ struct Groups {
 }
 
 impl Groups {
-    fn new(graph: &Graph, adds: Adds, is_float: &[bool]) -> Self {
+    fn new(graph: &Graph, adds: ResidualAdd, is_float: &[bool]) -> Self {
         let mut groups = Self {
             consumers: graph.consumers(),
             head: (0..graph.nodes.len()).collect(),
@@ -286,7 +286,7 @@ impl Groups {
             let joins =
                 |source: NodeId| groups.only_reader(graph, source) == Some(id) && !is_float[source];
             let taken = match &node.op {
-                Op::Binary(_) if adds == Adds::Fused && node.inputs[0] != node.inputs[1] => {
+                Op::Binary(_) if adds == ResidualAdd::Fused && node.inputs[0] != node.inputs[1] => {
                     let is_conv = |i: NodeId| matches!(graph.nodes[i].op, Op::Conv { .. });
                     let mut inputs = node.inputs.iter().copied();
                     inputs.find(|&i| is_conv(i) && joins(i))
@@ -451,7 +451,7 @@ impl Steps {
 /// Those of [`fuse()`].
 pub fn observed_nodes(folded: &Model, float: &BTreeSet<String>) -> Result<Vec<NodeId>> {
     let mut nodes = BTreeSet::new();
-    for adds in [Adds::Fused, Adds::Rounded] {
+    for adds in [ResidualAdd::Fused, ResidualAdd::Explicit] {
         let placement = Placement {
             adds,
             float: float.clone(),

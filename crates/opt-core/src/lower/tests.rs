@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::Task;
 use crate::interpret;
-use crate::interpret_integer;
+use crate::interpret_quantized;
 use crate::zoo;
 use ndarray::Axis;
 
@@ -87,7 +87,7 @@ fn image(seed: usize) -> Vec<u8> {
 }
 
 /// Min-max quantization of a folded model, as a method crate would do it.
-fn min_max_spec(folded: &Model, adds: Adds, images: &[Vec<u8>], bits: u8) -> QuantSpec {
+fn min_max_spec(folded: &Model, adds: ResidualAdd, images: &[Vec<u8>], bits: u8) -> QuantSpec {
     let mut spec = QuantSpec {
         placement: adds.into(),
         ..QuantSpec::default()
@@ -273,48 +273,48 @@ fn means_outside_the_bytes_fold_exactly_or_not_at_all() {
 fn fusing_finds_the_operations() {
     struct Case {
         net: &'static str,
-        adds: Adds,
+        adds: ResidualAdd,
         expect: &'static str,
     }
     let cases = [
         // 19 convolutions, 2 slices and pads; additions are inside.
         Case {
             net: "resnet20",
-            adds: Adds::Fused,
+            adds: ResidualAdd::Fused,
             expect: "Input 1, Conv 19, Logits 1, Add 0, Clamp 0, Plain 6, residual 9",
         },
         Case {
             net: "resnet20",
-            adds: Adds::Rounded,
+            adds: ResidualAdd::Explicit,
             expect: "Input 1, Conv 19, Logits 1, Add 9, Clamp 0, Plain 6, residual 0",
         },
         // The shortcut's convolution stays apart, the main path takes the addition.
         Case {
             net: "resnet20_b",
-            adds: Adds::Fused,
+            adds: ResidualAdd::Fused,
             expect: "Input 1, Conv 21, Logits 1, Add 0, Clamp 0, Plain 2, residual 9",
         },
         // Every ReLU is in its convolution, also those that followed a pool.
         Case {
             net: "airbench_4_8_8",
-            adds: Adds::Fused,
+            adds: ResidualAdd::Fused,
             expect: "Input 1, Conv 7, Logits 1, Add 0, Clamp 0, Plain 5, residual 0",
         },
         // The padded pool stays apart; three convolutions in shortcuts.
         Case {
             net: "basic",
-            adds: Adds::Fused,
+            adds: ResidualAdd::Fused,
             expect: "Input 1, Conv 14, Logits 1, Add 0, Clamp 0, Plain 3, residual 5",
         },
         // Every Clip is in its convolution; additions without activation join the narrowing convolutions.
         Case {
             net: "inverted",
-            adds: Adds::Fused,
+            adds: ResidualAdd::Fused,
             expect: "Input 1, Conv 19, Logits 1, Add 0, Clamp 0, Plain 2, residual 3",
         },
         Case {
             net: "inverted",
-            adds: Adds::Rounded,
+            adds: ResidualAdd::Explicit,
             expect: "Input 1, Conv 19, Logits 1, Add 3, Clamp 0, Plain 2, residual 0",
         },
     ];
@@ -347,7 +347,7 @@ fn signal_to_noise(folded: &Model, lowered: &QModel, images: &[Vec<u8>]) -> f64 
     let (mut noise, mut signal) = (0.0, 0.0);
     for image in images {
         let real = interpret::run(folded, &folded.input.normalize(image)).unwrap();
-        let logits = interpret_integer::run(lowered, image).unwrap().outputs;
+        let logits = interpret_quantized::run(lowered, image).unwrap().outputs;
         for (a, b) in real[folded.graph.output()].iter().zip(&logits) {
             noise += f64::from(a - b).powi(2);
             signal += f64::from(*a).powi(2);
@@ -361,7 +361,7 @@ fn the_integer_network_computes_nearly_the_same() {
     for name in NETS {
         let folded = fold(&net(name)).unwrap();
         let images: Vec<Vec<u8>> = (0..3).map(image).collect();
-        for adds in [Adds::Fused, Adds::Rounded] {
+        for adds in [ResidualAdd::Fused, ResidualAdd::Explicit] {
             let spec = min_max_spec(&folded, adds, &images, 8);
             let lowered = lower(&folded, &spec).unwrap();
             let decibel = signal_to_noise(&folded, &lowered, &images);
@@ -375,7 +375,7 @@ fn the_integer_network_computes_nearly_the_same() {
 fn clip_holds_where_codes_reach_beyond_it() {
     let folded = fold(&net("inverted")).unwrap();
     let images: Vec<Vec<u8>> = (0..3).map(image).collect();
-    let mut spec = min_max_spec(&folded, Adds::Fused, &images, 8);
+    let mut spec = min_max_spec(&folded, ResidualAdd::Fused, &images, 8);
     for activation in spec.activations.values_mut() {
         let QParams {
             scale, zero_point, ..
@@ -404,7 +404,7 @@ fn fewer_bits_are_kept_in_the_network() {
     let folded = fold(&net("airbench_4_8_8")).unwrap();
     let images = [image(0)];
     let lowered = |bits| {
-        let spec = min_max_spec(&folded, Adds::Fused, &images, bits);
+        let spec = min_max_spec(&folded, ResidualAdd::Fused, &images, bits);
         lower(&folded, &spec).unwrap()
     };
     let weights = crate::cost::cost(&folded).unwrap().weights;
@@ -417,13 +417,13 @@ fn fewer_bits_are_kept_in_the_network() {
 #[test]
 fn what_is_missing_or_stray_is_named() {
     let folded = fold(&net("resnet20")).unwrap();
-    let sound = min_max_spec(&folded, Adds::Fused, &[image(0)], 8);
+    let sound = min_max_spec(&folded, ResidualAdd::Fused, &[image(0)], 8);
     struct Case {
         break_it: fn(&mut QuantSpec),
         expect: &'static str,
     }
     let cases = [
-        // An edge without a scale.
+        // An activation without a scale.
         Case {
             break_it: |s| s.activations.retain(|name, _| name != "layer2.1.relu1"),
             expect: "quantization of `layer2.1.relu1`: no scale was chosen",
@@ -441,7 +441,7 @@ fn what_is_missing_or_stray_is_named() {
             },
             expect: "quantization of `layer1.0.conv2`: the specification names it",
         },
-        // Signed codes on an edge.
+        // Signed codes of an activation.
         Case {
             break_it: |s| s.activations.get_mut("relu").unwrap().qmin = -128,
             expect: "quantization of `relu`: codes -128 to 255",

@@ -227,7 +227,7 @@ fn succeeds_in_spite_of_the_server() {
             part: |part| part.fill(0),
             requests: &[0],
         },
-        // The part is the start of another file: the checksum tells, and one fresh start mends it.
+        // The part is the start of another file: the checksum tells, and one fresh start fixes it.
         Case {
             answers: &[Answer::Good],
             part: |part| {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stage::Stage;
 use crate::identity::Identity;
-use crate::run::{Recorded, Run};
+use crate::run::{Measured, Run};
 
 /// Images for gradients, and as many others for the change of likelihood.
 const IMAGES: usize = 256;
@@ -36,7 +36,7 @@ const SEED: u64 = 0;
 pub(super) fn run(
     run: &mut Run,
     stage: &Stage,
-    base: &Recorded,
+    base: &Measured,
     weights: usize,
     sets: usize,
 ) -> Result<()> {
@@ -165,7 +165,7 @@ impl Images {
 
 fn measure(
     run: &Run,
-    base: &Recorded,
+    base: &Measured,
     (n_weights, n_sets): (usize, usize),
     images: &Images,
 ) -> Result<Likelihood> {

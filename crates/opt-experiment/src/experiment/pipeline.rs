@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use opt_core::lower::Adds;
+use opt_core::lower::ResidualAdd;
 use opt_distill::Kd;
 use opt_prune::{Criterion, Norm};
 use opt_report::Arm;
@@ -162,7 +162,7 @@ impl Block for Pipeline {
         let (train, loss) = (self.fine_tune.clone(), taught(self.temperature));
         let tuned = list.push(tuned(list, name, Arm::Taught, train, loss))?;
 
-        // 3. Quantize after training, 4. train on with fake quantization.
+        // 3. Quantize after training, 4. train further with fake quantization.
         let calibration = Calibration {
             images: list.calibration_images,
             float: BTreeSet::new(),
@@ -170,7 +170,7 @@ impl Block for Pipeline {
         for &bits in self.bits.as_slice() {
             let work = Work::PostTraining {
                 calibration: calibration.clone(),
-                adds: Adds::Fused,
+                adds: ResidualAdd::Fused,
                 bits,
             };
             let name = format!("3. W{bits}A8 post-training");

@@ -268,7 +268,7 @@ impl Block for Prune {
                 ..list.after(base, Experiment::Prune, name, work)
             }
         };
-        let name = format!("{} trained on", self.base);
+        let name = format!("{} trained further", self.base);
         let nothing = vec![0.0; self.rounds];
         let control = list.push(stage(list, name, Scope::Global, MAGNITUDE, nothing))?;
         for &Word(criterion) in &self.criteria {

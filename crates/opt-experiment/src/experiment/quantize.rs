@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use opt_core::lower::Adds;
+use opt_core::lower::ResidualAdd;
 use opt_core::{Binary, Op, zoo};
 use opt_quant::{Granularity, WeightMethod};
 use schemars::JsonSchema;
@@ -84,7 +84,7 @@ impl Block for Quantize {
         for &levels in &self.weight_levels {
             let bits = bits_of(levels);
             for (name, method) in weight_methods(levels, bits) {
-                let work = Work::CodeWeights { method, bits };
+                let work = Work::QuantizeWeights { method, bits };
                 list.push(list.after(base, of, name, work))?;
             }
         }
@@ -95,7 +95,7 @@ impl Block for Quantize {
         for &bits in &self.post_training {
             let work = Work::PostTraining {
                 calibration: calibration.clone(),
-                adds: Adds::Fused,
+                adds: ResidualAdd::Fused,
                 bits,
             };
             list.push(list.after(base, of, format!("W{bits}A8 post-training"), work))?;
@@ -123,11 +123,11 @@ impl Block for Quantize {
     }
 }
 
-/// A baseline trained on as it is, for as many epochs as a variant gets: what these epochs alone are worth. Variants that are
+/// A baseline trained further as it is, for as many epochs as a variant gets: what these epochs alone are worth. Variants that are
 /// trained after their baseline are compared with this.
 pub(super) fn trained_on(list: &Stages, base: StageId, of: Experiment, train: &Train) -> Stage {
     let work = Work::Train {
-        phase: "train on",
+        phase: "train further",
         train: train.clone(),
         loss: Loss::CrossEntropy,
     };
@@ -137,7 +137,12 @@ pub(super) fn trained_on(list: &Stages, base: StageId, of: Experiment, train: &T
             "{} base + {} without compression",
             baseline.epochs, train.epochs
         ),
-        ..list.after(base, of, format!("{} trained on", baseline.recipe), work)
+        ..list.after(
+            base,
+            of,
+            format!("{} trained further", baseline.recipe),
+            work,
+        )
     }
 }
 
@@ -179,16 +184,16 @@ pub(super) fn recipe_stages(
 ) -> Result<()> {
     let recipe::Quantize {
         bits,
-        adds,
+        residual_add,
         calibration_images: _,
         float,
     } = quantize;
     let has_adds = has_adds(&list.get(trained).network)?;
     for &bits in bits.as_slice() {
-        for kind in adds {
+        for kind in residual_add {
             let (adds, how) = match kind {
-                Additions::Fused => (Adds::Fused, ", fused additions"),
-                Additions::Rounded => (Adds::Rounded, ", rounded additions"),
+                Additions::Fused => (ResidualAdd::Fused, ", fused residual add"),
+                Additions::Explicit => (ResidualAdd::Explicit, ", explicit residual add"),
             };
             let name = format!(
                 "W{bits}A8{}{}",
@@ -251,22 +256,22 @@ mod tests {
         };
         let mut run = Run::start(request, data, tch::Device::Cpu).unwrap();
         let text = "name = \"r\"\nmodel = \"resnet20\"\n[train]\nepochs = 0\nlr = 0.1\n[quantize]\nbits = 4\n\
-                    adds = [\"rounded\", \"fused\"]\ncalibration_images = 30\n";
+                    residual_add = [\"explicit\", \"fused\"]\ncalibration_images = 30\n";
         let recipe: Recipe = toml::from_str(text).unwrap();
         run_stages(&mut run, &recipe_stages(&recipe).unwrap(), None).unwrap();
-        let [float, rounded, fused] = run.lines.as_slice() else {
+        let [float, explicit, fused] = run.lines.as_slice() else {
             panic!("{:?}", run.lines);
         };
         assert_eq!(
             (float.weight_bits, float.file.as_str()),
             (32, "models/train-resnet20-r-s3.safetensors")
         );
-        // A rounded addition is a node of its own; a fused one is a second operand of its convolution.
-        for (line, kind, own) in [(rounded, "rounded", 9), (fused, "fused", 0)] {
-            assert_eq!(line.variant, format!("W4A8, {kind} additions"));
+        // An explicit residual add is a node of its own; a fused one is a second operand of its convolution.
+        for (line, kind, own) in [(explicit, "explicit", 9), (fused, "fused", 0)] {
+            assert_eq!(line.variant, format!("W4A8, {kind} residual add"));
             assert_eq!(
                 line.file,
-                format!("models/train-resnet20-w4a8-{kind}-additions-s3.opt")
+                format!("models/train-resnet20-w4a8-{kind}-residual-add-s3.opt")
             );
             assert_eq!((line.weight_bits, line.activation_bits), (4, 8));
             assert_eq!(line.policy, "first and last layer 8 bits");
@@ -281,7 +286,7 @@ mod tests {
             );
         }
         // Both were seen by the same calibration.
-        assert_eq!(rounded.seconds.to_bits(), fused.seconds.to_bits());
+        assert_eq!(explicit.seconds.to_bits(), fused.seconds.to_bits());
     }
 
     #[test]

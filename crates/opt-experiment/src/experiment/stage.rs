@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
-use opt_core::lower::Adds;
+use opt_core::lower::ResidualAdd;
 use opt_distill::Kd;
 use opt_prune::{Criterion, Scope};
 use opt_quant::WeightMethod;
@@ -87,7 +87,7 @@ pub enum Work {
         multiple_of: usize,
     },
     /// Stores weights as codes; activations stay f32.
-    CodeWeights {
+    QuantizeWeights {
         /// How.
         method: WeightMethod,
         /// The bits that a code needs.
@@ -98,7 +98,7 @@ pub enum Work {
         /// Whose ranges it rests on.
         calibration: Calibration,
         /// How residual additions are rounded.
-        adds: Adds,
+        adds: ResidualAdd,
         /// Bits of the weights of hidden layers.
         bits: u8,
     },
@@ -159,7 +159,7 @@ impl Work {
             Self::Again
             | Self::Likelihood { .. }
             | Self::Shrink { .. }
-            | Self::CodeWeights { .. }
+            | Self::QuantizeWeights { .. }
             | Self::PostTraining { .. } => Vec::new(),
         }
     }
@@ -176,7 +176,7 @@ impl Work {
             | Self::Mask { .. }
             | Self::Likelihood { .. }
             | Self::Shrink { .. }
-            | Self::CodeWeights { .. }
+            | Self::QuantizeWeights { .. }
             | Self::PostTraining { .. } => None,
         }
     }
@@ -185,7 +185,7 @@ impl Work {
     #[must_use]
     pub fn bits(&self) -> (u8, u8) {
         match self {
-            Self::CodeWeights { bits, .. } => (*bits, 32),
+            Self::QuantizeWeights { bits, .. } => (*bits, 32),
             Self::PostTraining { bits, .. } | Self::QuantizationAware { bits, .. } => (*bits, 8),
             Self::Train { .. }
             | Self::Again

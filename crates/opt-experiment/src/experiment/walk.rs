@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use opt_compress::{
-    Calibrated, CodedModel, WeightBits, calibrate_with, code_weights, mask_rounds, remove_channels,
+    Calibrated, QuantizedWeights, WeightBits, calibrate_with, mask_rounds, quantize_weights,
+    remove_channels,
 };
-use opt_core::lower::{Adds, QuantSpec, fold_batch_norms};
+use opt_core::lower::{QuantSpec, ResidualAdd, fold_batch_norms};
 use opt_core::mask::Masks;
 use opt_core::{GradientSums, Model, cost};
 use opt_nn::gradients::gradient_sums;
@@ -21,9 +22,9 @@ use super::shard::Shard;
 use super::stage::{Calibration, Loss, Round, Stage, StageId, Stages, Work};
 use super::start::initial_model;
 use crate::distillation::{Distill, Scaled};
-use crate::measure::Shipped;
+use crate::measure::Artifact;
 use crate::recipe::Train;
-use crate::run::{Phase, Recorded, Run, Variant};
+use crate::run::{Measured, Phase, Run, Variant};
 use crate::training::Label;
 
 /// Training images whose gradients a criterion rests on.
@@ -75,7 +76,7 @@ fn uses(stages: &Stages, own: &BTreeSet<StageId>) -> BTreeMap<StageId, usize> {
 /// A finished stage.
 #[derive(Debug)]
 struct Done {
-    recorded: Recorded,
+    recorded: Measured,
     /// Seconds beyond those of the baseline that it stands on.
     seconds: f64,
 }
@@ -96,16 +97,16 @@ struct Walk<'a> {
 /// What a stage made.
 enum Made {
     Float(Model),
-    Coded(CodedModel),
+    Weights(QuantizedWeights),
     Integer { folded: Model, spec: QuantSpec },
 }
 
 impl Made {
-    fn shipped(&self) -> Shipped<'_> {
+    fn artifact(&self) -> Artifact<'_> {
         match self {
-            Self::Float(model) => Shipped::Float(model),
-            Self::Coded(coded) => Shipped::Coded(coded),
-            Self::Integer { folded, spec } => Shipped::Integer { folded, spec },
+            Self::Float(model) => Artifact::Float(model),
+            Self::Weights(coded) => Artifact::Weights(coded),
+            Self::Integer { folded, spec } => Artifact::Integer { folded, spec },
         }
     }
 }
@@ -190,7 +191,7 @@ impl Walk<'_> {
             part: stage.part.clone(),
             pruning: stage.pruning.clone(),
         };
-        let recorded = run.record(variant, made.shipped())?;
+        let recorded = run.record(variant, made.artifact())?;
         if let (Some(masks), Some(pruning)) = (masks, &stage.pruning) {
             check_sparsity(&recorded.model, &masks, pruning.sparsity)?;
         }
@@ -270,14 +271,16 @@ impl Walk<'_> {
                 let smaller = remove_channels(&model, *criterion, *keep, *multiple_of, None)?;
                 Made::Float(smaller)
             }
-            Work::CodeWeights { method, bits: _ } => Made::Coded(code_weights(&model, *method)?),
+            Work::QuantizeWeights { method, bits: _ } => {
+                Made::Weights(quantize_weights(&model, *method)?)
+            }
             Work::PostTraining {
                 calibration,
                 adds,
                 bits,
             } => {
                 let (calibrated, seconds) = self.calibrated(run, stage, calibration, &model)?;
-                let spec = calibrated.spec(*adds, WeightBits::inner(*bits))?;
+                let spec = calibrated.spec(*adds, WeightBits::hidden(*bits))?;
                 let folded = calibrated.folded.clone();
                 return Ok((Made::Integer { folded, spec }, seconds, None));
             }
@@ -292,10 +295,10 @@ impl Walk<'_> {
                     name: "quantization-aware",
                     ..phase
                 };
-                let bits = WeightBits::inner(*bits);
+                let bits = WeightBits::hidden(*bits);
                 let (trained, seconds) =
-                    self.train_aware(run, &model, &calibrated, bits, train, phase, *loss)?;
-                let spec = trained.spec(Adds::Fused, bits)?;
+                    self.train_qat(run, &model, &calibrated, bits, train, phase, *loss)?;
+                let spec = trained.spec(ResidualAdd::Fused, bits)?;
                 let folded = trained.folded;
                 return Ok((Made::Integer { folded, spec }, calibrating + seconds, None));
             }
@@ -317,10 +320,10 @@ impl Walk<'_> {
         match loss {
             Loss::CrossEntropy => run.train(net, train, phase, constraints),
             Loss::Weighted(weight) => {
-                let objective = CrossEntropy {
+                let loss = CrossEntropy {
                     label_smoothing: train.label_smoothing,
                 };
-                let mut scaled = Scaled { objective, weight };
+                let mut scaled = Scaled { loss, weight };
                 run.train_with(net, train, phase, constraints, &mut scaled)
             }
             Loss::Distill { teacher, kd } => {
@@ -363,7 +366,7 @@ impl Walk<'_> {
             let Round { sparsity, train } = &rounds[round];
             let is_cut = *sparsity > 0.0;
             let mut net = Net::new(&model, device)?;
-            let what = if is_cut { "fine-tune" } else { "train on" };
+            let what = if is_cut { "fine-tune" } else { "train further" };
             let name = format!("{what} {}/{}", round + 1, rounds.len());
             let constraints = Constraints {
                 masks: is_cut.then_some(masks),
@@ -405,7 +408,7 @@ impl Walk<'_> {
     /// Trains a network on with fake quantization: where it is rounded follows from `calibrated`, its weight scales follow
     /// the weights. Returns the calibration with the trained weights, and the seconds it took.
     #[expect(clippy::too_many_arguments, reason = "each is a thing of its own")]
-    fn train_aware(
+    fn train_qat(
         &self,
         run: &mut Run,
         model: &Model,
@@ -416,7 +419,7 @@ impl Walk<'_> {
         loss: Loss,
     ) -> Result<(Calibrated, f64)> {
         let plain = fold_batch_norms(model)?;
-        let spec = calibrated.spec(Adds::Fused, bits)?;
+        let spec = calibrated.spec(ResidualAdd::Fused, bits)?;
         let fake_quant = FakeQuant::new(
             &plain,
             &spec.placement,
@@ -470,19 +473,19 @@ fn policy(weight_bits: u8, activation_bits: u8) -> String {
 }
 
 /// What was asked for is what ships, to the last weight.
-fn check_sparsity(shipped: &Model, masks: &Masks, sparsity: f64) -> Result<()> {
-    let shipped = cost::cost(shipped)?;
+fn check_sparsity(artifact: &Model, masks: &Masks, sparsity: f64) -> Result<()> {
+    let artifact = cost::cost(artifact)?;
     let kept: usize = masks.values().map(opt_core::Mask::n_kept).sum();
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
         reason = "a share of a count"
     )]
-    let asked = ((1.0 - sparsity) * shipped.weights as f64).round() as usize;
+    let asked = ((1.0 - sparsity) * artifact.weights as f64).round() as usize;
     ensure!(
-        shipped.weights_nonzero <= kept && kept.abs_diff(asked) <= shipped.layers.len(),
+        artifact.weights_nonzero <= kept && kept.abs_diff(asked) <= artifact.layers.len(),
         "{} weights are not zero, the masks keep {kept}, asked for were {asked}",
-        shipped.weights_nonzero
+        artifact.weights_nonzero
     );
     Ok(())
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use opt_core::graph::{Graph, Node, Output};
-use opt_core::lower::{Adds, Placement};
+use opt_core::lower::{Placement, ResidualAdd};
 use opt_core::op::{Op, Window};
 use opt_core::{InputSpec, Orientation, Preparation, QParams};
 use opt_data::augment::{AugmentConfig, Border, Crop, Flip};
@@ -493,11 +493,11 @@ impl Ingredient for Placement {
     }
 }
 
-impl Ingredient for Adds {
+impl Ingredient for ResidualAdd {
     fn write(&self, text: &mut String) {
         match self {
             Self::Fused => "fused".write(text),
-            Self::Rounded => "rounded".write(text),
+            Self::Explicit => "explicit".write(text),
         }
     }
 }

@@ -13,8 +13,8 @@ pub struct Quantize {
     #[serde(default = "default_bits")]
     pub bits: OneOrMore<u8>,
     /// One network for each of these kinds of addition.
-    #[serde(default = "default_adds")]
-    pub adds: Vec<Additions>,
+    #[serde(default = "default_residual_add")]
+    pub residual_add: Vec<Additions>,
     /// Training images, without augmentation, whose smallest and largest values give the scales; all if there are fewer.
     #[serde(default = "default_calibration_images")]
     pub calibration_images: usize,
@@ -60,20 +60,20 @@ impl OneOrMore<u8> {
     }
 }
 
-/// How residual additions are rounded: [`opt_core::lower::Adds`].
+/// What happens to residual additions: [`opt_core::lower::ResidualAdd`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Additions {
     /// Within the convolution before, which rounds once.
     Fused,
     /// Both operands first, as other programs' integer kernels need it.
-    Rounded,
+    Explicit,
 }
 
 fn default_bits() -> OneOrMore<u8> {
     OneOrMore::One(8)
 }
-fn default_adds() -> Vec<Additions> {
+fn default_residual_add() -> Vec<Additions> {
     vec![Additions::Fused]
 }
 fn default_calibration_images() -> usize {
@@ -85,7 +85,7 @@ impl Quantize {
     pub(super) fn check(&self, model: &Model) -> Result<()> {
         let Self {
             bits,
-            adds,
+            residual_add,
             calibration_images,
             float,
         } = self;
@@ -115,21 +115,21 @@ impl Quantize {
                 layers(model)
             );
         }
-        let [first, rest @ ..] = adds.as_slice() else {
-            anyhow::bail!("adds is empty, expected \"fused\", \"rounded\" or both");
+        let [first, rest @ ..] = residual_add.as_slice() else {
+            anyhow::bail!("residual_add is empty, expected \"fused\", \"explicit\" or both");
         };
         ensure!(
             rest.len() <= 1 && !rest.contains(first),
-            "adds names a kind twice, expected \"fused\", \"rounded\" or both"
+            "residual_add names a kind twice, expected \"fused\", \"explicit\" or both"
         );
         ensure!(
-            adds == &default_adds()
+            residual_add == &default_residual_add()
                 || model
                     .graph
                     .nodes
                     .iter()
                     .any(|n| n.op == Op::Binary(Binary::Add)),
-            "adds: this network adds nothing, so that every kind gives the same; leave the key out"
+            "residual_add: this network adds nothing, so that every kind gives the same; leave the key out"
         );
         Ok(())
     }
@@ -158,12 +158,12 @@ mod tests {
     fn an_empty_table_is_eight_bits_with_fused_additions() {
         let expect = Quantize {
             bits: OneOrMore::One(8),
-            adds: vec![Additions::Fused],
+            residual_add: vec![Additions::Fused],
             calibration_images: 2000,
             float: Vec::new(),
         };
         assert_eq!(parse("", "resnet20").unwrap(), expect);
-        let all = "bits = 4\nadds = [\"rounded\", \"fused\"]\ncalibration_images = 1\n";
+        let all = "bits = 4\nresidual_add = [\"explicit\", \"fused\"]\ncalibration_images = 1\n";
         let quantize = parse(all, "resnet20").unwrap();
         assert_eq!(toml::to_string(&quantize).unwrap(), all);
     }
@@ -206,28 +206,28 @@ mod tests {
             },
             // No network, the same network twice, and one that does not exist.
             Case {
-                text: "adds = []",
+                text: "residual_add = []",
                 model: "resnet20",
-                expect: "adds is empty",
+                expect: "residual_add is empty",
             },
             Case {
-                text: "adds = [\"fused\", \"fused\"]",
+                text: "residual_add = [\"fused\", \"fused\"]",
                 model: "resnet20",
-                expect: "adds names a kind twice",
+                expect: "residual_add names a kind twice",
             },
             Case {
-                text: "adds = [\"fused\", \"rounded\", \"fused\"]",
+                text: "residual_add = [\"fused\", \"explicit\", \"fused\"]",
                 model: "resnet20",
-                expect: "adds names a kind twice",
+                expect: "residual_add names a kind twice",
             },
             Case {
-                text: "adds = [\"exact\"]",
+                text: "residual_add = [\"exact\"]",
                 model: "resnet20",
-                expect: "unknown variant `exact`, expected `fused` or `rounded`",
+                expect: "unknown variant `exact`, expected `fused` or `explicit`",
             },
             // The same network under another name.
             Case {
-                text: "adds = [\"rounded\"]",
+                text: "residual_add = [\"explicit\"]",
                 model: "airbench_2_2_2",
                 expect: "this network adds nothing",
             },

@@ -52,7 +52,7 @@ pub struct QdqOptions {
 /// ONNX Runtime 1.32 runs all of it on integer kernels, and a convolution, a Gemm, the logits and whatever moves codes give
 /// the interpreter's numbers exactly. Its additions and means take the zero points into one constant before rounding: at a tie,
 /// or within a few millionths of one, their code can differ by one, and in a deep network others follow. With scales for which
-/// sums are exact in f32, as `opt-quant` chooses them for rounded additions, all codes of a trained ResNet-20 are equal;
+/// sums are exact in f32, as `opt-quant` chooses them for explicit residual additions, all codes of a trained ResNet-20 are equal;
 /// `cargo xtask verify` counts. On x86 without VNNI its products can saturate at 16 bits, and then nothing of this holds.
 ///
 /// # Form

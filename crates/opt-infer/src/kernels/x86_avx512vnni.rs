@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Rounding is the interpreter's, operation by operation: convert, multiply, add the residual, limit, round half to even.
-//! Limits come before rounding here; they are whole numbers, so the order does not matter.
+//! Limits come before rounding here; they are integers, so the order does not matter.
 
 #![expect(
     unsafe_code,

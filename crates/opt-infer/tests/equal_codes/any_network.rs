@@ -1,7 +1,7 @@
 //! Networks that nobody would train, but which `QModel::validate` takes: whatever reads whatever, with windows, strides and
 //! pads of any size.
 
-use opt_core::interpret_integer::run as interpret;
+use opt_core::interpret_quantized::run as interpret;
 use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QOp};
 use opt_infer::{Options, Session, Sharing};

@@ -2,7 +2,7 @@
 
 use ndarray::{ArrayD, IxDyn};
 use opt_core::Output;
-use opt_core::interpret_integer::run as interpret;
+use opt_core::interpret_quantized::run as interpret;
 use opt_core::op::Window;
 use opt_core::qmodel::{QOp, QWeight};
 use opt_infer::{InferError, Kernels, Limits, Options, Session, Sharing};

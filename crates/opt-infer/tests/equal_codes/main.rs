@@ -1,6 +1,6 @@
 //! Every set of kernels that this CPU can run, against the interpreter: every code of every value, and every logit's bits.
 
-#![expect(clippy::unwrap_used, reason = "a test, also in its helpers")]
+#![expect(clippy::unwrap_used, reason = "a test, also in its workers")]
 
 mod any_network;
 mod hostile;
@@ -8,7 +8,7 @@ mod mixed;
 mod net;
 
 use net::{Net, Values, padded};
-use opt_core::interpret_integer::{Trace, run as interpret};
+use opt_core::interpret_quantized::{Trace, run as interpret};
 use opt_core::op::Window;
 use opt_core::qmodel::{QModel, QOp};
 use opt_infer::{ImageOrder, Kernels, Options, Session, Sharing, self_test};

@@ -2,7 +2,7 @@
 //! interpreter makes of the engine's operands.
 
 use ndarray::{ArrayD, IxDyn};
-use opt_core::interpret_integer::{Interpreter, Value};
+use opt_core::interpret_quantized::{Interpreter, Value};
 use opt_core::op::{Binary, Unary, Window};
 use opt_core::qmodel::{Activation, QModel, QOp};
 use opt_core::{Op, Output};
@@ -15,7 +15,7 @@ use crate::{available, options};
 fn compare(what: &str, model: &QModel, image: &[u8]) {
     let interpreter = Interpreter::new(model).unwrap();
     let exact = model.exact();
-    let whole = opt_core::interpret_integer::run(model, image).unwrap();
+    let whole = opt_core::interpret_quantized::run(model, image).unwrap();
     for kernels in available() {
         let keep = Options {
             keep_codes: true,

@@ -102,7 +102,7 @@ impl Optimizer {
             to_vec(&tensor).map_err(|e| NnError::torch(&format!("reading `{buffer}`"), &e))?;
         let at = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
         let value = values.get(at).copied().unwrap_or(f32::NAN);
-        // The flat buffers hold the parameters one after another, connectors last.
+        // The flat buffers hold the parameters one after another, projectors last.
         let flat =
             matches!(buffer.as_str(), "weights" | "average") || buffer.starts_with("moment.");
         let mut end = 0;

@@ -6,7 +6,7 @@ use ndarray::Axis;
 use opt_core::lower::{Placement, QuantSpec, ScaleFloor, fold, fuse, lower, quantized_weights};
 use opt_core::op::{Op, Unary, Window};
 use opt_core::qmodel::QWeight;
-use opt_core::{Graph, InputSpec, Model, Output, QParams, interpret, interpret_integer};
+use opt_core::{Graph, InputSpec, Model, Output, QParams, interpret, interpret_quantized};
 use tch::{Device, Kind};
 
 use super::{FakeQuant, Plan, Simulation};
@@ -168,7 +168,7 @@ fn what_is_integer_in_part_is_simulated_and_trained_as_it_ships() {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-5 * largest)
         };
         for (n, image) in batch.images.chunks_exact(90).enumerate() {
-            let expected = interpret_integer::run(&lowered, image).unwrap();
+            let expected = interpret_quantized::run(&lowered, image).unwrap();
             for (step, codes) in expected.codes().enumerate().filter(|(s, _)| exact[*s]) {
                 let found = &trace.codes[step][n * codes.len()..][..codes.len()];
                 assert_eq!(found, codes, "{float:?}: {}", lowered.nodes[step].name);
@@ -231,7 +231,7 @@ fn a_table_holds_its_functions_values() {
     for (q, found) in centred.iter().zip(to_vec(&found).unwrap()) {
         let value = Unary::HardSwish.apply(q * x.scale) / y.scale;
         let (lo, hi) = plan.centred_limits(id);
-        #[expect(clippy::cast_possible_truncation, reason = "small whole numbers")]
+        #[expect(clippy::cast_possible_truncation, reason = "small integers")]
         let limited = value.clamp(lo as f32, hi as f32);
         assert!((found - limited).abs() <= 0.5001, "{q}: {found}, {value}");
     }

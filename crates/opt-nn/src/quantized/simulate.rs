@@ -17,7 +17,7 @@ use crate::{Batch, Net, NnError, Result};
 struct Linear {
     /// Codes.
     codes: Tensor,
-    /// Whole numbers.
+    /// Integers.
     bias: Tensor,
     /// `s_w[o]`.
     scales: Vec<f32>,
@@ -27,7 +27,7 @@ struct Linear {
 
 /// An integer network on libtorch, exact in every code.
 ///
-/// Accumulators are whole numbers held in floats: f32 where no partial sum can reach 2^24, whatever the image, else
+/// Accumulators are integers held in floats: f32 where no partial sum can reach 2^24, whatever the image, else
 /// f64.
 #[derive(Debug)]
 pub struct Simulation {
@@ -139,7 +139,7 @@ impl Simulation {
         Ok(self.run(batch, false)?.logits)
     }
 
-    /// The codes at every edge of a batch.
+    /// The codes of every activation of a batch.
     ///
     /// # Errors
     ///
@@ -235,7 +235,7 @@ impl Simulation {
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,
-                    reason = "whole numbers from 0 to 255"
+                    reason = "integers from 0 to 255"
                 )]
                 codes.push(floats.into_iter().map(|q| q as u8).collect());
             }
@@ -290,7 +290,7 @@ impl Simulation {
     }
 }
 
-/// Sums under each window (or over everything) and how many values each has, f32: whole numbers below 2^24 for windows up to 65,000 values.
+/// Sums under each window (or over everything) and how many values each has, f32: integers below 2^24 for windows up to 65,000 values.
 fn window_sums(window: Option<&Window>, x: &Tensor) -> (Tensor, Tensor) {
     let Some(w) = window else {
         let plane: i64 = x.size()[2..].iter().product();

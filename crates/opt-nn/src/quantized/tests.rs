@@ -6,7 +6,7 @@ use super::fake::straight_through;
 use super::*;
 use crate::net::to_vec;
 use crate::{Batch, Net, Precision};
-use opt_core::lower::{Adds, fold};
+use opt_core::lower::{ResidualAdd, fold};
 use opt_core::op::{Op, Unary, Window};
 use opt_core::{Graph, InputSpec, QParams};
 use tch::{Device, Kind, Tensor};
@@ -46,15 +46,15 @@ fn gradients_pass_inside_the_clamp_and_on_its_boundary_only() {
 #[test]
 fn what_rounding_was_made_of_can_be_asked() {
     let model = pointwise(&[0.5], 3.0, 0.5, 0.25);
-    let edges: BTreeMap<String, QParams> = ["relu", "mean"]
+    let activations: BTreeMap<String, QParams> = ["relu", "mean"]
         .map(|name| (name.to_owned(), QParams::new(0.05, 0, 0, 255).unwrap()))
         .into();
     let widths = BTreeMap::from([("conv.weight".to_owned(), 4), ("fc.weight".to_owned(), 8)]);
-    for adds in [Adds::Fused, Adds::Rounded] {
-        let fake = FakeQuant::new(&model, &adds.into(), &edges, widths.clone()).unwrap();
+    for adds in [ResidualAdd::Fused, ResidualAdd::Explicit] {
+        let fake = FakeQuant::new(&model, &adds.into(), &activations, widths.clone()).unwrap();
         assert_eq!(
             (fake.placement(), fake.activations(), fake.weight_bits()),
-            (&adds.into(), &edges, &widths)
+            (&adds.into(), &activations, &widths)
         );
     }
 }
@@ -115,12 +115,12 @@ fn ramp() -> Batch {
 /// The gradients of the logit at `conv.weight` and `conv.bias`, with codes of `scale` after the ReLU.
 fn gradients(model: &Model, bits: u8, scale: f32) -> (Vec<f32>, Vec<f32>) {
     let folded = fold(model).unwrap();
-    let edges: BTreeMap<String, QParams> = ["relu", "mean"]
+    let activations: BTreeMap<String, QParams> = ["relu", "mean"]
         .map(|name| (name.to_owned(), QParams::new(scale, 0, 0, 255).unwrap()))
         .into();
     let widths = folded.weight_names().into_iter();
     let widths = widths.map(|name| (name.to_owned(), bits)).collect();
-    let fake = FakeQuant::new(model, &Adds::Fused.into(), &edges, widths).unwrap();
+    let fake = FakeQuant::new(model, &ResidualAdd::Fused.into(), &activations, widths).unwrap();
     let net = Net::new(model, Device::Cpu).unwrap();
     for name in ["conv.weight", "conv.bias"] {
         let _ = net.tensor(name).set_requires_grad(true);

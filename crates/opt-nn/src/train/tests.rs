@@ -5,7 +5,7 @@ use crate::Batch;
 use crate::evaluate::evaluate;
 use crate::optimizer::{AdamWOptions, Averaging, Rule, SgdOptions};
 use crate::quantized::FakeQuant;
-use opt_core::lower::{Adds, fold, fold_batch_norms, fuse};
+use opt_core::lower::{ResidualAdd, fold, fold_batch_norms, fuse};
 use opt_core::mask::Mask;
 use opt_core::{InputSpec, Model, QParams, Task, interpret, zoo};
 use tch::Device;
@@ -82,13 +82,13 @@ fn run(
         options.epochs = 8;
     }
     let mut net = Net::new(model, Device::Cpu).unwrap();
-    let mut objective = CrossEntropy {
+    let mut loss = CrossEntropy {
         label_smoothing: 0.0,
     };
     let reports = train(
         &mut net,
         &Bars,
-        &mut objective,
+        &mut loss,
         &options,
         constraints,
         &mut NoHooks,
@@ -202,9 +202,9 @@ fn masks_hold_through_the_loop() {
     }
 }
 
-/// A teacher's logits times their own mean: an objective that fails if the teacher is not there.
+/// A teacher's logits times their own mean: a loss that fails if the teacher is not there.
 struct Match;
-impl Objective for Match {
+impl Loss for Match {
     fn loss(
         &mut self,
         _batch: &BatchInfo<'_>,
@@ -246,7 +246,7 @@ fn the_teacher_keeps_every_byte_and_the_student_follows() {
         reports[2].terms[0].1 < 0.5 * reports[0].terms[0].1,
         "{reports:?}"
     );
-    // Without a teacher the objective's own error arrives, with its place.
+    // Without a teacher the loss's own error arrives, with its place.
     let error = train(
         &mut student,
         &Bars,
@@ -262,9 +262,9 @@ fn the_teacher_keeps_every_byte_and_the_student_follows() {
     );
 }
 
-/// A connector: logits through a matrix of the objective's own.
+/// A projector: logits through a matrix of the loss's own.
 struct Connected(Tensor);
-impl Objective for Connected {
+impl Loss for Connected {
     fn parameters(&mut self) -> Vec<&mut Tensor> {
         vec![&mut self.0]
     }
@@ -309,22 +309,22 @@ impl Hooks for Scheduled {
 }
 
 #[test]
-fn connectors_are_trained_and_schedules_take_effect() {
+fn projectors_are_trained_and_schedules_take_effect() {
     let mut net = Net::new(&model(), Device::Cpu).unwrap();
     let start = Tensor::eye(2, (Kind::Float, Device::Cpu));
-    let mut objective = Connected(start.copy());
+    let mut loss = Connected(start.copy());
     let mut hooks = Scheduled::default();
     let options = options(Precision::F32);
     train(
         &mut net,
         &Bars,
-        &mut objective,
+        &mut loss,
         &options,
         Constraints::default(),
         &mut hooks,
     )
     .unwrap();
-    assert!((&objective.0 - start).abs().max().double_value(&[]) > 1e-4);
+    assert!((&loss.0 - start).abs().max().double_value(&[]) > 1e-4);
     assert_eq!((hooks.steps, hooks.gradients), (12, 1));
     for (i, w) in net.to_model().unwrap().params["head.weight"].indexed_iter() {
         assert_eq!(*w != 0.0, i[1] % 2 == 0, "{i:?}");
@@ -339,13 +339,13 @@ fn divergence_is_reported_where_it_happens() {
         schedule: Schedule::Constant,
         ..options(Precision::F32)
     };
-    let mut objective = CrossEntropy {
+    let mut loss = CrossEntropy {
         label_smoothing: 0.0,
     };
     let error = train(
         &mut net,
         &Bars,
-        &mut objective,
+        &mut loss,
         &options,
         Constraints::default(),
         &mut NoHooks,
@@ -376,10 +376,10 @@ fn cross_entropy_follows_its_formula() {
             index: 0,
             net: &net,
         };
-        let mut objective = CrossEntropy {
+        let mut loss = CrossEntropy {
             label_smoothing: smoothing,
         };
-        let terms = objective.loss(&batch, &student, None).unwrap();
+        let terms = loss.loss(&batch, &student, None).unwrap();
         assert_eq!((terms.len(), terms[0].name), (1, "ce"));
         let mut expected = 0.0;
         for (row, label) in rows.iter().zip(labels) {
@@ -420,7 +420,7 @@ struct Parts {
     with_half: bool,
     seen: Vec<(f64, f64, f64)>,
 }
-impl Objective for Parts {
+impl Loss for Parts {
     fn loss(
         &mut self,
         batch: &BatchInfo<'_>,
@@ -468,25 +468,17 @@ fn reports_and_progress_are_means_over_images_and_the_loss_is_the_sum_of_its_par
     let mut gradients = Vec::new();
     for with_half in [false, true] {
         let mut net = Net::new(&model(), Device::Cpu).unwrap();
-        let mut objective = Parts {
+        let mut loss = Parts {
             with_half,
             ..Parts::default()
         };
         let mut hooks = Remembers::default();
         let none = Constraints::default();
-        let reports = train(
-            &mut net,
-            &Uneven,
-            &mut objective,
-            &options,
-            none,
-            &mut hooks,
-        )
-        .unwrap();
+        let reports = train(&mut net, &Uneven, &mut loss, &options, none, &mut hooks).unwrap();
         gradients.push(hooks.gradient);
-        assert_eq!((reports.len(), objective.seen.len()), (3, 6));
+        assert_eq!((reports.len(), loss.seen.len()), (3, 6));
         for (epoch, report) in reports.iter().enumerate() {
-            let seen = &objective.seen[2 * epoch..][..2];
+            let seen = &loss.seen[2 * epoch..][..2];
             let loss = seen.iter().map(|(n, loss, _)| n * loss).sum::<f64>() / 24.0;
             let top1 = 100.0 * seen.iter().map(|(_, _, right)| right).sum::<f64>() / 24.0;
             let names: Vec<&str> = report.terms.iter().map(|(name, _)| name.as_str()).collect();
@@ -558,18 +550,10 @@ fn the_last_step_is_the_whole_of_the_training() {
         decay: 1.0,
     };
     let mut net = Net::new(&model(), Device::Cpu).unwrap();
-    let mut objective = Parts::default();
+    let mut loss = Parts::default();
     let none = Constraints::default();
-    train(
-        &mut net,
-        &Bars,
-        &mut objective,
-        &options,
-        none,
-        &mut NoHooks,
-    )
-    .unwrap();
-    assert_ne!(objective.seen[0].1, objective.seen[11].1);
+    train(&mut net, &Bars, &mut loss, &options, none, &mut NoHooks).unwrap();
+    assert_ne!(loss.seen[0].1, loss.seen[11].1);
     assert_eq!(
         net.to_model().unwrap().params["head.weight"],
         model().params["head.weight"]
@@ -599,14 +583,10 @@ impl Hooks for Spoils {
     }
 }
 
-fn error_of(
-    options: &TrainOptions,
-    objective: &mut dyn Objective,
-    hooks: &mut dyn Hooks,
-) -> NnError {
+fn error_of(options: &TrainOptions, loss: &mut dyn Loss, hooks: &mut dyn Hooks) -> NnError {
     let mut net = Net::new(&model(), Device::Cpu).unwrap();
     let none = Constraints::default();
-    train(&mut net, &Bars, objective, options, none, hooks).unwrap_err()
+    train(&mut net, &Bars, loss, options, none, hooks).unwrap_err()
 }
 
 #[test]
@@ -666,7 +646,7 @@ fn an_epoch_that_leaves_a_number_that_is_not_finite_has_diverged() {
 
 /// A loss that is finite whatever the logits are.
 struct Bounded;
-impl Objective for Bounded {
+impl Loss for Bounded {
     fn loss(
         &mut self,
         _batch: &BatchInfo<'_>,
@@ -755,7 +735,7 @@ fn fake_quantization_trains_a_folded_network() {
     let (net, _) = run(&model(), Precision::F32, Constraints::default());
     let plain = fold_batch_norms(&net.to_model().unwrap()).unwrap();
     let folded = fold(&plain).unwrap();
-    let edges = fuse(&folded, &Adds::Fused.into())
+    let activations = fuse(&folded, &ResidualAdd::Fused.into())
         .unwrap()
         .into_iter()
         .filter(|s| s.requantizes(&folded))
@@ -769,7 +749,8 @@ fn fake_quantization_trains_a_folded_network() {
         .into_iter()
         .map(|n| (n.to_owned(), 4))
         .collect();
-    let fake_quant = FakeQuant::new(&plain, &Adds::Fused.into(), &edges, bits).unwrap();
+    let fake_quant =
+        FakeQuant::new(&plain, &ResidualAdd::Fused.into(), &activations, bits).unwrap();
     let constraints = Constraints {
         fake_quant: Some(&fake_quant),
         ..Constraints::default()
@@ -782,7 +763,15 @@ fn fake_quantization_trains_a_folded_network() {
         assert_ne!(after.params[name], plain.params[name], "{name}");
     }
     // A network with normalisation is refused.
-    assert!(FakeQuant::new(&model(), &Adds::Fused.into(), &edges, Default::default()).is_err());
+    assert!(
+        FakeQuant::new(
+            &model(),
+            &ResidualAdd::Fused.into(),
+            &activations,
+            Default::default()
+        )
+        .is_err()
+    );
 }
 
 #[test]
@@ -861,12 +850,12 @@ fn a_resumed_training_ends_with_the_same_bytes() {
         };
         let run = |hooks: &mut Interrupted| {
             let mut net = Net::new(&model(), Device::Cpu).unwrap();
-            // A connector is trained with the network and belongs to the state.
-            let mut objective = Connected(Tensor::eye(2, (Kind::Float, Device::Cpu)));
+            // A projector is trained with the network and belongs to the state.
+            let mut loss = Connected(Tensor::eye(2, (Kind::Float, Device::Cpu)));
             let none = Constraints::default();
-            let done = train(&mut net, &Bars, &mut objective, &options, none, hooks);
-            let connector = crate::net::to_vec(&objective.0).unwrap();
-            done.map(|reports| (net.to_model().unwrap(), connector, reports))
+            let done = train(&mut net, &Bars, &mut loss, &options, none, hooks);
+            let projector = crate::net::to_vec(&loss.0).unwrap();
+            done.map(|reports| (net.to_model().unwrap(), projector, reports))
         };
         for prunes in [false, true] {
             let hooks = |from, stop| Interrupted {
@@ -875,13 +864,13 @@ fn a_resumed_training_ends_with_the_same_bytes() {
                 kept: None,
                 prunes,
             };
-            let (whole, connector, reports) = run(&mut hooks(None, None)).unwrap();
+            let (whole, projector, reports) = run(&mut hooks(None, None)).unwrap();
             for stop in 1..3 {
                 let mut first = hooks(None, Some(stop));
                 run(&mut first).unwrap_err();
                 let (resumed, again, later) = run(&mut hooks(first.kept, None)).unwrap();
                 assert_eq!(resumed, whole, "{rule:?} {averaging:?} after {stop}");
-                assert_eq!(again, connector);
+                assert_eq!(again, projector);
                 let losses = |reports: &[EpochReport]| -> Vec<f64> {
                     reports.iter().map(|r| r.terms[0].1).collect()
                 };

@@ -15,7 +15,7 @@ use generators::{ties, values, weight};
 use ndarray::{Array1, ArrayD, Axis};
 use opt_core::codes::{pack, unpack};
 use opt_core::lower::bias_code;
-use opt_core::{Decode, QParams};
+use opt_core::{Dequantize, QParams};
 use opt_quant::quantizer::affine::{affine, unsigned_codes};
 use opt_quant::quantizer::k_means::k_means;
 use opt_quant::quantizer::symmetric::{Granularity, symmetric, symmetric_with_bias};
@@ -271,7 +271,7 @@ proptest! {
         let c = m * 10f32.powi(e);
         let weights = tensor(&[c, c, c]);
         for method in methods(bits) {
-            let decoded = quantize_weight(&weights.view(), &method).unwrap().decode().unwrap();
+            let decoded = quantize_weight(&weights.view(), &method).unwrap().dequantize().unwrap();
             for &y in &decoded {
                 let error = (f64::from(y) - f64::from(c)).abs();
                 prop_assert!(error <= f64::from(c).abs() * 2.0 * EPS, "{method:?}: {c} became {y}");
@@ -423,9 +423,9 @@ proptest! {
             let codes: Vec<u8> = quantized.codes.iter().copied().collect();
             let bytes = pack(&codes, quantized.bits).unwrap();
             prop_assert_eq!(&unpack(&bytes, quantized.bits, codes.len()).unwrap(), &codes);
-            let decoded = quantized.decode().unwrap();
+            let decoded = quantized.dequantize().unwrap();
             prop_assert!(decoded.iter().all(|w| w.is_finite()));
-            if let Decode::Codebook(centroids) = &quantized.decode {
+            if let Dequantize::Codebook(centroids) = &quantized.dequantize {
                 prop_assert!(centroids.len() <= 1 << quantized.bits);
             }
         }
@@ -538,7 +538,7 @@ fn zeros_stay_zeros() {
         for method in methods(bits) {
             let quantized = quantize_weight(&zeros.view(), &method).unwrap();
             assert!(
-                (quantized.decode().unwrap().iter()).all(|w| w.to_bits() == 0),
+                (quantized.dequantize().unwrap().iter()).all(|w| w.to_bits() == 0),
                 "{method:?}"
             );
         }
@@ -603,7 +603,7 @@ fn own_scales_and_more_bits_lower_the_error() {
         let error = |method: &WeightMethod| {
             let decoded = quantize_weight(&weights.view(), method)
                 .unwrap()
-                .decode()
+                .dequantize()
                 .unwrap();
             metrics::mse(&weights.view(), &decoded.view()).unwrap()
         };

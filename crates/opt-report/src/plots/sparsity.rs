@@ -16,7 +16,7 @@ pub struct SparsityPlot {
 /// Draws accuracy against sparsity, a plot for each network that weights were removed from.
 ///
 /// Points are means over the seeds, bars one standard deviation; the dashed line is the mean of their baseline, the network
-/// trained on for as long without pruning. `data` names the data set below the title.
+/// trained further for as long without pruning. `data` names the data set below the title.
 pub fn accuracy_against_sparsity(rows: &[SummaryRow], data: &str) -> Vec<SparsityPlot> {
     let mut networks: Vec<(&str, Vec<&SummaryRow>)> = Vec::new();
     for row in rows.iter().filter(|row| row.sparsity.is_some()) {
@@ -73,7 +73,7 @@ fn draw(original: &str, rows: &[&SummaryRow], data: &str) -> String {
         .map(|(kind, (method, _))| Entry::Marker(kind + 1, shortened(method, 40)))
         .collect();
     legend.push(Entry::Dashes(shortened(
-        &format!("trained on without pruning: {control:.2} %"),
+        &format!("trained further without pruning: {control:.2} %"),
         60,
     )));
     if rows.iter().any(|row| row.n > 1) {
@@ -185,7 +185,7 @@ mod tests {
             ">2 rounds</text>",
             ">60 %</text>",
             "resnet20, data: made",
-            "trained on without pruning: 91.60 %",
+            "trained further without pruning: 91.60 %",
             "bars: one standard deviation over seeds",
             "<title>80 %, 2 rounds: 86.50 %</title>",
         ] {

@@ -161,7 +161,7 @@ fn conv(
     let QNode { name, inputs, .. } = &model.nodes[id];
     if inputs.len() == 2 {
         let problem = "it adds a residual before its one rounding, for which QDQ has no form; \
-                       lower the network with Adds::Rounded";
+                       lower the network with ResidualAdd::Explicit";
         return Err(refuse(name, problem));
     }
     let mut x = tensor(model, inputs[0]).to_owned();

@@ -355,7 +355,7 @@ fn what_has_no_form_is_refused() {
             },
             options: plain,
             expect: "cannot write `second` as ONNX: it adds a residual before its one rounding, for which QDQ has no \
-                     form; lower the network with Adds::Rounded",
+                     form; lower the network with ResidualAdd::Explicit",
         },
         Case {
             change: |model| model.nodes[1].name.clear(),

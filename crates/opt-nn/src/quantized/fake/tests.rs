@@ -4,9 +4,9 @@ use super::*;
 use crate::net::to_vec;
 use crate::quantized::Simulation;
 use crate::{Batch, Precision};
-use opt_core::lower::{Adds, QuantSpec, bias_code};
+use opt_core::lower::{QuantSpec, ResidualAdd, bias_code};
 use opt_core::op::Window;
-use opt_core::{Graph, Unary, interpret, interpret_integer};
+use opt_core::{Graph, Unary, interpret, interpret_quantized};
 use tch::Device;
 
 #[test]
@@ -105,7 +105,7 @@ fn a_filter_of_zeros_keeps_its_bias_in_training_and_in_the_simulation() {
         let model = two_filters(weight, bias);
         let folded = fold(&model).unwrap();
         let largest = bias.max(0.5);
-        let edges: BTreeMap<String, QParams> = ["relu", "mean"]
+        let activations: BTreeMap<String, QParams> = ["relu", "mean"]
             .map(|name| {
                 let params = QParams::new(largest / 255.0, 0, 0, 255).unwrap();
                 (name.to_owned(), params)
@@ -118,13 +118,14 @@ fn a_filter_of_zeros_keeps_its_bias_in_training_and_in_the_simulation() {
                 .map(|n| (n.to_owned(), bits))
                 .collect();
             // Training.
-            let fake = FakeQuant::new(&model, &Adds::Fused.into(), &edges, widths).unwrap();
+            let fake =
+                FakeQuant::new(&model, &ResidualAdd::Fused.into(), &activations, widths).unwrap();
             let net = Net::new(&model, Device::Cpu).unwrap();
             let _ = net.tensor("conv.bias").set_requires_grad(true);
             let bytes = batch.bytes(&model.input, Device::Cpu).unwrap();
             let outputs = fake.forward(&net, &bytes, Precision::F32, &[]).unwrap();
             let trained = to_vec(&outputs.logits.detach()).unwrap()[0];
-            // Half a code at two edges.
+            // Half a code at two activations.
             let allowed = 10.0 * largest / 255.0;
             assert!(
                 (trained - expect).abs() <= allowed,
@@ -140,8 +141,8 @@ fn a_filter_of_zeros_keeps_its_bias_in_training_and_in_the_simulation() {
 
             // The same network as it ships.
             let mut spec = QuantSpec {
-                placement: Adds::Fused.into(),
-                activations: edges.clone(),
+                placement: ResidualAdd::Fused.into(),
+                activations: activations.clone(),
                 ..QuantSpec::default()
             };
             let x_scales = [("conv", 1.0), ("fc", largest / 255.0)];
@@ -177,7 +178,7 @@ fn a_filter_of_zeros_keeps_its_bias_in_training_and_in_the_simulation() {
             let simulation = Simulation::new(&folded, &spec, Device::Cpu).unwrap();
             let simulated = to_vec(&simulation.logits(&batch).unwrap()).unwrap();
             let lowered = opt_core::lower::lower(&folded, &spec).unwrap();
-            let integer = interpret_integer::run(&lowered, &batch.images)
+            let integer = interpret_quantized::run(&lowered, &batch.images)
                 .unwrap()
                 .outputs;
             assert_eq!(simulated, integer);

@@ -4,10 +4,10 @@ use super::super::FakeQuant;
 use super::*;
 use crate::forward::Precision;
 use crate::net::Net;
-use opt_core::lower::{Adds, fold, fold_batch_norms, fuse, lower, step_activations};
+use opt_core::lower::{ResidualAdd, fold, fold_batch_norms, fuse, lower, step_activations};
 use opt_core::observe::{LookError, Observe, Observed};
 use opt_core::qmodel::QWeight;
-use opt_core::{QParams, Task, interpret_integer, zoo};
+use opt_core::{QParams, Task, interpret_quantized, zoo};
 
 /// Reproducible numbers from 0 to 999.
 fn noise(i: usize) -> usize {
@@ -15,7 +15,7 @@ fn noise(i: usize) -> usize {
 }
 
 /// Scales and zero points that no calibration would choose: equality must not depend on a good choice.
-fn odd_spec(folded: &Model, adds: Adds, bits: u8, seed: usize) -> QuantSpec {
+fn odd_spec(folded: &Model, adds: ResidualAdd, bits: u8, seed: usize) -> QuantSpec {
     let mut spec = QuantSpec {
         placement: adds.into(),
         ..QuantSpec::default()
@@ -82,7 +82,11 @@ fn every_code_and_logit_equals_the_interpreters() {
         .enumerate()
     {
         let folded = fold(&zoo::build(name, &task(), 11).unwrap()).unwrap();
-        for (adds, bits) in [(Adds::Fused, 8), (Adds::Rounded, 8), (Adds::Fused, 3)] {
+        for (adds, bits) in [
+            (ResidualAdd::Fused, 8),
+            (ResidualAdd::Explicit, 8),
+            (ResidualAdd::Fused, 3),
+        ] {
             let spec = odd_spec(&folded, adds, bits, 17 * seed);
             let lowered = lower(&folded, &spec).unwrap();
             let batch = images(2, seed);
@@ -92,7 +96,7 @@ fn every_code_and_logit_equals_the_interpreters() {
                 .unwrap();
             let logits = to_vec(&trace.logits).unwrap();
             for (n, image) in batch.images.chunks_exact(3 * 28 * 28).enumerate() {
-                let expected = interpret_integer::run(&lowered, image).unwrap();
+                let expected = interpret_quantized::run(&lowered, image).unwrap();
                 for (step, codes) in expected.codes().enumerate() {
                     let found = &trace.codes[step][n * codes.len()..][..codes.len()];
                     assert_eq!(found, codes, "{name} {adds:?}: step {step}");
@@ -108,7 +112,7 @@ fn every_code_and_logit_equals_the_interpreters() {
 #[test]
 fn large_sums_are_accumulated_in_f64() {
     let folded = fold(&zoo::build("source_net", &task(), 1).unwrap()).unwrap();
-    let mut spec = odd_spec(&folded, Adds::Fused, 8, 0);
+    let mut spec = odd_spec(&folded, ResidualAdd::Fused, 8, 0);
     // 6272 products of 127 and up to 255 pass 2^24, where f32 loses the last bit.
     spec.weights.get_mut("fc.weight").unwrap().codes.fill(127);
     let simulation = Simulation::new(&folded, &spec, Device::Cpu).unwrap();
@@ -118,7 +122,7 @@ fn large_sums_are_accumulated_in_f64() {
     let logits = to_vec(&simulation.logits(&batch).unwrap()).unwrap();
     let lowered = lower(&folded, &spec).unwrap();
     assert_eq!(
-        interpret_integer::run(&lowered, &batch.images)
+        interpret_quantized::run(&lowered, &batch.images)
             .unwrap()
             .outputs,
         logits
@@ -128,7 +132,7 @@ fn large_sums_are_accumulated_in_f64() {
 #[test]
 fn a_missing_weight_is_an_error() {
     let folded = fold(&zoo::build("resnet20", &task(), 1).unwrap()).unwrap();
-    let mut spec = odd_spec(&folded, Adds::Fused, 8, 0);
+    let mut spec = odd_spec(&folded, ResidualAdd::Fused, 8, 0);
     spec.weights.remove("linear.weight");
     let error = Simulation::new(&folded, &spec, Device::Cpu).unwrap_err();
     assert!(
@@ -165,9 +169,9 @@ fn calibrate(folded: &Model, batch: &Batch, spec: &mut QuantSpec) {
 #[test]
 fn fake_quantization_rounds_to_the_codes_that_ship() {
     let every = [
-        ("resnet20", Adds::Fused),
-        ("resnet20", Adds::Rounded),
-        ("airbench_5_9_17", Adds::Fused),
+        ("resnet20", ResidualAdd::Fused),
+        ("resnet20", ResidualAdd::Explicit),
+        ("airbench_5_9_17", ResidualAdd::Fused),
     ];
     for (name, adds) in every {
         let plain = fold_batch_norms(&zoo::build(name, &task(), 11).unwrap()).unwrap();
@@ -188,14 +192,14 @@ fn fake_quantization_rounds_to_the_codes_that_ship() {
         let bytes = batch.bytes(&plain.input, Device::Cpu).unwrap();
         let outputs = fake.forward(&net, &bytes, Precision::F32, &taps).unwrap();
         let (mut equal, mut close, mut total) = (0, 0, 0);
-        let edges = step_activations(&folded, &steps, &spec.activations).unwrap();
+        let activations = step_activations(&folded, &steps, &spec.activations).unwrap();
         for (i, tap) in outputs.taps.iter().enumerate() {
-            let Some(edge) = edges[i + 1].as_ref() else {
+            let Some(activation) = activations[i + 1].as_ref() else {
                 assert_eq!(tap, &outputs.logits, "a tap on the output is the logits");
                 continue;
             };
             for (value, code) in to_vec(tap).unwrap().iter().zip(&trace.codes[i + 1]) {
-                let found = value / edge.scale + edge.zero(0) as f32;
+                let found = value / activation.scale + activation.zero(0) as f32;
                 let difference = (found - f32::from(*code)).abs();
                 equal += usize::from(difference < 0.5);
                 close += usize::from(difference < 1.5);

@@ -1,8 +1,8 @@
 //! Several threads on one run: each its images, or each its rows of every step.
 //!
-//! The caller never depends on a helper. It gives work only to helpers that are awake, waits a bounded time for what it gave
-//! away, and then does it itself: rows begin again in an arena that no helper has, an image that a helper holds is computed
-//! once more. So a helper without a core costs a run at most [`Pace::patience`] and the run itself. [`Pace`] sees to it that
+//! The caller never depends on a worker. It gives work only to workers that are awake, waits a bounded time for what it gave
+//! away, and then does it itself: rows begin again in an arena that no worker has, an image that a worker holds is computed
+//! once more. So a worker without a core costs a run at most [`Pace::timeout`] and the run itself. [`Pace`] sees to it that
 //! this stays rare.
 //!
 //! Helpers touch the caller's slices only while [`Desk::hold`] says that they read an image or write logits, which takes a
@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use opt_core::interpret_integer::Value;
+use opt_core::interpret_quantized::Value;
 
 use crate::arena::Arena;
 use crate::exec::{Part, run_step};
@@ -37,38 +37,38 @@ use pace::Pace;
 /// Looks between two readings of the clock.
 const LOOKS: usize = 64;
 
-/// The least time that a helper stays awake without an order.
+/// The least time that a worker stays awake without an order.
 const STAY: Duration = Duration::from_micros(50);
 
-/// The most time that a helper stays awake without an order.
+/// The most time that a worker stays awake without an order.
 const STAY_MOST: Duration = Duration::from_millis(2);
 
-/// Looks for helpers that are about to be idle, at the end of a run.
+/// Looks for workers that are about to be idle, at the end of a run.
 const LAST_LOOKS: usize = 64;
 
 /// The arena of the caller, in which it works alone.
 const OWN: usize = 0;
 
-/// The arena of rows that are shared; it is also the first helper's for images of its own.
+/// The arena of rows that are shared; it is also the first worker's for images of its own.
 const ROWS: usize = 1;
 
-/// The threads of a session: the caller's, and helpers that sleep between runs.
+/// The threads of a session: the caller's, and workers that sleep between runs.
 #[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct ThreadPool {
     shared: Arc<Shared>,
-    helpers: Vec<Helper>,
+    workers: Vec<Worker>,
     pace: Pace,
-    /// Whether every run is shared, with all helpers.
+    /// Whether every run is shared, with all workers.
     always: bool,
     /// How long the caller waits in a run, if that is not measured.
-    patience: Option<Duration>,
+    timeout: Option<Duration>,
     /// The arena of the last image that was run alone in its run.
     last: usize,
 }
 
-/// What the caller knows of a helper.
+/// What the caller knows of a worker.
 #[derive(Debug)]
-struct Helper {
+struct Worker {
     thread: JoinHandle<()>,
     /// Orders given.
     given: u64,
@@ -91,24 +91,24 @@ struct Shared {
     progress: Progress,
     /// The next image that nobody has taken.
     next: AtomicUsize,
-    /// Nanoseconds that a helper stays awake without an order.
+    /// Nanoseconds that a worker stays awake without an order.
     stay: AtomicU64,
     quit: AtomicBool,
-    /// One for each helper.
+    /// One for each worker.
     desks: Vec<Desk>,
     #[cfg(test)]
     trouble: tests::Trouble,
 }
 
-/// How far helpers may go with the steps of a shared image: `2·steps`, plus 1 if they are done after these; or [`STOP`].
+/// How far workers may go with the steps of a shared image: `2·steps`, plus 1 if they are done after these; or [`STOP`].
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Progress(AtomicUsize);
 
-/// Nobody waits for what helpers do.
+/// Nobody waits for what workers do.
 const STOP: usize = usize::MAX;
 
-/// Stops helpers that share rows, however that ends.
+/// Stops workers that share rows, however that ends.
 struct Stops<'a>(&'a Progress);
 
 impl Drop for Stops<'_> {
@@ -117,7 +117,7 @@ impl Drop for Stops<'_> {
     }
 }
 
-/// Where a helper finds its orders and answers them.
+/// Where a worker finds its orders and answers them.
 #[derive(Debug)]
 struct Desk {
     orders: Orders,
@@ -133,7 +133,7 @@ struct Orders {
     task: UnsafeCell<Task>,
 }
 
-/// Written by the helper, except for `hold`.
+/// Written by the worker, except for `hold`.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Answers {
@@ -160,7 +160,7 @@ const CLOSED: usize = 3;
 /// It computes an image in its own arena; the caller may take the image from it.
 const COMPUTING: usize = 4;
 
-/// What a helper is to do.
+/// What a worker is to do.
 #[derive(Debug, Clone, Copy)]
 enum Task {
     /// A part of each step that is shared, in the arena [`ROWS`], as far as [`Progress`] says.
@@ -173,13 +173,13 @@ enum Task {
     },
 }
 
-// SAFETY: `task` is written only while its helper has no order. What its pointers lead to is used as `hold` says, and
-// `Crew::run_images` ends no earlier than every `hold` is `CLOSED`.
+// SAFETY: `task` is written only while its worker has no order. What its pointers lead to is used as `hold` says, and
+// `ThreadPool::run_images` ends no earlier than every `hold` is `CLOSED`.
 unsafe impl Sync for Shared {}
 // SAFETY: as above.
 unsafe impl Send for Shared {}
 
-impl Crew {
+impl ThreadPool {
     pub(crate) fn new(plan: Plan, options: &Options) -> Result<Self> {
         let threads = options.threads;
         let always = match options.sharing {
@@ -217,21 +217,21 @@ impl Crew {
             #[cfg(test)]
             trouble: tests::Trouble::default(),
         });
-        let mut crew = Self {
+        let mut thread_pool = Self {
             shared,
-            helpers: Vec::new(),
+            workers: Vec::new(),
             pace: Pace::default(),
             always,
-            patience: always.then_some(Duration::MAX),
+            timeout: always.then_some(Duration::MAX),
             last: OWN,
         };
         for index in 1..threads {
-            let shared = Arc::clone(&crew.shared);
+            let shared = Arc::clone(&thread_pool.shared);
             let thread = std::thread::Builder::new()
                 .name(format!("opt-infer {index}"))
                 .spawn(move || help(&shared, index))
                 .map_err(InferError::Spawn)?;
-            crew.helpers.push(Helper {
+            thread_pool.workers.push(Worker {
                 thread,
                 given: 0,
                 has_rows: false,
@@ -239,7 +239,7 @@ impl Crew {
                 is_member: false,
             });
         }
-        Ok(crew)
+        Ok(thread_pool)
     }
 
     pub(crate) fn plan(&self) -> &Plan {
@@ -247,13 +247,13 @@ impl Crew {
     }
 
     pub(crate) fn threads(&self) -> usize {
-        self.helpers.len() + 1
+        self.workers.len() + 1
     }
 
     /// Runs `logits.len() / classes` images.
     pub(crate) fn run(&mut self, images: &[u8], logits: &mut [f32]) {
         let count = logits.len() / self.shared.plan.numbers;
-        if self.helpers.is_empty() || count == 0 {
+        if self.workers.is_empty() || count == 0 {
             self.run_alone(images, logits);
             return;
         }
@@ -264,20 +264,20 @@ impl Crew {
             return;
         }
         let threads = self.threads();
-        let patience = self.patience.unwrap_or_else(|| self.pace.patience(count));
+        let timeout = self.timeout.unwrap_or_else(|| self.pace.timeout(count));
         let stay = nanos(self.pace.stay().clamp(STAY, STAY_MOST));
         if self.shared.stay.load(Ordering::Relaxed) != stay {
             self.shared.stay.store(stay, Ordering::Relaxed);
         }
-        for helper in &mut self.helpers {
-            helper.woken = false;
+        for worker in &mut self.workers {
+            worker.woken = false;
         }
-        let orders = |helpers: &[Helper]| helpers.iter().map(|helper| helper.given).sum::<u64>();
-        let given = orders(&self.helpers);
-        // Whether a helper slept at the beginning and what it was given then was done in time.
+        let orders = |workers: &[Worker]| workers.iter().map(|worker| worker.given).sum::<u64>();
+        let given = orders(&self.workers);
+        // Whether a worker slept at the beginning and what it was given then was done in time.
         let mut woke = false;
         if count >= threads {
-            self.run_images(images, logits, patience);
+            self.run_images(images, logits, timeout);
         } else {
             let mut in_time = true;
             let (bytes, classes) = (images.len() / count, self.shared.plan.numbers);
@@ -285,17 +285,17 @@ impl Crew {
                 .chunks_exact(bytes)
                 .zip(logits.chunks_exact_mut(classes));
             for (image, logits) in each {
-                if self.run_rows(image, logits, patience) {
+                if self.run_rows(image, logits, timeout) {
                     self.last = ROWS;
                 } else {
                     self.run_alone(image, logits);
                     in_time = false;
                 }
             }
-            woke = in_time && self.helpers.iter().any(|helper| helper.woken);
+            woke = in_time && self.workers.iter().any(|worker| worker.woken);
         }
         let took = started.elapsed();
-        if orders(&self.helpers) == given {
+        if orders(&self.workers) == given {
             self.pace.ran_alone(took, count);
         } else {
             self.pace.ran_shared(took, count, threads, woke);
@@ -317,20 +317,20 @@ impl Crew {
 
     /// Whether rows that were given away and taken back may still be written.
     fn is_late_with_rows(&self) -> bool {
-        let mut each = self.helpers.iter().zip(&self.shared.desks);
-        each.any(|(helper, desk)| {
-            let late = helper.has_rows && helper.is_busy(desk);
+        let mut each = self.workers.iter().zip(&self.shared.desks);
+        each.any(|(worker, desk)| {
+            let late = worker.has_rows && worker.is_busy(desk);
             if late {
-                helper.rouse(desk);
+                worker.rouse(desk);
             }
             late
         })
     }
 
-    /// Runs one image, its rows shared by all who are awake; false if a helper did not end in time, so that the logits are not
+    /// Runs one image, its rows shared by all who are awake; false if a worker did not end in time, so that the logits are not
     /// written and the arena may still be in use.
-    fn run_rows(&mut self, image: &[u8], logits: &mut [f32], mut patience: Duration) -> bool {
-        if self.is_late_with_rows() || self.helpers[ROWS - 1].is_busy(&self.shared.desks[ROWS - 1])
+    fn run_rows(&mut self, image: &[u8], logits: &mut [f32], mut timeout: Duration) -> bool {
+        if self.is_late_with_rows() || self.workers[ROWS - 1].is_busy(&self.shared.desks[ROWS - 1])
         {
             return false;
         }
@@ -343,7 +343,7 @@ impl Crew {
         for (number, step) in shared.plan.steps.iter().enumerate() {
             let is_split = shared.split[number];
             if of == 1 && Some(number) <= last {
-                of = share(&mut self.helpers, shared, number, self.always);
+                of = share(&mut self.workers, shared, number, self.always);
             }
             let part = if is_split {
                 Part { index: 0, of }
@@ -351,7 +351,7 @@ impl Crew {
                 Part::WHOLE
             };
             let image = (image, shared.order);
-            // SAFETY: no helper is late with rows, and the first has no image: only members use the arena, each its rows, and
+            // SAFETY: no worker is late with rows, and the first has no image: only members use the arena, each its rows, and
             // none begins a step before all have ended the one before.
             unsafe {
                 run_step(
@@ -366,7 +366,7 @@ impl Crew {
             if of == 1 {
                 continue;
             }
-            let mut others = self.helpers.iter_mut().zip(&shared.desks);
+            let mut others = self.workers.iter_mut().zip(&shared.desks);
             let is_last = Some(number) == last
                 || is_split
                     && of <= shared.desks.len()
@@ -376,11 +376,11 @@ impl Crew {
                 progress.store(next, Ordering::Release);
             }
             let members = || {
-                let each = self.helpers.iter().zip(&shared.desks);
-                each.filter(|(helper, _)| helper.is_member)
+                let each = self.workers.iter().zip(&shared.desks);
+                each.filter(|(worker, _)| worker.is_member)
             };
             let has_ended = |answers: &Answers| answers.steps.load(Ordering::Acquire) > number;
-            if is_split && !members().all(|(h, desk)| h.wait(desk, &mut patience, has_ended)) {
+            if is_split && !members().all(|(h, desk)| h.wait(desk, &mut timeout, has_ended)) {
                 return false;
             }
             if of > 2 {
@@ -389,11 +389,11 @@ impl Crew {
             if is_last {
                 of = 1;
                 // Before they have another order; after the last step they have time to the end.
-                let is_done = |helper: &Helper, desk, patience: &mut _| {
-                    helper.wait(desk, patience, |answers| helper.is_done(answers))
+                let is_done = |worker: &Worker, desk, timeout: &mut _| {
+                    worker.wait(desk, timeout, |answers| worker.is_done(answers))
                 };
                 if Some(number) != last
-                    && !members().all(|(h, desk)| is_done(h, desk, &mut patience))
+                    && !members().all(|(h, desk)| is_done(h, desk, &mut timeout))
                 {
                     return false;
                 }
@@ -403,18 +403,18 @@ impl Crew {
         true
     }
 
-    /// Waits a moment for helpers that have nothing left to do, so that the next run, which may begin at once, finds them idle.
+    /// Waits a moment for workers that have nothing left to do, so that the next run, which may begin at once, finds them idle.
     fn let_finish(&self) {
-        let is_busy = |(helper, desk): (&Helper, &Desk)| helper.is_busy(desk);
-        let mut looks = 0;
-        while looks < LAST_LOOKS && self.helpers.iter().zip(&self.shared.desks).any(is_busy) {
-            looks += 1;
+        let is_busy = |(worker, desk): (&Worker, &Desk)| worker.is_busy(desk);
+        let mut spins = 0;
+        while spins < LAST_LOOKS && self.workers.iter().zip(&self.shared.desks).any(is_busy) {
+            spins += 1;
             spin_loop();
         }
     }
 
     /// Runs images, each on one thread.
-    fn run_images(&mut self, images: &[u8], logits: &mut [f32], mut patience: Duration) {
+    fn run_images(&mut self, images: &[u8], logits: &mut [f32], mut timeout: Duration) {
         self.last = OWN;
         let rows_are_late = self.is_late_with_rows();
         let shared = &*self.shared;
@@ -427,7 +427,7 @@ impl Crew {
             logits,
             count,
         };
-        // SAFETY: `n` is below `count`, and it is this thread's: taken from `next`, or from a helper.
+        // SAFETY: `n` is below `count`, and it is this thread's: taken from `next`, or from a worker.
         let run_here = |n: usize| unsafe {
             let image = std::slice::from_raw_parts(images.add(n * bytes), bytes);
             let logits = std::slice::from_raw_parts_mut(logits.add(n * classes), classes);
@@ -437,10 +437,10 @@ impl Crew {
         let _closing = Closing(shared);
         loop {
             let desks = shared.desks.iter();
-            for (index, (helper, desk)) in self.helpers.iter_mut().zip(desks).enumerate() {
-                if (index + 1 != ROWS || !rows_are_late) && helper.is_ready(desk, true) {
-                    helper.give(desk, task);
-                    helper.rouse(desk);
+            for (index, (worker, desk)) in self.workers.iter_mut().zip(desks).enumerate() {
+                if (index + 1 != ROWS || !rows_are_late) && worker.is_ready(desk, true) {
+                    worker.give(desk, task);
+                    worker.rouse(desk);
                 }
             }
             let n = shared.next.fetch_add(1, Ordering::Relaxed);
@@ -459,7 +459,7 @@ impl Crew {
                         answers.moves(FREE, CLOSED);
                     }
                     held => {
-                        let late = watch.waited > patience || answers.gone.load(Ordering::Acquire);
+                        let late = watch.waited > timeout || answers.gone.load(Ordering::Acquire);
                         if late && answers.moves(held, CLOSED) {
                             run_here(held - COMPUTING);
                         }
@@ -467,7 +467,7 @@ impl Crew {
                 }
                 watch.look();
             }
-            patience = patience.saturating_sub(watch.waited);
+            timeout = timeout.saturating_sub(watch.waited);
         }
         self.let_finish();
     }
@@ -492,7 +492,7 @@ impl Crew {
     /// The value of a node after a run of one image, f32 or codes.
     pub(crate) fn value(&mut self, node: usize, is_float: bool) -> Option<Value> {
         let place = &self.shared.plan.places[self.shared.plan.place_of[node]?];
-        // SAFETY: nobody writes: `OWN` is this thread's, and `ROWS` is the last only if every helper has ended its rows.
+        // SAFETY: nobody writes: `OWN` is this thread's, and `ROWS` is the last only if every worker has ended its rows.
         let bytes = unsafe { self.shared.arenas[self.last].read(place) };
         let layout = &place.layout;
         Some(if is_float {
@@ -504,30 +504,30 @@ impl Crew {
 }
 
 /// Gives a part of the steps from `from` to all who are awake; returns the number of threads that share them.
-fn share(helpers: &mut [Helper], shared: &Shared, from: usize, always: bool) -> usize {
+fn share(workers: &mut [Worker], shared: &Shared, from: usize, always: bool) -> usize {
     let mut of = 1;
-    for (helper, desk) in helpers.iter_mut().zip(&shared.desks) {
-        helper.is_member = helper.is_ready(desk, always);
-        of += usize::from(helper.is_member);
+    for (worker, desk) in workers.iter_mut().zip(&shared.desks) {
+        worker.is_member = worker.is_ready(desk, always);
+        of += usize::from(worker.is_member);
     }
-    // No helper has rows, so that none reads it.
+    // No worker has rows, so that none reads it.
     shared.progress.0.store(2 * from, Ordering::Relaxed);
-    let members = helpers.iter_mut().zip(&shared.desks);
-    for ((helper, desk), index) in members.filter(|(h, _)| h.is_member).zip(1..) {
+    let members = workers.iter_mut().zip(&shared.desks);
+    for ((worker, desk), index) in members.filter(|(h, _)| h.is_member).zip(1..) {
         let part = Part { index, of };
-        helper.give(desk, Task::Rows { from, part });
+        worker.give(desk, Task::Rows { from, part });
     }
     of
 }
 
-/// Whether the rows of a step are shared: never of what touches the caller's slices, so that no late helper does. Small steps
+/// Whether the rows of a step are shared: never of what touches the caller's slices, so that no late worker does. Small steps
 /// are, for their rows lie in the cache of the core that goes on with them.
 fn is_split(plan: &Plan, step: &Step) -> bool {
     let height = step.target.map_or(1, |t| plan.places[t].layout.height);
     height > 1 && !matches!(step.work, Work::Input | Work::ToCaller(_))
 }
 
-impl Helper {
+impl Worker {
     /// Whether it works, or will as soon as it has a core.
     fn is_busy(&self, desk: &Desk) -> bool {
         !self.is_done(&desk.answers)
@@ -550,7 +550,7 @@ impl Helper {
         is_awake || always
     }
 
-    /// Gives an order to a helper that has none.
+    /// Gives an order to a worker that has none.
     fn give(&mut self, Desk { orders, answers }: &Desk, task: Task) {
         match task {
             Task::Rows { from, .. } => {
@@ -570,46 +570,46 @@ impl Helper {
 
     /// Wakes it if it fell asleep before it saw its order.
     fn rouse(&self, desk: &Desk) {
-        // The order before this look, as the helper looks for orders after it has said that it sleeps: one sees the other.
+        // The order before this look, as the worker spins for orders after it has said that it sleeps: one sees the other.
         fence(Ordering::SeqCst);
         if desk.answers.asleep.load(Ordering::Relaxed) {
             self.thread.thread().unpark();
         }
     }
 
-    /// Waits until `has_ended`, as long as there is patience; false if it has not.
+    /// Waits until `has_ended`, until the timeout; false if it has not.
     fn wait(
         &self,
         desk: &Desk,
-        patience: &mut Duration,
+        timeout: &mut Duration,
         has_ended: impl Fn(&Answers) -> bool,
     ) -> bool {
         let mut watch = Watch::default();
         while !has_ended(&desk.answers) {
-            if watch.look() > *patience || desk.answers.gone.load(Ordering::Relaxed) {
+            if watch.look() > *timeout || desk.answers.gone.load(Ordering::Relaxed) {
                 return false;
             }
-            if watch.looks.is_multiple_of(LOOKS) {
+            if watch.spins.is_multiple_of(LOOKS) {
                 self.rouse(desk);
             }
         }
-        *patience = patience.saturating_sub(watch.waited);
+        *timeout = timeout.saturating_sub(watch.waited);
         !desk.answers.gone.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Crew {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.quit.store(true, Ordering::Relaxed);
-        for helper in self.helpers.drain(..) {
-            helper.thread.thread().unpark();
-            // A helper catches its panics.
-            let _ = helper.thread.join();
+        for worker in self.workers.drain(..) {
+            worker.thread.thread().unpark();
+            // A worker catches its panics.
+            let _ = worker.thread.join();
         }
     }
 }
 
-/// At the end of a batch, however it ends, sees to it that no helper touches the caller's slices any more.
+/// At the end of a batch, however it ends, sees to it that no worker touches the caller's slices any more.
 struct Closing<'a>(&'a Shared);
 
 impl Drop for Closing<'_> {
@@ -645,7 +645,7 @@ impl Answers {
 /// How long a thread has waited. Short waits are not measured.
 #[derive(Debug, Default)]
 struct Watch {
-    looks: usize,
+    spins: usize,
     since: Option<Instant>,
     waited: Duration,
 }
@@ -653,8 +653,8 @@ struct Watch {
 impl Watch {
     /// Waits a moment and returns how long it has been.
     fn look(&mut self) -> Duration {
-        self.looks += 1;
-        if self.looks.is_multiple_of(LOOKS) {
+        self.spins += 1;
+        if self.spins.is_multiple_of(LOOKS) {
             self.waited = self.since.get_or_insert_with(Instant::now).elapsed();
         }
         // The thread waited for may have no core but this one.
@@ -733,7 +733,7 @@ impl Shared {
         while !is_called() {
             if watch.look() > Duration::from_nanos(self.stay.load(Ordering::Relaxed)) {
                 answers.asleep.store(true, Ordering::Relaxed);
-                // See `Helper::rouse`.
+                // See `Worker::rouse`.
                 fence(Ordering::SeqCst);
                 if !is_called() {
                     std::thread::park();
@@ -751,7 +751,7 @@ impl Shared {
                 #[cfg(test)]
                 self.trouble.meet();
                 let image = (&[][..], self.order);
-                // SAFETY: see `Crew::run_rows`, which runs what reads the image or writes logits.
+                // SAFETY: see `ThreadPool::run_rows`, which runs what reads the image or writes logits.
                 unsafe {
                     run_step(&self.plan, step, &self.arenas[ROWS], image, &mut [], part);
                 }
@@ -790,7 +790,7 @@ impl Shared {
                 let steps = self.plan.steps.iter();
                 for step in steps.filter(|s| is_input(&s.work) == inputs) {
                     let image = (image, self.order);
-                    // SAFETY: the arena is this thread's: the caller gives the first helper no images while its arena holds rows.
+                    // SAFETY: the arena is this thread's: the caller gives the first worker no images while its arena holds rows.
                     unsafe {
                         let arena = &self.arenas[index];
                         run_step(&self.plan, step, arena, image, logits, Part::WHOLE);

@@ -1,4 +1,4 @@
-//! Whether helpers pay, from what runs took.
+//! Whether workers pay, from what runs took.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ const PRICE: f64 = 16.0;
 /// The most that the price is doubled to: after some losses in a row, sharing is tried again once in 128 runs of one thread.
 const MOST_PRICE: f64 = 64.0;
 
-/// The most that one loss counts, in runs. Helpers cost a run no more than [`Pace::patience`] and the run itself; beyond that the
+/// The most that one loss counts, in runs. Workers cost a run no more than [`Pace::timeout`] and the run itself; beyond that the
 /// caller has lost its own core.
 const MOST_LOSS: f64 = 2.0;
 
@@ -21,12 +21,12 @@ const MOST_LOSS: f64 = 2.0;
 /// loss = time of a shared run - time of a run alone      owed += price·loss        alone while owed > 0
 /// ```
 ///
-/// So the time that helpers lose is at most 1/16 of the time that runs take alone, whatever the reason: a helper without a
+/// So the time that workers lose is at most 1/16 of the time that runs take alone, whatever the reason: a worker without a
 /// core, one that has the caller's core, a network so small that it costs more to share than to run. The price doubles with
 /// every loss that counts, and falls back when sharing has won.
 ///
-/// A run that had to wake a helper says little of the next one, in which it is awake: a loss of up to a half is not charged
-/// then, unless the caller waited in vain. Else every such run would be followed by runs alone, in which the helper falls
+/// A run that had to wake a worker says little of the next one, in which it is awake: a loss of up to a half is not charged
+/// then, unless the caller waited in vain. Else every such run would be followed by runs alone, in which the worker falls
 /// asleep again.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Pace {
@@ -55,16 +55,16 @@ impl Pace {
         self.runs_alone >= FIRST_RUNS && self.owed <= 0.0
     }
 
-    /// How long a run of so many images waits for helpers in all, before the caller does their work: a quarter of an image's
+    /// How long a run of so many images waits for workers in all, before the caller does their work: a quarter of an image's
     /// time, for the work of rows is then done again from the start.
-    pub(super) fn patience(&self, count: usize) -> Duration {
+    pub(super) fn timeout(&self, count: usize) -> Duration {
         let seconds = 0.25e-9 * self.alone * count.min(4) as f64;
         Duration::try_from_secs_f64(seconds)
             .unwrap_or_default()
             .clamp(Duration::from_micros(10), Duration::from_millis(20))
     }
 
-    /// How long a helper stays awake for the next run: some runs alone, so that it is still there after a small loss was paid for.
+    /// How long a worker stays awake for the next run: some runs alone, so that it is still there after a small loss was paid for.
     pub(super) fn stay(&self) -> Duration {
         Duration::try_from_secs_f64(4e-9 * self.alone).unwrap_or_default()
     }
@@ -83,7 +83,7 @@ impl Pace {
         self.owed -= took;
     }
 
-    /// Learns from a run that was shared; `woke` if a helper slept at its beginning and was in time all the same.
+    /// Learns from a run that was shared; `woke` if a worker slept at its beginning and was in time all the same.
     pub(super) fn ran_shared(&mut self, took: Duration, count: usize, threads: usize, woke: bool) {
         let took = took.as_secs_f64() * 1e9;
         let alone = self.alone * count as f64;
@@ -161,7 +161,7 @@ mod tests {
         assert!(pace.may_share());
     }
 
-    /// Whatever helpers may cost a run, the mean over many runs is at most 1 + 1/16 of one thread's, but for the last loss.
+    /// Whatever workers may cost a run, the mean over many runs is at most 1 + 1/16 of one thread's, but for the last loss.
     #[test]
     fn the_mean_stays_near_that_of_one_thread() {
         for shared in [101, 120, 150, 225, 300] {
@@ -182,7 +182,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever turns helpers take with winning and losing.
+        /// Whatever turns workers take with winning and losing.
         #[test]
         fn losses_are_a_part_of_what_runs_take_alone(shared in proptest::collection::vec(50_u64..300, 1..400)) {
             let mut pace = known();
@@ -250,8 +250,8 @@ mod tests {
 
     #[test]
     fn patience_is_a_part_of_an_image() {
-        assert_eq!(known().patience(1), micros(25));
-        assert_eq!(known().patience(128), micros(100));
-        assert_eq!(Pace::default().patience(1), micros(10));
+        assert_eq!(known().timeout(1), micros(25));
+        assert_eq!(known().timeout(128), micros(100));
+        assert_eq!(Pace::default().timeout(1), micros(10));
     }
 }

@@ -10,7 +10,7 @@ use opt_core::{InputSpec, Output, Params};
 use super::*;
 use crate::Kernels;
 
-/// What helpers meet in the middle of their work.
+/// What workers meet in the middle of their work.
 #[derive(Debug, Default)]
 pub(super) struct Trouble(AtomicU8);
 
@@ -79,8 +79,8 @@ fn model() -> QModel {
     }
 }
 
-/// A crew whose caller gives work to all helpers and waits two milliseconds for it.
-fn crew(threads: usize) -> (Crew, Plan) {
+/// A thread pool whose caller gives work to all workers and waits two milliseconds for it.
+fn thread_pool(threads: usize) -> (ThreadPool, Plan) {
     let options = Options {
         threads,
         order: ImageOrder::Chw,
@@ -90,73 +90,73 @@ fn crew(threads: usize) -> (Crew, Plan) {
     let model = model();
     let shapes = model.validate().unwrap();
     let plan = Plan::new(&model, &shapes, Kernels::best(), &options).unwrap();
-    let mut crew = Crew::new(plan.clone(), &options).unwrap();
-    crew.patience = Some(Duration::from_millis(2));
-    (crew, plan)
+    let mut thread_pool = ThreadPool::new(plan.clone(), &options).unwrap();
+    thread_pool.timeout = Some(Duration::from_millis(2));
+    (thread_pool, plan)
 }
 
 /// Runs so many images and compares with the interpreter.
-fn run(crew: &mut Crew, count: usize) {
+fn run(thread_pool: &mut ThreadPool, count: usize) {
     let model = model();
     let byte = |i: usize| u8::try_from(i * 37 % 251).unwrap();
     let images: Vec<u8> = (0..count * 192).map(byte).collect();
     let mut logits = vec![f32::NAN; count * 3];
-    crew.run(&images, &mut logits);
+    thread_pool.run(&images, &mut logits);
     for (image, found) in images.chunks(192).zip(logits.chunks(3)) {
-        let expected = opt_core::interpret_integer::run(&model, image).unwrap();
+        let expected = opt_core::interpret_quantized::run(&model, image).unwrap();
         assert_eq!(found, expected.outputs);
     }
 }
 
-fn is_any_busy(crew: &Crew) -> bool {
-    let mut each = crew.helpers.iter().zip(&crew.shared.desks);
-    each.any(|(helper, desk)| helper.is_busy(desk))
+fn is_any_busy(thread_pool: &ThreadPool) -> bool {
+    let mut each = thread_pool.workers.iter().zip(&thread_pool.shared.desks);
+    each.any(|(worker, desk)| worker.is_busy(desk))
 }
 
-/// Runs until a helper has taken something and is stuck in it.
-fn run_until_stuck(crew: &mut Crew, count: usize) {
+/// Runs until a worker has taken something and is stuck in it.
+fn run_until_stuck(thread_pool: &mut ThreadPool, count: usize) {
     for _ in 0..1_000 {
-        run(crew, count);
-        if is_any_busy(crew) {
+        run(thread_pool, count);
+        if is_any_busy(thread_pool) {
             return;
         }
     }
-    panic!("no helper took anything");
+    panic!("no worker took anything");
 }
 
 #[test]
 fn a_helper_that_stands_still_holds_nobody_up() {
     for threads in [2, 3] {
-        let (mut crew, _) = crew(threads);
+        let (mut thread_pool, _) = thread_pool(threads);
         for count in [1, 40] {
-            crew.shared.trouble.set(STALL);
-            run_until_stuck(&mut crew, count);
+            thread_pool.shared.trouble.set(STALL);
+            run_until_stuck(&mut thread_pool, count);
             // The caller returned with the right logits, and does so again: alone, and with those who still work.
             for count in [1, 2, 40, 1] {
-                run(&mut crew, count);
+                run(&mut thread_pool, count);
             }
-            assert!(is_any_busy(&crew));
-            crew.shared.trouble.set(NONE);
-            while is_any_busy(&crew) {
+            assert!(is_any_busy(&thread_pool));
+            thread_pool.shared.trouble.set(NONE);
+            while is_any_busy(&thread_pool) {
                 std::thread::yield_now();
             }
             // Now everybody works again.
-            crew.patience = Some(Duration::MAX);
-            run(&mut crew, 1);
-            assert_eq!(crew.last, ROWS);
-            run(&mut crew, 40);
-            crew.patience = Some(Duration::from_millis(2));
+            thread_pool.timeout = Some(Duration::MAX);
+            run(&mut thread_pool, 1);
+            assert_eq!(thread_pool.last, ROWS);
+            run(&mut thread_pool, 40);
+            thread_pool.timeout = Some(Duration::from_millis(2));
         }
     }
 }
 
 #[test]
 fn a_crew_ends_while_a_helper_stands_still() {
-    let (mut crew, _) = crew(2);
-    crew.shared.trouble.set(STALL);
-    run_until_stuck(&mut crew, 1);
-    let shared = Arc::clone(&crew.shared);
-    let ends = std::thread::spawn(move || drop(crew));
+    let (mut thread_pool, _) = thread_pool(2);
+    thread_pool.shared.trouble.set(STALL);
+    run_until_stuck(&mut thread_pool, 1);
+    let shared = Arc::clone(&thread_pool.shared);
+    let ends = std::thread::spawn(move || drop(thread_pool));
     shared.trouble.set(NONE);
     ends.join().unwrap();
 }
@@ -164,22 +164,22 @@ fn a_crew_ends_while_a_helper_stands_still() {
 #[test]
 fn a_helper_that_panics_leaves_its_work_to_the_caller() {
     for count in [1, 40] {
-        let (mut crew, _) = crew(3);
-        crew.patience = Some(Duration::MAX);
-        crew.shared.trouble.set(PANIC);
-        let all_gone = |crew: &Crew| {
-            let mut desks = crew.shared.desks.iter();
+        let (mut thread_pool, _) = thread_pool(3);
+        thread_pool.timeout = Some(Duration::MAX);
+        thread_pool.shared.trouble.set(PANIC);
+        let all_gone = |thread_pool: &ThreadPool| {
+            let mut desks = thread_pool.shared.desks.iter();
             desks.all(|desk| desk.answers.gone.load(Ordering::Acquire))
         };
         for _ in 0..1_000 {
-            run(&mut crew, count);
-            if all_gone(&crew) {
+            run(&mut thread_pool, count);
+            if all_gone(&thread_pool) {
                 break;
             }
         }
-        assert!(all_gone(&crew));
+        assert!(all_gone(&thread_pool));
         for count in [1, 40] {
-            run(&mut crew, count);
+            run(&mut thread_pool, count);
         }
     }
 }
@@ -187,7 +187,7 @@ fn a_helper_that_panics_leaves_its_work_to_the_caller() {
 #[test]
 fn a_panic_of_everybody_reaches_the_caller() {
     for count in [1, 40] {
-        let (_, mut plan) = crew(2);
+        let (_, mut plan) = thread_pool(2);
         let conv = plan.steps.iter_mut().find_map(|step| match &mut step.work {
             Work::Conv(conv) => Some(conv),
             _ => None,
@@ -199,11 +199,11 @@ fn a_panic_of_everybody_reaches_the_caller() {
             sharing: Sharing::Always,
             ..Options::default()
         };
-        let mut crew = Crew::new(plan, &options).unwrap();
+        let mut thread_pool = ThreadPool::new(plan, &options).unwrap();
         let images = vec![0; count * 192];
         let mut logits = vec![0.0; count * 3];
         for _ in 0..3 {
-            let run = AssertUnwindSafe(|| crew.run(&images, &mut logits));
+            let run = AssertUnwindSafe(|| thread_pool.run(&images, &mut logits));
             assert!(catch_unwind(run).is_err());
         }
     }
