@@ -339,8 +339,15 @@ fn named(path: &Path, error: &Error) -> Error {
     Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// The lines that decide what a file computes: without indentation, comments that stand on lines of their own, and modules
-/// of tests, so that a better sentence does not make results old.
+/// What makes the examples of a README tests. No build has it.
+const README_TEST: [&str; 3] = [
+    "#[cfg(doctest)]",
+    "#[doc = include_str!(\"../README.md\")]",
+    "struct Readme;",
+];
+
+/// The lines that decide what a file computes: without indentation, comments that stand on lines of their own, modules
+/// of tests, and [`README_TEST`] with the empty line above it, so that a better sentence does not make results old.
 ///
 /// A module of tests ends where rustfmt puts its brace; of one that ends nowhere, everything counts.
 fn code_of(text: &str) -> String {
@@ -353,6 +360,13 @@ fn code_of(text: &str) -> String {
             && let Some(end) = end_of_module(&lines[at + 1..])
         {
             at += 1 + end;
+            continue;
+        }
+        if lines[at..].starts_with(&README_TEST) {
+            at += README_TEST.len();
+            if code.ends_with("\n\n") {
+                code.pop();
+            }
             continue;
         }
         if !line.trim_start().starts_with("//") {
@@ -655,6 +669,7 @@ mod tests {
             "#[cfg(test)]\nmod tests;\nfn f() {\n    g();\n}\n",
             "fn f() {\n    g();\n}\n#[cfg(test)]\nmod tests {\n    fn t() {\n    }\n}\n",
             "#[cfg(test)]\npub(crate) mod sample {\n}\nfn f() {\n    g();\n}\n",
+            "fn f() {\n    g();\n}\n\n/// Why.\n#[cfg(doctest)]\n#[doc = include_str!(\"../README.md\")]\nstruct Readme;\n",
         ];
         for text in same {
             assert_eq!(code_of(text), code_of(code), "{text}");
@@ -664,6 +679,7 @@ mod tests {
             // What follows a module of tests, or something else that is for tests only.
             "fn f() {\n    g();\n}\n#[cfg(test)]\nmod tests {\n}\nfn h() {}\n",
             "#[cfg(test)]\nuse x::y;\nfn f() {\n    g();\n}\n",
+            "#[cfg(doctest)]\nuse x::y;\nfn f() {\n    g();\n}\n",
             // A module without an end hides nothing.
             "fn f() {\n    g();\n}\n#[cfg(test)]\nmod tests { }\nfn h() {}\n",
         ];
