@@ -528,6 +528,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_manifest_says_of_its_package_does_not_count() {
+        let dir = mirror();
+        let crates = &dir.path().join("crates");
+        let before = versions(crates);
+        for (file, from, to) in [
+            (
+                "opt-nn/Cargo.toml",
+                "[package]\n",
+                "[package]\ndocumentation = \"x\"\n",
+            ),
+            (
+                "../Cargo.toml",
+                "opt-nn = { path = \"crates/opt-nn\", version = \"0.1.0\" }",
+                "opt-nn = { path = \"crates/opt-nn\", version = \"0.2.0\" }",
+            ),
+        ] {
+            let text = fs::read_to_string(crates.join(file)).unwrap();
+            let changed = text.replacen(from, to, 1);
+            assert_ne!(changed, text, "{file}: {from}");
+            assert_eq!(made_old_by(crates, &before, file, &changed), [], "{file}");
+            fs::write(crates.join(file), text).unwrap();
+        }
+    }
+
+    #[test]
     fn a_change_counts_where_the_file_does_and_so_do_dependencies() {
         use Part::{Measuring, Pruning, Training};
         let dir = mirror();
