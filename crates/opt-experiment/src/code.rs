@@ -140,8 +140,32 @@ pub(crate) fn version(crates: &Path, part: Part, libraries: &str) -> Result<Stri
         field(&source);
         field(&code_of(&read(&crates.join(&source))?));
     }
+    Ok(digits(hasher))
+}
+
+/// Whether the crate in `folder` came as a package: cargo keeps the manifest as it was written in every one, beside its own.
+pub(crate) fn is_packaged(folder: &Path) -> bool {
+    folder.join("Cargo.toml.orig").exists()
+}
+
+/// What stands for [`version`] in a package, which sees neither the sources of the other crates nor the lock file it is
+/// built with: 16 hexadecimal digits for the `release`, the crate's own version.
+///
+/// It says less. Another version of a dependency, or a crate of ours that somebody has changed, keeps it: who builds from a
+/// package with those, and keeps trained phases, has to name another cache folder.
+pub(crate) fn version_of_package(release: &str, part: Part, libraries: &str) -> String {
+    let mut hasher = Sha256::new();
+    for field in ["package", release, part.variable(), libraries] {
+        hasher.update((field.len() as u64).to_le_bytes());
+        hasher.update(field);
+    }
+    digits(hasher)
+}
+
+/// The first 16 hexadecimal digits.
+fn digits(hasher: Sha256) -> String {
     let digest = hasher.finalize();
-    Ok(digest.iter().take(8).map(|b| format!("{b:02x}")).collect())
+    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
 /// What counts for a part.
@@ -739,6 +763,29 @@ mod tests {
             Part::ALL.map(|part| version(&crates, part, env!("OPT_LIBTORCH_VERSION")).unwrap());
         assert_eq!(own, passed);
         assert_eq!(Part::Training.variable(), "OPT_TRAINING_CODE");
+    }
+
+    #[test]
+    fn a_package_has_the_version_of_its_release() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("opt-experiment-1.0.0");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("Cargo.toml"), "").unwrap();
+        assert!(!is_packaged(&folder));
+        // Without the workspace around it, and not known as a package, nothing is made up.
+        assert!(version(dir.path(), Part::Training, "").is_err());
+        fs::write(folder.join("Cargo.toml.orig"), "").unwrap();
+        assert!(is_packaged(&folder));
+        assert!(!is_packaged(Path::new(env!("CARGO_MANIFEST_DIR"))));
+
+        let of = |release, libraries| Part::ALL.map(|p| version_of_package(release, p, libraries));
+        let versions = of("1.0.0", "2.13.0");
+        assert_eq!(of("1.0.0", "2.13.0"), versions);
+        let hexadecimal = |v: &String| v.len() == 16 && v.bytes().all(|b| b.is_ascii_hexdigit());
+        assert!(versions.iter().all(hexadecimal), "{versions:?}");
+        // Other parts, another release and other libraries have other versions.
+        let all = [versions, of("1.0.1", "2.13.0"), of("1.0.0", "2.14.0")].concat();
+        assert_eq!(BTreeSet::from_iter(&all).len(), all.len(), "{all:?}");
     }
 
     #[test]
