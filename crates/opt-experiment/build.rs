@@ -1,6 +1,6 @@
 //! Gives this crate's binaries the folder of libtorch as rpath (cargo passes it to direct dependents of torch-sys only)
 //! and records for `run.json` the compiler's version, and for the names of kept results the versions of the code that they
-//! follow from.
+//! follow from: of the workspace's sources, or in a package of its release.
 
 #[path = "src/code.rs"]
 mod code;
@@ -8,7 +8,7 @@ mod code;
 use std::error::Error;
 use std::path::Path;
 
-use code::{Part, locked_versions, version, watched};
+use code::{Part, is_packaged, locked_versions, version, version_of_package, watched};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let lib = std::env::var("DEP_TCH_LIBTORCH_LIB").unwrap_or_default();
@@ -25,6 +25,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     );
     let libtorch = libtorch_version(Path::new(&lib));
     println!("cargo:rustc-env=OPT_LIBTORCH_VERSION={libtorch}");
+    if is_packaged(Path::new(".")) {
+        // The workspace is not there. Its lock file says which tch there is, so that stays unknown here.
+        let release = env!("CARGO_PKG_VERSION");
+        println!("cargo:rustc-env=OPT_TCH_VERSION=");
+        for part in Part::ALL {
+            let version = version_of_package(release, part, &libtorch);
+            println!("cargo:rustc-env={}={version}", part.variable());
+        }
+        return Ok(());
+    }
     let crates = Path::new("..");
     let lock = std::fs::read_to_string("../../Cargo.lock")?;
     println!(

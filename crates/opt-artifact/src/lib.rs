@@ -66,3 +66,8 @@ pub type Result<T> = std::result::Result<T, ArtifactError>;
 
 #[cfg(test)]
 mod tests;
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -51,3 +51,8 @@ pub use qparams::QParams;
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, CoreError>;
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

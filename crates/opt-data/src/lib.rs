@@ -35,3 +35,8 @@ pub mod synthetic;
 pub use dataset::{Dataset, Splits};
 pub use error::DataError;
 pub use records::{Loaded, Origin};
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -19,3 +19,8 @@ pub use kd::{Kd, Terms, kd_loss, kl_divergence, teacher_cross_entropy};
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, DistillError>;
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

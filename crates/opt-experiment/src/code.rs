@@ -140,8 +140,32 @@ pub(crate) fn version(crates: &Path, part: Part, libraries: &str) -> Result<Stri
         field(&source);
         field(&code_of(&read(&crates.join(&source))?));
     }
+    Ok(digits(hasher))
+}
+
+/// Whether the crate in `folder` came as a package: cargo keeps the manifest as it was written in every one, beside its own.
+pub(crate) fn is_packaged(folder: &Path) -> bool {
+    folder.join("Cargo.toml.orig").exists()
+}
+
+/// What stands for [`version`] in a package, which sees neither the sources of the other crates nor the lock file it is
+/// built with: 16 hexadecimal digits for the `release`, the crate's own version.
+///
+/// It says less. Another version of a dependency, or a crate of ours that somebody has changed, keeps it: who builds from a
+/// package with those, and keeps trained phases, has to name another cache folder.
+pub(crate) fn version_of_package(release: &str, part: Part, libraries: &str) -> String {
+    let mut hasher = Sha256::new();
+    for field in ["package", release, part.variable(), libraries] {
+        hasher.update((field.len() as u64).to_le_bytes());
+        hasher.update(field);
+    }
+    digits(hasher)
+}
+
+/// The first 16 hexadecimal digits.
+fn digits(hasher: Sha256) -> String {
     let digest = hasher.finalize();
-    Ok(digest.iter().take(8).map(|b| format!("{b:02x}")).collect())
+    digest.iter().take(8).map(|b| format!("{b:02x}")).collect()
 }
 
 /// What counts for a part.
@@ -339,8 +363,15 @@ fn named(path: &Path, error: &Error) -> Error {
     Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// The lines that decide what a file computes: without indentation, comments that stand on lines of their own, and modules
-/// of tests, so that a better sentence does not make results old.
+/// What makes the examples of a README tests. No build has it.
+const README_TEST: [&str; 3] = [
+    "#[cfg(doctest)]",
+    "#[doc = include_str!(\"../README.md\")]",
+    "struct Readme;",
+];
+
+/// The lines that decide what a file computes: without indentation, comments that stand on lines of their own, modules
+/// of tests, and [`README_TEST`] with the empty line above it, so that a better sentence does not make results old.
 ///
 /// A module of tests ends where rustfmt puts its brace; of one that ends nowhere, everything counts.
 fn code_of(text: &str) -> String {
@@ -353,6 +384,13 @@ fn code_of(text: &str) -> String {
             && let Some(end) = end_of_module(&lines[at + 1..])
         {
             at += 1 + end;
+            continue;
+        }
+        if lines[at..].starts_with(&README_TEST) {
+            at += README_TEST.len();
+            if code.ends_with("\n\n") {
+                code.pop();
+            }
             continue;
         }
         if !line.trim_start().starts_with("//") {
@@ -514,6 +552,31 @@ mod tests {
     }
 
     #[test]
+    fn what_a_manifest_says_of_its_package_does_not_count() {
+        let dir = mirror();
+        let crates = &dir.path().join("crates");
+        let before = versions(crates);
+        for (file, from, to) in [
+            (
+                "opt-nn/Cargo.toml",
+                "[package]\n",
+                "[package]\ndocumentation = \"x\"\n",
+            ),
+            (
+                "../Cargo.toml",
+                "opt-nn = { path = \"crates/opt-nn\", version = \"0.1.0\" }",
+                "opt-nn = { path = \"crates/opt-nn\", version = \"0.2.0\" }",
+            ),
+        ] {
+            let text = fs::read_to_string(crates.join(file)).unwrap();
+            let changed = text.replacen(from, to, 1);
+            assert_ne!(changed, text, "{file}: {from}");
+            assert_eq!(made_old_by(crates, &before, file, &changed), [], "{file}");
+            fs::write(crates.join(file), text).unwrap();
+        }
+    }
+
+    #[test]
     fn a_change_counts_where_the_file_does_and_so_do_dependencies() {
         use Part::{Measuring, Pruning, Training};
         let dir = mirror();
@@ -655,6 +718,7 @@ mod tests {
             "#[cfg(test)]\nmod tests;\nfn f() {\n    g();\n}\n",
             "fn f() {\n    g();\n}\n#[cfg(test)]\nmod tests {\n    fn t() {\n    }\n}\n",
             "#[cfg(test)]\npub(crate) mod sample {\n}\nfn f() {\n    g();\n}\n",
+            "fn f() {\n    g();\n}\n\n/// Why.\n#[cfg(doctest)]\n#[doc = include_str!(\"../README.md\")]\nstruct Readme;\n",
         ];
         for text in same {
             assert_eq!(code_of(text), code_of(code), "{text}");
@@ -664,6 +728,7 @@ mod tests {
             // What follows a module of tests, or something else that is for tests only.
             "fn f() {\n    g();\n}\n#[cfg(test)]\nmod tests {\n}\nfn h() {}\n",
             "#[cfg(test)]\nuse x::y;\nfn f() {\n    g();\n}\n",
+            "#[cfg(doctest)]\nuse x::y;\nfn f() {\n    g();\n}\n",
             // A module without an end hides nothing.
             "fn f() {\n    g();\n}\n#[cfg(test)]\nmod tests { }\nfn h() {}\n",
         ];
@@ -698,6 +763,29 @@ mod tests {
             Part::ALL.map(|part| version(&crates, part, env!("OPT_LIBTORCH_VERSION")).unwrap());
         assert_eq!(own, passed);
         assert_eq!(Part::Training.variable(), "OPT_TRAINING_CODE");
+    }
+
+    #[test]
+    fn a_package_has_the_version_of_its_release() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("opt-experiment-1.0.0");
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("Cargo.toml"), "").unwrap();
+        assert!(!is_packaged(&folder));
+        // Without the workspace around it, and not known as a package, nothing is made up.
+        assert!(version(dir.path(), Part::Training, "").is_err());
+        fs::write(folder.join("Cargo.toml.orig"), "").unwrap();
+        assert!(is_packaged(&folder));
+        assert!(!is_packaged(Path::new(env!("CARGO_MANIFEST_DIR"))));
+
+        let of = |release, libraries| Part::ALL.map(|p| version_of_package(release, p, libraries));
+        let versions = of("1.0.0", "2.13.0");
+        assert_eq!(of("1.0.0", "2.13.0"), versions);
+        let hexadecimal = |v: &String| v.len() == 16 && v.bytes().all(|b| b.is_ascii_hexdigit());
+        assert!(versions.iter().all(hexadecimal), "{versions:?}");
+        // Other parts, another release and other libraries have other versions.
+        let all = [versions, of("1.0.1", "2.13.0"), of("1.0.0", "2.14.0")].concat();
+        assert_eq!(BTreeSet::from_iter(&all).len(), all.len(), "{all:?}");
     }
 
     #[test]

@@ -34,3 +34,8 @@ pub mod run;
 pub mod speed;
 pub mod trained;
 pub mod training;
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -18,3 +18,8 @@ pub use safetensors::{Converted, Head, ImportReport, export_safetensors, import_
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, FormatError>;
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

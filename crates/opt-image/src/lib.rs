@@ -30,3 +30,8 @@ pub use error::ImageError;
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, ImageError>;
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -46,3 +46,8 @@ pub use session::{OutputInfo, Session, StepInfo};
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, InferError>;
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

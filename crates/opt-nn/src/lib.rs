@@ -31,3 +31,8 @@ pub use net::Net;
 
 /// The result of this crate's fallible functions.
 pub type Result<T> = std::result::Result<T, NnError>;
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -57,3 +57,8 @@ pub use summary::{Original, Runs, Summary, SummaryRow, best_within, summarize};
 pub use terminal::terminal_table;
 pub use words::{headline, named_percent};
 pub use write::{rewrite_report, write_report};
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -36,3 +36,8 @@ pub use pair::Pair;
 pub use ratio::{Better, Ratio, RatioError, ratio};
 pub use significance::{HoldsFor, SignificanceTest, Verdict};
 pub use spread::Spread;
+
+/// The example of README.md is tested.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
