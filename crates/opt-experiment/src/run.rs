@@ -313,16 +313,58 @@ impl Run {
     /// Those of measuring and writing.
     pub fn record(&mut self, variant: Variant<'_>, artifact: Artifact<'_>) -> Result<Measured> {
         let label = variant.label;
+        let file = self.free_file(&variant, artifact)?;
+        let path = self.out.join(&file);
+        let key = self.key(&variant, &file, artifact)?;
+        let known = self.folder.known(&key);
+        let is_known = known.is_some();
+        let (line, predictions, model) = match known {
+            Some((line, predictions)) => {
+                let model = stored_model(artifact, &path)?;
+                (line, predictions, model)
+            }
+            None => {
+                let provenance = self.provenance(&variant);
+                let measured = measure(artifact, &path, &provenance, &self.data, self.device)
+                    .with_context(|| {
+                        format!("measuring {} · {}", label.experiment, label.variant)
+                    })?;
+                let line = self.line(&variant, &measured, file, key);
+                (line, measured.evaluation.predictions, measured.model)
+            }
+        };
+        // Before the result, so that no result is without its layers and pairs.
+        self.record_layers(label, variant.network, artifact, &model)?;
+        self.record_correct(&line, &predictions)?;
+        if is_known {
+            eprintln!(
+                "  {} · {} · seed {}: measured before: top-1 {:.2} %",
+                line.experiment, line.variant, line.seed, line.top1
+            );
+        } else {
+            self.folder.add_line(&line, predictions.clone())?;
+            eprintln!("  {}", in_words(&line));
+        }
+        self.lines.push(line.clone());
+        Ok(Measured {
+            line,
+            predictions,
+            model,
+        })
+    }
+
+    /// The file of a variant's model: it holds experiment, network, variant and seed, and no earlier line has it.
+    fn free_file(&self, variant: &Variant<'_>, artifact: Artifact<'_>) -> Result<String> {
+        let label = variant.label;
         let file = format!(
             "models/{}-s{}.{}",
             file_of(&label.experiment, variant.network, &label.variant),
             label.seed,
             match artifact {
                 Artifact::Integer { .. } => "opt",
-                _ => "safetensors",
+                Artifact::Float(_) | Artifact::Weights(_) => "safetensors",
             }
         );
-        // The file's name holds experiment, network, variant and seed.
         if let Some(first) = self.lines.iter().find(|l| l.file == file) {
             bail!(
                 "{} · {} · {} · seed {} would overwrite the model of `{}`; rename one in the profile",
@@ -333,7 +375,13 @@ impl Run {
                 first.variant
             );
         }
-        let provenance = opt_artifact::Provenance::from([
+        Ok(file)
+    }
+
+    /// What a model's file says of where it comes from.
+    fn provenance(&self, variant: &Variant<'_>) -> opt_artifact::Provenance {
+        let label = variant.label;
+        opt_artifact::Provenance::from([
             ("experiment".to_owned(), label.experiment.clone()),
             ("variant".to_owned(), label.variant.clone()),
             ("network".to_owned(), variant.network.to_owned()),
@@ -341,85 +389,42 @@ impl Run {
             ("seed".to_owned(), label.seed.to_string()),
             ("dataset".to_owned(), self.data.info.name.clone()),
             ("commit".to_owned(), self.info.commit.clone()),
-        ]);
-        let path = self.out.join(&file);
+        ])
+    }
+
+    /// The key of a variant's line: everything that the line follows from.
+    fn key(&self, variant: &Variant<'_>, file: &str, artifact: Artifact<'_>) -> Result<String> {
+        let Variant {
+            label,
+            network: _,
+            recipe,
+            epochs,
+            epochs_of,
+            weight_bits,
+            activation_bits,
+            policy,
+            train_precision,
+            seconds: _,
+            baseline,
+            part,
+            pruning,
+        } = variant;
+        let pruning = pruning.as_ref();
+        let part = part.as_ref();
         let identity = self
             .identity(env!("OPT_MEASURING_CODE"))
             .with("images", &self.data.test_hash)
             .with("label", (&label.experiment, &label.variant, label.seed))
-            .with("file", &file)
+            .with("file", file)
             .with("content", content(artifact)?)
-            .with("recipe", variant.recipe)
-            .with("epochs", (variant.epochs, &variant.epochs_of))
-            .with(
-                "bits",
-                (
-                    variant.weight_bits,
-                    variant.activation_bits,
-                    &variant.policy,
-                ),
-            )
-            .with("precision", variant.train_precision)
-            .with(
-                "pruning",
-                variant
-                    .pruning
-                    .as_ref()
-                    .map(|p| (p.sparsity, p.method.as_str())),
-            )
-            .with(
-                "compared with",
-                variant.baseline.map(|b| b.line.key.as_str()),
-            )
-            .with(
-                "part",
-                (variant.part.as_ref()).map(|part| (part.group.as_str(), part.arm.name())),
-            );
-        let key = identity.hash();
-        if let Some((line, answers)) = self.folder.known(&key) {
-            eprintln!(
-                "  {} · {} · seed {}: measured before: top-1 {:.2} %",
-                line.experiment, line.variant, line.seed, line.top1
-            );
-            let model = stored_model(artifact, &path)?;
-            self.record_layers(label, variant.network, artifact, &model)?;
-            self.record_correct(&line, &answers)?;
-            self.lines.push(line.clone());
-            return Ok(Measured {
-                line,
-                predictions: answers,
-                model,
-            });
-        }
-        let measured = measure(artifact, &path, &provenance, &self.data, self.device)
-            .with_context(|| format!("measuring {} · {}", label.experiment, label.variant))?;
-        let line = self.line(&variant, &measured, file, key);
-        // Before the result, so that no result is without its layers and pairs.
-        self.record_layers(label, variant.network, artifact, &measured.model)?;
-        self.record_correct(&line, &measured.evaluation.predictions)?;
-        self.folder
-            .add_line(&line, measured.evaluation.predictions.clone())?;
-        eprintln!(
-            "  {} · {} · seed {}: top-1 {:.2} %{}, {:.1} kB{}, {:.0} s",
-            line.experiment,
-            line.variant,
-            line.seed,
-            line.top1,
-            match &line.baseline {
-                Some(_) => format!(" ({:+.2} points)", line.top1 - line.top1_baseline),
-                None => String::new(),
-            },
-            line.bytes as f64 / 1000.0,
-            line.latency_ms
-                .map_or_else(String::new, |ms| format!(", {ms:.3} ms")),
-            line.seconds
-        );
-        self.lines.push(line.clone());
-        Ok(Measured {
-            line,
-            predictions: measured.evaluation.predictions,
-            model: measured.model,
-        })
+            .with("recipe", *recipe)
+            .with("epochs", (*epochs, epochs_of))
+            .with("bits", (*weight_bits, *activation_bits, policy))
+            .with("precision", *train_precision)
+            .with("pruning", pruning.map(|p| (p.sparsity, p.method.as_str())))
+            .with("compared with", baseline.map(|b| b.line.key.as_str()))
+            .with("part", part.map(|p| (p.group.as_str(), p.arm.name())));
+        Ok(identity.hash())
     }
 
     /// Notes that a variant was asked for and has no result; its comparisons are without it.
@@ -600,6 +605,25 @@ impl Run {
         self.write_info()?;
         self.write_report()
     }
+}
+
+/// A finished variant in a line of the terminal.
+fn in_words(line: &ResultLine) -> String {
+    let delta = match &line.baseline {
+        Some(_) => format!(" ({:+.2} points)", line.top1 - line.top1_baseline),
+        None => String::new(),
+    };
+    let latency = line.latency_ms.map(|ms| format!(", {ms:.3} ms"));
+    format!(
+        "{} · {} · seed {}: top-1 {:.2} %{delta}, {:.1} kB{}, {:.0} s",
+        line.experiment,
+        line.variant,
+        line.seed,
+        line.top1,
+        line.bytes as f64 / 1000.0,
+        latency.unwrap_or_default(),
+        line.seconds
+    )
 }
 
 /// A phase of training within a variant.
