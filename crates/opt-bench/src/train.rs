@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<Findings> {
     )?;
     let threads = options
         .threads
-        .map_or_else(opt_experiment::run::threads, usize::from);
+        .map_or_else(opt_experiment::machine::threads, usize::from);
     device::set_threads(threads);
     let mut training = TrainingPeer::start(&path, threads)?;
     let precision = Precision::for_training(Device::Cpu).name();

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use opt_experiment::data::Data;
 use opt_experiment::recipe::{Recipe, Train, check_normalisation};
-use opt_experiment::run::slug;
+use opt_experiment::variant::slug;
 
 /// What is trained on, where, and where it goes.
 #[derive(Debug, Args)]

@@ -1,6 +1,6 @@
 //! The number of threads and where they run, set before libtorch does anything.
 
-use opt_experiment::run::threads;
+use opt_experiment::machine::threads;
 use opt_nn::device;
 
 use crate::common::Common;

@@ -6,8 +6,9 @@ use anyhow::Result;
 use clap::Args;
 use opt_experiment::data::{Data, Limits};
 use opt_experiment::experiment::{recipe_stages, run_stages};
+use opt_experiment::folder::Request;
 use opt_experiment::recipe::Recipe;
-use opt_experiment::run::{Request, Run};
+use opt_experiment::run::Run;
 use opt_nn::device;
 use opt_report::RecipeText;
 

@@ -83,6 +83,7 @@ const MODULES: &[(&str, &[Part], &str)] = &[
     ("speed", &[], "measures the speed of this machine"),
     ("trained", &[], "keeps networks and checks them"),
     ("training", &[], "watches the loop and shows its progress"),
+    ("variant", &[Part::Measuring], "names lines"),
 ];
 
 /// Dependencies that compute nothing that a trained network or a line follows from but through what is in the identity.

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
 use opt_core::{InputSpec, Preparation, Task};
 use opt_data::augment::Flip;
 use opt_data::batches::{
@@ -124,6 +125,16 @@ fn to_download_with(request: &str, options: &Options) -> Option<(&'static str, T
     }
 }
 
+/// A bar for bytes of the data set `what`.
+fn download_bar(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::no_length().with_message(what);
+    let template = "downloading {msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} left {eta}";
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar
+}
+
 impl Data {
     /// Finds the images: `auto`, `cifar100`, `synthetic` or a folder.
     ///
@@ -154,7 +165,7 @@ impl Data {
             options.image_folder.size = size;
             options.image_folder.preparation = preparation;
         }
-        let bar = crate::training::download_bar(match request {
+        let bar = download_bar(match request {
             Request::Cifar100 => "CIFAR-100",
             _ => "CIFAR-10",
         });

@@ -7,14 +7,34 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use opt_report::{
-    Correct, CurvePoint, DataSource, DatasetInfo, LayerLine, ResultLine, RunInfo, append_line,
-    read_lines, write_atomic,
+    Correct, CurvePoint, DataSource, DatasetInfo, LayerLine, RecipeText, ResultLine, RunInfo,
+    Shard, append_line, read_lines, write_atomic,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::identity;
-use crate::run::Request;
+
+/// What is asked of a run, before anything is trained.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The folder; may hold results of the same profile and data.
+    pub out: PathBuf,
+    /// The profile's name, or `train`.
+    pub profile: String,
+    /// The experiments.
+    pub experiments: Vec<String>,
+    /// The recipes with all defaults filled in.
+    pub recipes: Vec<RecipeText>,
+    /// The arithmetic of training: `bf16 NHWC`.
+    pub precision: String,
+    /// The seeds.
+    pub seeds: Vec<u64>,
+    /// The part of a run that this is, if it is one.
+    pub shard: Option<Shard>,
+    /// The repository, for the commit.
+    pub root: PathBuf,
+}
 
 /// A run's folder. `results.jsonl` and `curves.jsonl` grow line by line; what a later run no longer has leaves them at its
 /// end for `superseded.jsonl`.
@@ -121,10 +141,10 @@ impl Folder {
         let before = info.dataset.clone();
         let other_number = counts(&before) != counts(data);
         let made_anew = other_number && data.source == DataSource::Synthetic;
-        let names = |recipes: &[opt_report::RecipeText]| -> Vec<String> {
+        let names = |recipes: &[RecipeText]| -> Vec<String> {
             recipes.iter().map(|r| r.name.clone()).collect()
         };
-        let part = |shard: &Option<opt_report::Shard>| match shard {
+        let part = |shard: &Option<Shard>| match shard {
             Some(shard) => format!("{} of {}", shard.part, shard.of),
             None => "the whole".to_owned(),
         };

@@ -1,7 +1,8 @@
 //! Recipes and experiments: where the method crates meet the training loop, the data and the files.
 //!
 //! In reading order: [`recipe`] (how one network is trained) and [`profile`] (which experiments are run with which
-//! recipes), [`data`] (what they are fed), [`run`] (a run and its lines) in its [`folder`], [`measure`] (what is measured: the
+//! recipes), [`data`] (what they are fed), [`run`] (a run and its lines) in its [`folder`], [`variant`] (what a
+//! line is called), [`measure`] (what is measured: the
 //! file that ships, and its [`layers`]), [`training`] (the loop with its progress), [`trained`] (phases kept in the [`cache`]
 //! under their [`identity`], which knows the [`machine`] and its [`cpu`]), [`distillation`] (the losses, joined to the
 //! loop), [`experiment`] (the experiments), [`plan`] (what a run will do and how long that takes), [`speed`] (of this machine),
@@ -34,6 +35,7 @@ pub mod run;
 pub mod speed;
 pub mod trained;
 pub mod training;
+pub mod variant;
 
 /// The example of README.md is tested.
 #[cfg(doctest)]

@@ -430,6 +430,15 @@ fn gpus(driver: &Path) -> Vec<String> {
     version.into_iter().chain(found).collect()
 }
 
+/// The threads that libtorch uses: `OMP_NUM_THREADS`, else all cores.
+#[must_use]
+pub fn threads() -> usize {
+    let wish = std::env::var("OMP_NUM_THREADS").ok();
+    wish.and_then(|n| n.parse().ok())
+        .filter(|n| *n > 0)
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,7 +19,7 @@ use tch::{Device, Tensor};
 
 use crate::data::Data;
 use crate::identity;
-use crate::run::threads;
+use crate::machine::threads;
 
 /// Images on which the integer network that was read back is compared with the simulation, code by code.
 const CHECKED_IMAGES: usize = 8;

@@ -10,7 +10,7 @@ use tch::Device;
 use crate::experiment::stage::{Round, Stage, StageId, Stages, Work as StageWork};
 use crate::profile::Profile;
 use crate::recipe::Train;
-use crate::speed::Speed;
+use crate::speed::{Speed, step_macs};
 
 /// The stages that an experiment makes of one network, together.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,18 +40,6 @@ impl Plan {
     pub fn seconds(&self) -> f64 {
         self.items.iter().map(|item| item.seconds).sum()
     }
-}
-
-/// Fake quantization makes a step about this much slower.
-const AWARE: f64 = 2.3;
-/// A teacher's forward pass takes about this share of a step of its own training.
-const TEACHING: f64 = 1.0 / 3.0;
-
-/// The work of training on one image, in multiply-accumulates as [`Speed`] counts them: `macs` of the network, more with
-/// fake quantization, and a forward pass of the teacher.
-pub(crate) fn step_macs(macs: f64, teacher: Option<f64>, fake_quant: bool) -> f64 {
-    let own = if fake_quant { AWARE * macs } else { macs };
-    own + TEACHING * teacher.unwrap_or(0.0)
 }
 
 /// How many images there are.
@@ -250,6 +238,7 @@ impl Machine {
 mod tests {
     use super::*;
     use crate::experiment::Experiment;
+    use crate::speed::AWARE;
 
     #[test]
     fn every_arm_of_a_teacher_and_of_its_controls_is_counted() {

@@ -13,23 +13,24 @@ use opt_nn::Net;
 use opt_nn::device;
 use opt_nn::train::{Constraints, CrossEntropy, EpochReport, Loss, train};
 use opt_report::{
-    Arm, Correct, CurvePoint, LayerLine, NotRun, RecipeText, ResultLine, RunInfo, SCHEMA, Shard,
-    Versions, dirty_tree, write_atomic, write_report,
+    Correct, CurvePoint, LayerLine, NotRun, ResultLine, RunInfo, SCHEMA, Versions, dirty_tree,
+    write_atomic, write_report,
 };
 use opt_stats::discordant;
 use tch::Device;
 
 use crate::cpu::cpu;
 use crate::data::Data;
-use crate::folder::Folder;
+use crate::folder::{Folder, Request};
 use crate::identity::{self, Identity, Ingredient};
 use crate::layers::layers;
-use crate::machine::{self, LIBTORCH_VERSION, Machine};
+use crate::machine::{self, LIBTORCH_VERSION, Machine, threads};
 use crate::measure::{Artifact, Measurement, content, measure, stored_model};
 use crate::recipe::Train;
 use crate::speed::{self, planned};
 use crate::trained::{CacheEntry, Finished};
 use crate::training::{Label, PhaseProgress, loss};
+use crate::variant::{Part, Pruning, file_of};
 use origin::{command_line, git_state};
 
 /// A run in progress.
@@ -55,27 +56,6 @@ pub struct Run {
     pub correct: Vec<Correct>,
     /// The phases of training by what they follow from; when they were trained, if by an earlier process.
     phases: BTreeMap<String, Option<SystemTime>>,
-}
-
-/// What is asked of a run, before anything is trained.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The folder; may hold results of the same profile and data.
-    pub out: PathBuf,
-    /// The profile's name, or `train`.
-    pub profile: String,
-    /// The experiments.
-    pub experiments: Vec<String>,
-    /// The recipes with all defaults filled in.
-    pub recipes: Vec<RecipeText>,
-    /// The arithmetic of training: `bf16 NHWC`.
-    pub precision: String,
-    /// The seeds.
-    pub seeds: Vec<u64>,
-    /// The part of a run that this is, if it is one.
-    pub shard: Option<Shard>,
-    /// The repository, for the commit.
-    pub root: PathBuf,
 }
 
 /// A finished variant: what it is called and what it is compared with.
@@ -107,24 +87,6 @@ pub struct Variant<'a> {
     pub part: Option<Part>,
     /// How weights were pruned, if they were.
     pub pruning: Option<Pruning>,
-}
-
-/// A variant's part in a comparison: see [`ResultLine::group`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// What is compared, the same words for all that take part.
-    pub group: String,
-    /// As what it takes part.
-    pub arm: Arm,
-}
-
-/// How the weights of a variant were pruned: variants of equal sparsity are compared with each other.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Pruning {
-    /// Share of the weights that was to be removed, 0 to 1.
-    pub sparsity: f64,
-    /// What variants of this sparsity differ in: `global, one-shot`.
-    pub method: String,
 }
 
 /// What later variants need to know of a finished one.
@@ -656,33 +618,6 @@ fn point(phase: Phase<'_>, report: &EpochReport) -> CurvePoint {
     }
 }
 
-/// The threads that libtorch uses: `OMP_NUM_THREADS`, else all cores.
-#[must_use]
-pub fn threads() -> usize {
-    let wish = std::env::var("OMP_NUM_THREADS").ok();
-    wish.and_then(|n| n.parse().ok())
-        .filter(|n| *n > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
-}
-
-/// The file of a stage, but for its folder, seed and kind.
-pub(crate) fn file_of(experiment: &str, network: &str, variant: &str) -> String {
-    format!("{experiment}-{network}-{}", slug(variant))
-}
-
-/// A variant's name as part of a file name: letters, digits, dots and single dashes.
-pub fn slug(name: &str) -> String {
-    let mut slug = String::new();
-    for c in name.to_lowercase().chars() {
-        if c.is_ascii_alphanumeric() || c == '.' {
-            slug.push(c);
-        } else if !slug.ends_with('-') {
-            slug.push('-');
-        }
-    }
-    slug.trim_matches('-').to_owned()
-}
-
 /// A time as RFC 3339 in UTC with whole seconds. What lies outside of 1970 to 9999, as the time of a file may, reads as its
 /// nearest second within.
 fn rfc3339(time: SystemTime) -> String {
@@ -709,19 +644,6 @@ mod tests {
         ];
         for (time, text) in cases {
             assert_eq!(rfc3339(time), text);
-        }
-    }
-
-    #[test]
-    fn variants_become_file_names() {
-        let cases = [
-            ("one-shot 80 %, global", "one-shot-80-global"),
-            ("W8A8 post-training", "w8a8-post-training"),
-            ("../../etc", "..-..-etc"),
-            ("T = 2.5", "t-2.5"),
-        ];
-        for (name, expect) in cases {
-            assert_eq!(slug(name), expect);
         }
     }
 }

@@ -9,7 +9,7 @@ use opt_nn::optimizer::Optimizer;
 use opt_nn::train::{EpochReport, Hooks, Progress, TrainState};
 use opt_nn::{Net, NnError};
 
-use crate::run::threads;
+use crate::machine::threads;
 use crate::speed::{schedule_times, waited_share};
 use crate::trained::CacheEntry;
 
@@ -200,17 +200,6 @@ fn say(bar: &ProgressBar, line: &str) {
     } else {
         bar.println(line);
     }
-}
-
-/// A bar for bytes of the data set `what`.
-#[must_use]
-pub fn download_bar(what: &'static str) -> ProgressBar {
-    let bar = ProgressBar::no_length().with_message(what);
-    let template = "downloading {msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} left {eta}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
-    }
-    bar
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
 use super::stage::{Loss, Stage, StageId, Stages, Work};
 use super::{Block, Experiment, distinct, is_false};
 use crate::recipe::Train;
-use crate::run::Part;
+use crate::variant::Part;
 
 /// Distillation of one pair.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

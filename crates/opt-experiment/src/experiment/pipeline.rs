@@ -15,7 +15,7 @@ use super::quantize::trained_on;
 use super::stage::{Calibration, Loss, Stage, Stages, Work};
 use super::{Block, Experiment, is_false};
 use crate::recipe::{OneOrMore, Train};
-use crate::run::Part;
+use crate::variant::Part;
 
 /// Prune, fine-tune with a teacher, quantize.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::stage::{Round, Stage, Stages, Work};
 use super::{Block, Experiment, Word, distinct};
 use crate::recipe::Train;
-use crate::run::Pruning;
+use crate::variant::Pruning;
 
 /// Pruning of one network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -232,8 +232,9 @@ mod tests {
     use super::*;
     use crate::data::{Data, Limits};
     use crate::experiment::{recipe_stages, run_stages};
+    use crate::folder::Request;
     use crate::recipe::Recipe;
-    use crate::run::{Request, Run};
+    use crate::run::Run;
 
     #[test]
     fn a_recipe_gives_a_file_and_a_line_for_each_kind_of_addition() {

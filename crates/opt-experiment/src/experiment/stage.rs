@@ -14,7 +14,7 @@ use opt_quant::WeightMethod;
 
 use super::Experiment;
 use crate::recipe::{Recipe, Train};
-use crate::run::{Part, Pruning, file_of};
+use crate::variant::{Part, Pruning, file_of};
 
 /// A stage by its place in [`Stages`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
