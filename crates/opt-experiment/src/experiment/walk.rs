@@ -347,10 +347,7 @@ impl Walk<'_> {
         mut phase: Phase<'_>,
     ) -> Result<(Model, Masks, f64)> {
         // A random order is another one for each seed.
-        let criterion = match criterion {
-            Criterion::Random { .. } => Criterion::Random { seed: self.seed },
-            Criterion::Magnitude(_) | Criterion::Taylor(_) | Criterion::ObdDiagonal => criterion,
-        };
+        let criterion = criterion.with_seed(self.seed);
         let images: Vec<Batch> = match criterion.needs_gradients() {
             true => run.data.calibration(GRADIENT_IMAGES, 1).collect(),
             false => Vec::new(),
