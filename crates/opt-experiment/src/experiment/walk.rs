@@ -449,7 +449,8 @@ fn calibrate(model: &Model, run: &Run, calibration: &Calibration) -> Result<Cali
     let images = run.data.calibration(calibration.images, 250);
     let images = images.map(|batch| batch.images);
     let net = |folded: &Model| Net::new(folded, run.device);
-    Ok(calibrate_with(model, &calibration.float, images, net)?)
+    let Calibration { ranges, float, .. } = calibration;
+    Ok(calibrate_with(model, float, *ranges, images, net)?)
 }
 
 /// When a training diverged, if that is what an error says.
