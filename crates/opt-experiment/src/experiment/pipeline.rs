@@ -12,6 +12,7 @@ use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
 use super::quantize::trained_on;
 use super::stage::{Loss, Stage, Stages, Work};
 use super::{Block, Experiment, is_false};
+use crate::distillation::Teaching;
 use crate::recipe::{OneOrMore, Train};
 use crate::run::Part;
 
@@ -154,7 +155,7 @@ impl Block for Pipeline {
         }
         let taught = |temperature| Loss::Distill {
             teacher: base,
-            kd: self.kd(temperature),
+            teaching: Teaching::Kd(self.kd(temperature)),
         };
         let name = "2. fine-tuned with a teacher".to_owned();
         let (train, loss) = (self.fine_tune.clone(), taught(self.temperature));

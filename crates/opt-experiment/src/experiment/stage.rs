@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use opt_core::lower::ResidualAdd;
-use opt_distill::Kd;
 use opt_prune::{Criterion, Scope};
 use opt_quant::{RangeMethod, WeightMethod};
 
 use super::Experiment;
+use crate::distillation::Teaching;
 use crate::recipe::{Recipe, Train};
 use crate::run::{Part, Pruning, file_of};
 
@@ -122,12 +122,12 @@ pub enum Loss {
     CrossEntropy,
     /// Cross-entropy times this weight: a control with the step's length of a larger loss.
     Weighted(f64),
-    /// Hinton's distillation loss.
+    /// A distillation loss.
     Distill {
         /// The stage whose network teaches.
         teacher: StageId,
-        /// Temperature and weights.
-        kd: Kd,
+        /// Which one.
+        teaching: Teaching,
     },
 }
 

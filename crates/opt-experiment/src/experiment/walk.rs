@@ -21,7 +21,7 @@ use super::likelihood;
 use super::shard::Shard;
 use super::stage::{Calibration, Loss, Round, Stage, StageId, Stages, Work};
 use super::start::initial_model;
-use crate::distillation::{Distill, Scaled};
+use crate::distillation::Scaled;
 use crate::measure::Artifact;
 use crate::recipe::Train;
 use crate::run::{Measured, Phase, Run, Variant};
@@ -326,13 +326,16 @@ impl Walk<'_> {
                 let mut scaled = Scaled { loss, weight };
                 run.train_with(net, train, phase, constraints, &mut scaled)
             }
-            Loss::Distill { teacher, kd } => {
+            Loss::Distill {
+                teacher,
+                mut teaching,
+            } => {
                 let teacher = Net::new(&self.done(teacher)?.recorded.model, run.device)?;
                 let constraints = Constraints {
                     teacher: Some(&teacher),
                     ..constraints
                 };
-                run.train_with(net, train, phase, constraints, &mut Distill(kd))
+                run.train_with(net, train, phase, constraints, &mut teaching)
             }
         }
     }
