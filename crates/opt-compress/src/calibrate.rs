@@ -7,7 +7,7 @@ use opt_core::lower::{Placement, QuantSpec, ResidualAdd, fold, lower, observed_n
 use opt_core::observe::{LookError, Observe, Observed};
 use opt_core::{Model, QModel};
 use opt_infer::{Observer, Options};
-use opt_quant::{MinMax, WeightBits, min_max_spec};
+use opt_quant::{MinMax, RangeMethod, RangeObserver, WeightBits, min_max_spec};
 
 use crate::{CompressError, Result};
 
@@ -16,14 +16,14 @@ use crate::{CompressError, Result};
 pub struct Calibrated {
     /// Ready for integers.
     pub folded: Model,
-    /// The smallest and largest value of every node that is rounded, by name.
+    /// The range of every node that is rounded, by name.
     pub ranges: BTreeMap<String, MinMax>,
     /// Nodes that stay f32, by name.
     pub float: BTreeSet<String>,
 }
 
 /// Folds `model` and watches it on batches of images on the CPU engine. Each batch is whole images of bytes,
-/// `[N, C, H, W]`. Nodes of the names in `float` stay f32.
+/// `[N, C, H, W]`. Ranges go from the smallest to the largest value. Nodes of the names in `float` stay f32.
 ///
 /// # Errors
 ///
@@ -34,10 +34,10 @@ pub fn calibrate(
     batches: impl Iterator<Item = Vec<u8>>,
 ) -> Result<Calibrated> {
     let engine = |folded: &Model| Observer::new(folded, &Options::default());
-    calibrate_with(model, float, batches, engine)
+    calibrate_with(model, float, RangeMethod::MinMax, batches, engine)
 }
 
-/// As [`calibrate`], run by whatever `observer` makes of the folded model: libtorch, the reference interpreter
+/// As [`calibrate`], with ranges found by `method`, and run by whatever `observer` makes of the folded model: libtorch, the reference interpreter
 /// (`|folded| Ok(folded.clone())`).
 ///
 /// # Errors
@@ -46,6 +46,7 @@ pub fn calibrate(
 pub fn calibrate_with<O, E>(
     model: &Model,
     float: &BTreeSet<String>,
+    method: RangeMethod,
     mut batches: impl Iterator<Item = Vec<u8>>,
     observer: impl FnOnce(&Model) -> Result<O, E>,
 ) -> Result<Calibrated>
@@ -57,17 +58,19 @@ where
     let folded = fold(model)?;
     let nodes = observed_nodes(&folded, float)?;
     let observer = observer(&folded).map_err(|e| CompressError::Calibrate(e.into()))?;
-    let mut ranges: BTreeMap<String, MinMax> = BTreeMap::new();
+    let mut observers: BTreeMap<String, Box<dyn RangeObserver>> = BTreeMap::new();
     let mut see = |seen: &Observed<'_>| -> Result<(), LookError> {
         let name = folded.graph.nodes[seen.node].name.clone();
-        Ok(ranges.entry(name).or_default().observe(seen.values)?)
+        let observer = observers.entry(name).or_insert_with(|| method.observer());
+        Ok(observer.observe(seen.values)?)
     };
     observer
         .observe(&mut batches, &nodes, &mut see)
         .map_err(|e| CompressError::Calibrate(e.into()))?;
+    let found = |(name, observer): (String, Box<dyn RangeObserver>)| (name, observer.found());
     Ok(Calibrated {
         folded,
-        ranges,
+        ranges: observers.into_iter().map(found).collect(),
         float: float.clone(),
     })
 }
@@ -145,7 +148,14 @@ mod tests {
             let none = BTreeSet::new();
             let engine = calibrate(&model, &none, images().into_iter()).unwrap();
             let slow = |folded: &Model| Ok::<_, CompressError>(folded.clone());
-            let slow = calibrate_with(&model, &none, images().into_iter(), slow).unwrap();
+            let slow = calibrate_with(
+                &model,
+                &none,
+                RangeMethod::MinMax,
+                images().into_iter(),
+                slow,
+            )
+            .unwrap();
             assert_eq!(
                 engine.ranges.keys().collect::<Vec<_>>(),
                 slow.ranges.keys().collect::<Vec<_>>()

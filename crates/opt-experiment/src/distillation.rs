@@ -1,4 +1,4 @@
-//! Joins the distillation loss, and the loss that it is compared with, to the training loop.
+//! Joins the distillation losses, and the loss that they are compared with, to the training loop.
 
 use opt_distill::{Kd, kd_loss};
 use opt_nn::forward::Outputs;
@@ -7,11 +7,14 @@ use tch::Tensor;
 
 use crate::identity::{Ingredient, fields};
 
-/// Hinton's distillation loss; each part is already multiplied by its weight.
-#[derive(Debug, Clone, Copy)]
-pub struct Distill(pub Kd);
+/// How a teacher teaches: the loss that is minimised, each part already multiplied by its weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Teaching {
+    /// By its logits: Hinton's distillation loss.
+    Kd(Kd),
+}
 
-impl Loss for Distill {
+impl Loss for Teaching {
     fn loss(
         &mut self,
         batch: &BatchInfo<'_>,
@@ -19,17 +22,21 @@ impl Loss for Distill {
         teacher: Option<&Outputs>,
     ) -> Result<Vec<Term>, Box<dyn std::error::Error + Send + Sync>> {
         let teacher = teacher.ok_or("distillation needs a teacher, and the loop was given none")?;
-        let terms = kd_loss(&student.logits, &teacher.logits, batch.labels, &self.0)?;
-        Ok(vec![
-            Term {
-                name: "ce",
-                value: terms.ce * self.0.w_ce,
-            },
-            Term {
-                name: "kd",
-                value: terms.kd * self.0.w_kd,
-            },
-        ])
+        match self {
+            Self::Kd(kd) => {
+                let terms = kd_loss(&student.logits, &teacher.logits, batch.labels, kd)?;
+                Ok(vec![
+                    Term {
+                        name: "ce",
+                        value: terms.ce * kd.w_ce,
+                    },
+                    Term {
+                        name: "kd",
+                        value: terms.kd * kd.w_kd,
+                    },
+                ])
+            }
+        }
     }
 }
 
@@ -65,9 +72,11 @@ impl<O: Loss> Loss for Scaled<O> {
     }
 }
 
-impl Ingredient for Distill {
+impl Ingredient for Teaching {
     fn write(&self, text: &mut String) {
-        self.0.write(text);
+        match self {
+            Self::Kd(kd) => kd.write(text),
+        }
     }
 }
 

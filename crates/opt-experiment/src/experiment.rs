@@ -25,7 +25,7 @@ pub use walk::run_stages;
 pub use word::Word;
 
 use crate::recipe::{Recipe, Train};
-use stage::Stages;
+use stage::{Calibration, Stages};
 
 /// The experiments, in the order in which `all` runs them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,8 +157,11 @@ fn is_false(value: &bool) -> bool {
 ///
 /// Two of them would have one name.
 pub fn recipe_stages(recipe: &Recipe) -> Result<Stages> {
-    let images = recipe.quantize.as_ref().map_or(0, |q| q.calibration_images);
-    let mut list = Stages::new(vec![recipe.clone()], images);
+    let calibration = Calibration {
+        images: recipe.quantize.as_ref().map_or(0, |q| q.calibration_images),
+        ..Calibration::default()
+    };
+    let mut list = Stages::new(vec![recipe.clone()], calibration);
     let trained = list.trained("train", &recipe.name)?;
     if let Some(quantize) = &recipe.quantize {
         quantize::recipe_stages(&mut list, trained, quantize)?;

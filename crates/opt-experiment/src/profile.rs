@@ -3,11 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use opt_quant::RangeMethod;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::experiment::stage::Stages;
-use crate::experiment::{Block, Distill, Experiment, Pipeline, Prune, Quantize};
+use crate::experiment::stage::{Calibration, Stages};
+use crate::experiment::{Block, Distill, Experiment, Pipeline, Prune, Quantize, Word};
 use crate::recipe::{Recipe, Train};
 use crate::renamed::from_toml;
 
@@ -32,8 +33,11 @@ pub struct Profile {
     /// Measures on the first so many test images only; on all without it.
     #[serde(default)]
     pub test_images: Option<usize>,
-    /// Training images, without augmentation, whose smallest and largest values give the scales.
+    /// Training images, without augmentation, whose values give the scales.
     pub calibration_images: usize,
+    /// How the range of a value is found from what it was on these images.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub calibration_ranges: Word<RangeMethod>,
     /// The networks that are trained first, as recipes without `quantize`; the other tables name them as base.
     pub baseline: Vec<Recipe>,
     /// Pruning, once per base.
@@ -134,7 +138,12 @@ impl Profile {
     ///
     /// A block names a baseline that is not there, or two stages would have one name.
     pub fn stages(&self, experiments: &[Experiment]) -> Result<Stages> {
-        let mut list = Stages::new(self.baseline.clone(), self.calibration_images);
+        let calibration = Calibration {
+            images: self.calibration_images,
+            ranges: self.calibration_ranges.0,
+            ..Calibration::default()
+        };
+        let mut list = Stages::new(self.baseline.clone(), calibration);
         for experiment in experiments {
             if *experiment == Experiment::Baseline {
                 for recipe in &self.baseline {
@@ -241,9 +250,14 @@ impl Profile {
     }
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::stage::Work;
 
     #[test]
     fn built_in_profiles_are_sound_and_have_every_experiment() {
@@ -378,6 +392,29 @@ mod tests {
             let error = format!("{:#}", Profile::parse(&text.replace(from, to)).unwrap_err());
             assert!(error.contains(expect), "{to}: {error}");
         }
+    }
+
+    #[test]
+    fn every_calibration_finds_ranges_as_the_profile_says() {
+        let (_, text) = PROFILES[0];
+        for (word, method) in RangeMethod::WORDS {
+            let line = format!("calibration_ranges = \"{word}\"\ncalibration_images");
+            let profile = Profile::parse(&text.replace("calibration_images", &line)).unwrap();
+            let stages = profile.stages(&Experiment::ALL).unwrap();
+            let found: Vec<RangeMethod> = stages
+                .iter()
+                .filter_map(|(_, stage)| match &stage.work {
+                    Work::PostTraining { calibration, .. }
+                    | Work::QuantizationAware { calibration, .. } => Some(calibration.ranges),
+                    _ => None,
+                })
+                .collect();
+            assert!(!found.is_empty() && found.iter().all(|ranges| *ranges == method));
+        }
+        // The one that is the default is not written, so files of older programs and of this one are the same.
+        let profile = Profile::parse(text).unwrap();
+        let written = toml::to_string(&profile).unwrap();
+        assert!(!written.contains("calibration_ranges"), "{written}");
     }
 
     #[test]

@@ -59,6 +59,15 @@ impl Criterion {
             Self::Taylor(_) | Self::ObdDiagonal => true,
         }
     }
+
+    /// The same criterion with this seed, if it draws.
+    #[must_use]
+    pub fn with_seed(self, seed: u64) -> Self {
+        match self {
+            Self::Random { .. } => Self::Random { seed },
+            Self::Magnitude(_) | Self::Taylor(_) | Self::ObdDiagonal => self,
+        }
+    }
 }
 
 /// Its word; a seed is not part of it.

@@ -37,6 +37,16 @@ pub enum QuantError {
         /// The largest code.
         qmax: i32,
     },
+    /// A word that no choice has.
+    #[error("no {what} `{name}`; there are {known}")]
+    Unknown {
+        /// What kind of thing was looked for.
+        what: &'static str,
+        /// The word.
+        name: String,
+        /// The words that exist.
+        known: String,
+    },
     /// A width that the method does not have.
     #[error("{method}: {bits} bits, expected {min} to {max}")]
     Bits {

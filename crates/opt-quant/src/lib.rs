@@ -70,6 +70,7 @@ pub mod weight;
 
 pub use error::QuantError;
 pub use observe::min_max::MinMax;
+pub use observe::{RangeMethod, RangeObserver};
 pub use post_training::{WeightBits, Widths, min_max_spec};
 pub use quantizer::affine::affine_params;
 pub use quantizer::symmetric::Granularity;

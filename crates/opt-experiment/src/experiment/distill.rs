@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
 use super::stage::{Loss, Stage, StageId, Stages, Work};
 use super::{Block, Experiment, distinct, is_false};
+use crate::distillation::Teaching;
 use crate::recipe::Train;
 use crate::variant::Part;
 
@@ -166,9 +167,9 @@ impl Block for Distill {
                 lr: lesson.lr.unwrap_or(train.lr),
                 ..train.clone()
             };
-            let kd = self.kd(lesson.temperature);
+            let teaching = Teaching::Kd(self.kd(lesson.temperature));
             let name = format!("{} taught by {}, {lesson}", self.student, self.teacher);
-            let loss = Loss::Distill { teacher, kd };
+            let loss = Loss::Distill { teacher, teaching };
             list.push(arm(list, name, Arm::Taught, train, loss))?;
         }
         Ok(())

@@ -1,7 +1,5 @@
 //! The whole chain on one network: remove channels, fine-tune with the unpruned network as teacher, quantize, write.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, Result, ensure};
 use opt_core::lower::ResidualAdd;
 use opt_distill::Kd;
@@ -12,8 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
 use super::quantize::trained_on;
-use super::stage::{Calibration, Loss, Stage, Stages, Work};
+use super::stage::{Loss, Stage, Stages, Work};
 use super::{Block, Experiment, is_false};
+use crate::distillation::Teaching;
 use crate::recipe::{OneOrMore, Train};
 use crate::variant::Part;
 
@@ -156,17 +155,14 @@ impl Block for Pipeline {
         }
         let taught = |temperature| Loss::Distill {
             teacher: base,
-            kd: self.kd(temperature),
+            teaching: Teaching::Kd(self.kd(temperature)),
         };
         let name = "2. fine-tuned with a teacher".to_owned();
         let (train, loss) = (self.fine_tune.clone(), taught(self.temperature));
         let tuned = list.push(tuned(list, name, Arm::Taught, train, loss))?;
 
         // 3. Quantize after training, 4. train further with fake quantization.
-        let calibration = Calibration {
-            images: list.calibration_images,
-            float: BTreeSet::new(),
-        };
+        let calibration = list.calibration.clone();
         for &bits in self.bits.as_slice() {
             let work = Work::PostTraining {
                 calibration: calibration.clone(),

@@ -1,7 +1,5 @@
 //! Quantization: methods for weights, bit widths, post-training against quantization-aware.
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, Result, ensure};
 use opt_core::lower::ResidualAdd;
 use opt_core::{Binary, Op, zoo};
@@ -88,10 +86,7 @@ impl Block for Quantize {
                 list.push(list.after(base, of, name, work))?;
             }
         }
-        let calibration = Calibration {
-            images: list.calibration_images,
-            float: BTreeSet::new(),
-        };
+        let calibration = list.calibration.clone();
         for &bits in &self.post_training {
             let work = Work::PostTraining {
                 calibration: calibration.clone(),
@@ -205,8 +200,8 @@ pub(super) fn recipe_stages(
             );
             let work = Work::PostTraining {
                 calibration: Calibration {
-                    images: list.calibration_images,
                     float: float.iter().cloned().collect(),
+                    ..list.calibration.clone()
                 },
                 adds,
                 bits,

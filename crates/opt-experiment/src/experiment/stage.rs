@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail, ensure};
 use opt_core::lower::ResidualAdd;
-use opt_distill::Kd;
 use opt_prune::{Criterion, Scope};
-use opt_quant::WeightMethod;
+use opt_quant::{RangeMethod, WeightMethod};
 
 use super::Experiment;
+use crate::distillation::Teaching;
 use crate::recipe::{Recipe, Train};
 use crate::variant::{Part, Pruning, file_of};
 
@@ -122,12 +122,12 @@ pub enum Loss {
     CrossEntropy,
     /// Cross-entropy times this weight: a control with the step's length of a larger loss.
     Weighted(f64),
-    /// Hinton's distillation loss.
+    /// A distillation loss.
     Distill {
         /// The stage whose network teaches.
         teacher: StageId,
-        /// Temperature and weights.
-        kd: Kd,
+        /// Which one.
+        teaching: Teaching,
     },
 }
 
@@ -141,10 +141,12 @@ pub struct Round {
 }
 
 /// What a calibration sees. Stages with the same start and the same calibration share it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Calibration {
     /// Training images, without augmentation; all if there are fewer.
     pub images: usize,
+    /// How the ranges of values are found.
+    pub ranges: RangeMethod,
     /// Nodes that stay f32, by name.
     pub float: BTreeSet<String>,
 }
@@ -205,8 +207,8 @@ impl Work {
 /// The stages of one seed, each after those that it needs, and the recipes that they begin with.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stages {
-    /// Training images, without augmentation, that calibration sees.
-    pub calibration_images: usize,
+    /// What calibrations see, but for the nodes that one leaves f32.
+    pub calibration: Calibration,
     recipes: Vec<Recipe>,
     stages: Vec<Stage>,
     files: BTreeMap<String, StageId>,
@@ -215,9 +217,9 @@ pub struct Stages {
 impl Stages {
     /// No stages yet, of networks with these recipes.
     #[must_use]
-    pub fn new(recipes: Vec<Recipe>, calibration_images: usize) -> Self {
+    pub fn new(recipes: Vec<Recipe>, calibration: Calibration) -> Self {
         Self {
-            calibration_images,
+            calibration,
             recipes,
             ..Self::default()
         }

@@ -21,7 +21,7 @@ use super::likelihood;
 use super::shard::Shard;
 use super::stage::{Calibration, Loss, Round, Stage, StageId, Stages, Work};
 use super::start::initial_model;
-use crate::distillation::{Distill, Scaled};
+use crate::distillation::Scaled;
 use crate::measure::Artifact;
 use crate::recipe::Train;
 use crate::run::{Measured, Phase, Run, Variant};
@@ -326,13 +326,16 @@ impl Walk<'_> {
                 let mut scaled = Scaled { loss, weight };
                 run.train_with(net, train, phase, constraints, &mut scaled)
             }
-            Loss::Distill { teacher, kd } => {
+            Loss::Distill {
+                teacher,
+                mut teaching,
+            } => {
                 let teacher = Net::new(&self.done(teacher)?.recorded.model, run.device)?;
                 let constraints = Constraints {
                     teacher: Some(&teacher),
                     ..constraints
                 };
-                run.train_with(net, train, phase, constraints, &mut Distill(kd))
+                run.train_with(net, train, phase, constraints, &mut teaching)
             }
         }
     }
@@ -347,10 +350,7 @@ impl Walk<'_> {
         mut phase: Phase<'_>,
     ) -> Result<(Model, Masks, f64)> {
         // A random order is another one for each seed.
-        let criterion = match criterion {
-            Criterion::Random { .. } => Criterion::Random { seed: self.seed },
-            Criterion::Magnitude(_) | Criterion::Taylor(_) | Criterion::ObdDiagonal => criterion,
-        };
+        let criterion = criterion.with_seed(self.seed);
         let images: Vec<Batch> = match criterion.needs_gradients() {
             true => run.data.calibration(GRADIENT_IMAGES, 1).collect(),
             false => Vec::new(),
@@ -452,7 +452,8 @@ fn calibrate(model: &Model, run: &Run, calibration: &Calibration) -> Result<Cali
     let images = run.data.calibration(calibration.images, 250);
     let images = images.map(|batch| batch.images);
     let net = |folded: &Model| Net::new(folded, run.device);
-    Ok(calibrate_with(model, &calibration.float, images, net)?)
+    let Calibration { ranges, float, .. } = calibration;
+    Ok(calibrate_with(model, float, *ranges, images, net)?)
 }
 
 /// When a training diverged, if that is what an error says.

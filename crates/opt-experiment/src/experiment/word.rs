@@ -5,12 +5,13 @@ use std::fmt::Display;
 use std::str::FromStr;
 
 use opt_prune::Criterion;
+use opt_quant::RangeMethod;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A choice that TOML writes as the word by which the method's crate knows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Word<T>(pub T);
 
 impl<T: Display> Serialize for Word<T> {
@@ -33,5 +34,15 @@ impl JsonSchema for Word<Criterion> {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "enum": Criterion::WORDS.map(|(word, _)| word) })
+    }
+}
+
+impl JsonSchema for Word<RangeMethod> {
+    fn schema_name() -> Cow<'static, str> {
+        "RangeMethod".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "enum": RangeMethod::WORDS.map(|(word, _)| word) })
     }
 }
