@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use crate::workspace;
 
 /// Crates that still have circles.
-const EXCEPTIONS: &[&str] = &["opt-experiment", "opt-nn"];
+const EXCEPTIONS: &[&str] = &[];
 
 /// The names from the crate's root to a module or to what it defines: `kernels`, `float`.
 type Names = Vec<String>;

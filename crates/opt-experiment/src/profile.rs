@@ -37,6 +37,7 @@ pub struct Profile {
     pub calibration_images: usize,
     /// How the range of a value is found from what it was on these images.
     #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = Word::<RangeMethod>::default()))]
     pub calibration_ranges: Word<RangeMethod>,
     /// The networks that are trained first, as recipes without `quantize`; the other tables name them as base.
     pub baseline: Vec<Recipe>,

@@ -74,6 +74,16 @@ pub trait RangeObserver: Debug + Send {
     fn found(&self) -> MinMax;
 }
 
+impl RangeObserver for MinMax {
+    fn observe(&mut self, values: &[f32]) -> Result<()> {
+        Self::observe(self, values)
+    }
+
+    fn found(&self) -> Self {
+        *self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

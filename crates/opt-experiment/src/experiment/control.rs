@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use anyhow::{Result, ensure};
 use opt_distill::Kd;
 
-use super::distinct;
+use super::block::distinct;
 use super::stage::Loss;
 use crate::recipe::Train;
 

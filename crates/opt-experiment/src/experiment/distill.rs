@@ -12,9 +12,10 @@ use opt_report::Arm;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::block::{Block, distinct, is_false};
 use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
+use super::kind::Experiment;
 use super::stage::{Loss, Stage, StageId, Stages, Work};
-use super::{Block, Experiment, distinct, is_false};
 use crate::distillation::Teaching;
 use crate::recipe::Train;
 use crate::variant::Part;

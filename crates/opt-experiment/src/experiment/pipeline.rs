@@ -8,10 +8,11 @@ use opt_report::Arm;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::block::{Block, is_false};
 use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
+use super::kind::Experiment;
 use super::quantize::trained_on;
 use super::stage::{Loss, Stage, Stages, Work};
-use super::{Block, Experiment, is_false};
 use crate::distillation::Teaching;
 use crate::recipe::{OneOrMore, Train};
 use crate::variant::Part;

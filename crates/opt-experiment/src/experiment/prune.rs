@@ -13,8 +13,10 @@ use opt_report::named_percent;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::block::{Block, distinct};
+use super::kind::Experiment;
 use super::stage::{Round, Stage, Stages, Work};
-use super::{Block, Experiment, Word, distinct};
+use super::word::Word;
 use crate::recipe::Train;
 use crate::variant::Pruning;
 

@@ -7,8 +7,9 @@ use opt_quant::{Granularity, WeightMethod};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::block::{Block, distinct};
+use super::kind::Experiment;
 use super::stage::{Calibration, Loss, Stage, StageId, Stages, Work};
-use super::{Block, Experiment, distinct};
 use crate::recipe::{self, Additions, Train};
 
 /// Quantization of one network.

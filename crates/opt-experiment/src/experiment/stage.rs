@@ -11,7 +11,7 @@ use opt_core::lower::ResidualAdd;
 use opt_prune::{Criterion, Scope};
 use opt_quant::{RangeMethod, WeightMethod};
 
-use super::Experiment;
+use super::kind::Experiment;
 use crate::distillation::Teaching;
 use crate::recipe::{Recipe, Train};
 use crate::variant::{Part, Pruning, file_of};

@@ -3,7 +3,6 @@
 use ndarray::{ArrayView, Dimension};
 use rayon::prelude::*;
 
-use super::RangeObserver;
 use crate::pieces::{PIECE, elements, extremes, rows_per_piece};
 use crate::{QuantError, Result};
 
@@ -107,16 +106,6 @@ impl MinMax {
             range.max = range.max.max(max);
         }
         Ok(range)
-    }
-}
-
-impl RangeObserver for MinMax {
-    fn observe(&mut self, values: &[f32]) -> Result<()> {
-        Self::observe(self, values)
-    }
-
-    fn found(&self) -> Self {
-        *self
     }
 }
 
