@@ -130,7 +130,9 @@ impl Profile {
         if experiment == Experiment::Baseline {
             return !self.baseline.is_empty();
         }
-        self.blocks().iter().any(|b| b.experiment() == experiment)
+        self.blocks()
+            .iter()
+            .any(|b| b.experiment() == experiment.name())
     }
 
     /// What these experiments do with one seed.
@@ -152,7 +154,7 @@ impl Profile {
                 }
             }
             for block in self.blocks() {
-                if block.experiment() == *experiment {
+                if block.experiment() == experiment.name() {
                     block
                         .stages(&mut list)
                         .with_context(|| format!("in [[{experiment}]]"))?;

@@ -4,14 +4,13 @@ use std::fmt::Display;
 
 use anyhow::{Result, bail};
 
-use super::kind::Experiment;
 use super::stage::Stages;
 use crate::recipe::Train;
 
 /// A block of a profile: what one experiment does with one network.
 pub trait Block {
-    /// The experiment.
-    fn experiment(&self) -> Experiment;
+    /// The experiment's name.
+    fn experiment(&self) -> &'static str;
 
     /// The baseline that it is about: what `--base` names.
     fn base(&self) -> &str;

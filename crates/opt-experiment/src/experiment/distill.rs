@@ -14,11 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{Block, distinct, is_false};
 use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
-use super::kind::Experiment;
 use super::stage::{Loss, Stage, StageId, Stages, Work};
 use crate::distillation::Teaching;
 use crate::recipe::Train;
 use crate::variant::Part;
+
+/// The experiment, on the command line and in result lines.
+pub(super) const NAME: &str = "distill";
 
 /// Distillation of one pair.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -100,8 +102,8 @@ impl Distill {
 }
 
 impl Block for Distill {
-    fn experiment(&self) -> Experiment {
-        Experiment::Distill
+    fn experiment(&self) -> &'static str {
+        NAME
     }
 
     fn base(&self) -> &str {
@@ -187,7 +189,7 @@ impl Distill {
         let baseline = list.get(student);
         let again = work == Work::Again;
         Stage {
-            experiment: Experiment::Distill.name(),
+            experiment: NAME,
             name,
             from: again.then_some(student),
             work,
@@ -205,6 +207,7 @@ impl Distill {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::Experiment;
     use crate::profile::Profile;
 
     #[test]

@@ -10,12 +10,14 @@ use serde::{Deserialize, Serialize};
 
 use super::block::{Block, is_false};
 use super::control::{Control, check_lrs, check_teaching, loss_at, weight_of};
-use super::kind::Experiment;
 use super::quantize::trained_on;
 use super::stage::{Loss, Stage, Stages, Work};
 use crate::distillation::Teaching;
 use crate::recipe::{OneOrMore, Train};
 use crate::variant::Part;
+
+/// The experiment, on the command line and in result lines.
+pub(super) const NAME: &str = "pipeline";
 
 /// Prune, fine-tune with a teacher, quantize.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -66,8 +68,8 @@ impl Pipeline {
 }
 
 impl Block for Pipeline {
-    fn experiment(&self) -> Experiment {
-        Experiment::Pipeline
+    fn experiment(&self) -> &'static str {
+        NAME
     }
 
     fn base(&self) -> &str {
@@ -104,7 +106,7 @@ impl Block for Pipeline {
     }
 
     fn stages(&self, list: &mut Stages) -> Result<()> {
-        let of = Experiment::Pipeline;
+        let of = NAME;
         let base = list.baseline(&self.base)?;
         let epochs = list.get(base).epochs;
         let (tuning, qat) = (self.fine_tune.epochs, self.qat_train.epochs);
@@ -195,6 +197,7 @@ impl Block for Pipeline {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::Experiment;
     use crate::profile::{PROFILES, Profile};
 
     /// A taught network's steps are longer: what the teacher gives is seen beside longer steps without one.

@@ -14,11 +14,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, distinct};
-use super::kind::Experiment;
 use super::stage::{Round, Stage, Stages, Work};
 use super::word::Word;
 use crate::recipe::Train;
 use crate::variant::Pruning;
+
+/// The experiment, on the command line and in result lines.
+pub(super) const NAME: &str = "prune";
 
 /// Pruning of one network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -195,8 +197,8 @@ fn targets(schedule: opt_prune::Schedule, sparsity: f64, rounds: usize) -> Resul
 }
 
 impl Block for Prune {
-    fn experiment(&self) -> Experiment {
-        Experiment::Prune
+    fn experiment(&self) -> &'static str {
+        NAME
     }
 
     fn base(&self) -> &str {
@@ -267,7 +269,7 @@ impl Block for Prune {
             };
             Stage {
                 epochs_of,
-                ..list.after(base, Experiment::Prune, name, work)
+                ..list.after(base, NAME, name, work)
             }
         };
         let name = format!("{} trained further", self.base);
@@ -297,7 +299,7 @@ impl Block for Prune {
                 sets: self.likelihood_sets,
             };
             let name = format!("{} importance by likelihood", self.base);
-            list.push(list.after(base, Experiment::Prune, name, work))?;
+            list.push(list.after(base, NAME, name, work))?;
         }
         Ok(())
     }
@@ -306,6 +308,7 @@ impl Block for Prune {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::experiment::Experiment;
     use crate::profile::{PROFILES, Profile};
 
     #[test]

@@ -8,9 +8,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::block::{Block, distinct};
-use super::kind::Experiment;
 use super::stage::{Calibration, Loss, Stage, StageId, Stages, Work};
 use crate::recipe::{self, Additions, Train};
+
+/// The experiment, on the command line and in result lines.
+pub(super) const NAME: &str = "quantize";
 
 /// Quantization of one network.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -37,8 +39,8 @@ pub fn bits_of(levels: u16) -> u8 {
 }
 
 impl Block for Quantize {
-    fn experiment(&self) -> Experiment {
-        Experiment::Quantize
+    fn experiment(&self) -> &'static str {
+        NAME
     }
 
     fn base(&self) -> &str {
@@ -78,7 +80,7 @@ impl Block for Quantize {
     }
 
     fn stages(&self, list: &mut Stages) -> Result<()> {
-        let of = Experiment::Quantize;
+        let of = NAME;
         let base = list.baseline(&self.base)?;
         for &levels in &self.weight_levels {
             let bits = bits_of(levels);
@@ -121,7 +123,7 @@ impl Block for Quantize {
 
 /// A baseline trained further as it is, for as many epochs as a variant gets: what these epochs alone are worth. Variants that are
 /// trained after their baseline are compared with this.
-pub(super) fn trained_on(list: &Stages, base: StageId, of: Experiment, train: &Train) -> Stage {
+pub(super) fn trained_on(list: &Stages, base: StageId, of: &'static str, train: &Train) -> Stage {
     let work = Work::Train {
         phase: "train further",
         train: train.clone(),
@@ -209,7 +211,7 @@ pub(super) fn recipe_stages(
             };
             list.push(Stage {
                 experiment: list.get(trained).experiment,
-                ..list.after(trained, Experiment::Quantize, name, work)
+                ..list.after(trained, NAME, name, work)
             })?;
         }
     }

@@ -11,10 +11,12 @@ use opt_core::lower::ResidualAdd;
 use opt_prune::{Criterion, Scope};
 use opt_quant::{RangeMethod, WeightMethod};
 
-use super::kind::Experiment;
 use crate::distillation::Teaching;
 use crate::recipe::{Recipe, Train};
 use crate::variant::{Part, Pruning, file_of};
+
+/// The experiment of stages that train a recipe from its start.
+pub const BASELINE: &str = "baseline";
 
 /// A stage by its place in [`Stages`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -259,7 +261,7 @@ impl Stages {
     ///
     /// No recipe of this name.
     pub fn baseline(&mut self, name: &str) -> Result<StageId> {
-        self.trained(Experiment::Baseline.name(), name)
+        self.trained(BASELINE, name)
     }
 
     /// The stage of `experiment` that trains a recipe from its start.
@@ -296,10 +298,16 @@ impl Stages {
     /// A stage that does `work` to the network of another: compared with it, with the epochs that it had and those of
     /// `work`.
     #[must_use]
-    pub fn after(&self, from: StageId, experiment: Experiment, name: String, work: Work) -> Stage {
+    pub fn after(
+        &self,
+        from: StageId,
+        experiment: &'static str,
+        name: String,
+        work: Work,
+    ) -> Stage {
         let base = self.get(from);
         Stage {
-            experiment: experiment.name(),
+            experiment,
             name,
             recipe: base.recipe.clone(),
             network: base.network.clone(),
