@@ -27,7 +27,7 @@ pub struct Calibrated {
 ///
 /// # Errors
 ///
-/// A model without an integer form, half an image, a value that is not finite (names the node).
+/// A model without an integer form, no image or half of one, a value that is not finite (names the node).
 pub fn calibrate(
     model: &Model,
     float: &BTreeSet<String>,
@@ -65,6 +65,9 @@ where
     observer
         .observe(&mut batches, &nodes, &mut see)
         .map_err(|e| CompressError::Calibrate(e.into()))?;
+    if ranges.is_empty() && !nodes.is_empty() {
+        return Err(CompressError::NoImages);
+    }
     Ok(Calibrated {
         folded,
         ranges,
@@ -164,6 +167,17 @@ mod tests {
                 assert_eq!(logits.outputs.len(), 10);
             }
         }
+    }
+
+    #[test]
+    fn no_image_is_an_error_that_says_so() {
+        let model = model("source_net");
+        let none = BTreeSet::new();
+        let error = calibrate(&model, &none, std::iter::empty()).unwrap_err();
+        assert!(matches!(error, CompressError::NoImages), "{error}");
+        let slow = |folded: &Model| Ok::<_, CompressError>(folded.clone());
+        let error = calibrate_with(&model, &none, std::iter::empty(), slow).unwrap_err();
+        assert!(error.to_string().contains("there was none"), "{error}");
     }
 
     #[test]
