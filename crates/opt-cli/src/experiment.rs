@@ -184,6 +184,7 @@ pub(crate) fn run(options: Options) -> Result<()> {
     not_run.extend(fitted.dropped.into_iter().map(|name| NotRun {
         what: format!("{name} and everything that starts from it"),
         why: "not enough time in the budget".to_owned(),
+        file: None,
     }));
     run.info.not_run = not_run;
     run.write_info()?;
@@ -214,12 +215,14 @@ fn chosen_profile(options: &Options, experiments: &[Experiment]) -> Result<(Prof
         .map(|experiment| NotRun {
             what: experiment.to_string(),
             why: "the profile has nothing for it".to_owned(),
+            file: None,
         })
         .collect();
     if let Some(base) = &options.base {
         not_run.push(NotRun {
             what: format!("what does not start from {base}"),
             why: "--base".to_owned(),
+            file: None,
         });
     }
     Ok((profile, not_run))

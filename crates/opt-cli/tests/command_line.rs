@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Output};
 
+use opt_experiment::variant::slug;
 use opt_report::{Arm, Layer, LayerLine, NotRun, ResultLine, RunInfo, Summary, read_lines};
 
 /// The program with a cache of its own, so that nothing was trained before.
@@ -695,6 +696,7 @@ fn an_arm_that_diverges_is_named_and_the_others_go_on() {
     let without = |experiment: &str, variant: &str, why: &str| NotRun {
         what: format!("{experiment} · {variant} · seed 0"),
         why: why.to_owned(),
+        file: Some(format!("{experiment}-airbench_2_2_2-{}-s0", slug(variant))),
     };
     let left_out = [
         without(

@@ -27,7 +27,7 @@ pub struct Calibrated {
 ///
 /// # Errors
 ///
-/// A model without an integer form, half an image, a value that is not finite (names the node).
+/// A model without an integer form, no image or half of one, a value that is not finite (names the node).
 pub fn calibrate(
     model: &Model,
     float: &BTreeSet<String>,
@@ -68,6 +68,9 @@ where
         .observe(&mut batches, &nodes, &mut see)
         .map_err(|e| CompressError::Calibrate(e.into()))?;
     let found = |(name, observer): (String, Box<dyn RangeObserver>)| (name, observer.found());
+    if observers.is_empty() && !nodes.is_empty() {
+        return Err(CompressError::NoImages);
+    }
     Ok(Calibrated {
         folded,
         ranges: observers.into_iter().map(found).collect(),
@@ -174,6 +177,18 @@ mod tests {
                 assert_eq!(logits.outputs.len(), 10);
             }
         }
+    }
+
+    #[test]
+    fn no_image_is_an_error_that_says_so() {
+        let model = model("source_net");
+        let none = BTreeSet::new();
+        let error = calibrate(&model, &none, std::iter::empty()).unwrap_err();
+        assert!(matches!(error, CompressError::NoImages), "{error}");
+        let slow = |folded: &Model| Ok::<_, CompressError>(folded.clone());
+        let error = calibrate_with(&model, &none, RangeMethod::MinMax, std::iter::empty(), slow)
+            .unwrap_err();
+        assert!(error.to_string().contains("there was none"), "{error}");
     }
 
     #[test]

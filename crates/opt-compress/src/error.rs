@@ -26,6 +26,9 @@ pub enum CompressError {
     /// The network could not be run on the images of the calibration.
     #[error("calibrating")]
     Calibrate(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A calibration without images.
+    #[error("calibration needs at least one image, and there was none")]
+    NoImages,
     /// A criterion that needs gradients, without any.
     #[error(
         "the criterion `{criterion}` needs gradients, and there are none; give a function that sums them, or take a magnitude"

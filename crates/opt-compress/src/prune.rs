@@ -4,7 +4,8 @@ use opt_core::mask::{Masks, apply_masks};
 use opt_core::{GradientSums, Model};
 use opt_prune::channels::{ChannelRequest, ChannelTarget};
 use opt_prune::{
-    Criterion, Scope, SelectRequest, plan_channels, score, score_channels, select, shrink,
+    Criterion, PruneError, Scope, SelectRequest, plan_channels, score, score_channels, select,
+    shrink,
 };
 
 use crate::{CompressError, Result};
@@ -22,7 +23,8 @@ use crate::{CompressError, Result};
 ///
 /// # Errors
 ///
-/// Those of scoring and selecting, and of the closures.
+/// A target that is no share, or less than the one before it: said before the first round. Those of scoring and selecting,
+/// and of the closures.
 pub fn mask_rounds<E: From<CompressError>>(
     model: &Model,
     criterion: Criterion,
@@ -31,6 +33,7 @@ pub fn mask_rounds<E: From<CompressError>>(
     mut gradients: impl FnMut(&Model) -> Result<GradientSums, E>,
     mut recover: impl FnMut(Model, &Masks, usize) -> Result<Model, E>,
 ) -> Result<(Model, Masks), E> {
+    check(targets)?;
     let mut model = model.clone();
     let mut masks = Masks::new();
     for (round, &sparsity) in targets.iter().enumerate() {
@@ -50,6 +53,23 @@ pub fn mask_rounds<E: From<CompressError>>(
         model = recover(model, &masks, round)?;
     }
     Ok((model, masks))
+}
+
+/// Checks that targets are shares that do not fall.
+fn check(targets: &[f64]) -> Result<()> {
+    let mut before = 0.0;
+    for (round, &target) in targets.iter().enumerate() {
+        if !(before..=1.0).contains(&target) {
+            let error = PruneError::OutOfRange {
+                what: format!("the target of round {}", round + 1),
+                found: target.to_string(),
+                expected: format!("{before} to 1, never less than in the round before"),
+            };
+            return Err(error.into());
+        }
+        before = target;
+    }
+    Ok(())
 }
 
 /// Removes the least important channels and rebuilds the network without them: `keep` of the channels stay, 0 to 1, their
@@ -125,6 +145,38 @@ mod tests {
             .map(|w| pruned.params[*w].iter().filter(|v| **v != 0.0).count())
             .sum();
         assert_eq!((left, n(&masks)), (quarter, quarter));
+    }
+
+    #[test]
+    fn targets_that_are_no_rising_shares_are_named_before_the_first_round() {
+        let model = zoo::build("source_net", &Task::cifar10(), 1).unwrap();
+        let rounds = |targets: &[f64]| {
+            let no_gradients =
+                |_: &Model| -> Result<GradientSums> { panic!("magnitude needs none") };
+            let recover = |_: Model, _: &Masks, _| -> Result<Model> { panic!("nothing to do") };
+            let scope = Scope::Global;
+            let result = mask_rounds(&model, MAGNITUDE, scope, targets, no_gradients, recover);
+            result.unwrap_err().to_string()
+        };
+        for (targets, expected) in [
+            (
+                &[f64::NAN][..],
+                "the target of round 1 is NaN, expected 0 to 1",
+            ),
+            (&[-0.5], "the target of round 1 is -0.5, expected 0 to 1"),
+            (&[0.5, 2.0], "the target of round 2 is 2, expected 0.5 to 1"),
+            (
+                &[0.5, 0.2],
+                "the target of round 2 is 0.2, expected 0.5 to 1",
+            ),
+            (
+                &[0.5, 0.0, 0.6],
+                "the target of round 2 is 0, expected 0.5 to 1",
+            ),
+        ] {
+            let error = rounds(targets);
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

@@ -6,8 +6,8 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::op::{Op, Window};
-use crate::shape::infer_shapes;
-use crate::{Graph, Model, NodeId, Output, Params, Result, Task};
+use crate::shape::{MAX_ELEMENTS, fits, infer_shapes};
+use crate::{CoreError, Graph, Model, NodeId, Output, Params, Result, Task};
 
 /// A model under construction. Node 0 is the image; every method appends a node and returns its index. Every tensor draws from
 /// a stream of its own, named as it is, so that a layer's start does not depend on the layers before it.
@@ -33,6 +33,8 @@ pub struct Builder {
     params: Params,
     task: Task,
     seed: u64,
+    /// The first parameter that was too large to be made.
+    problem: Option<CoreError>,
 }
 
 impl Builder {
@@ -44,6 +46,7 @@ impl Builder {
             params: Params::new(),
             task: task.clone(),
             seed,
+            problem: None,
         }
     }
 
@@ -51,9 +54,14 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// Those of [`Model::validate`]: names the first node whose operands, window or channels do not fit.
-    pub fn finish(self) -> Result<Model> {
+    /// Those of [`Model::validate`]: names the first node whose operands, window or channels do not fit. A parameter of more
+    /// than [`MAX_ELEMENTS`](crate::shape::MAX_ELEMENTS) numbers.
+    pub fn finish(mut self) -> Result<Model> {
+        if let Some(problem) = self.problem.take() {
+            return Err(problem);
+        }
         let model = self.into_model();
+        model.graph.validate()?;
         infer_shapes(&model)?;
         model.validate()?;
         Ok(model)
@@ -90,6 +98,9 @@ impl Builder {
 
     /// Uniform in ±bound, drawn in 24-bit steps so that every platform gets the same bytes.
     fn uniform(&mut self, name: &str, shape: &[usize], bound: f32) {
+        if !self.is_made(name, shape) {
+            return;
+        }
         // FNV-1a turns the name into the stream's number.
         let stream = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -104,9 +115,25 @@ impl Builder {
         self.params.insert(name.to_owned(), values.into_shared());
     }
 
+    /// Whether a parameter can be made; if it is too large, [`Self::finish`] says so.
+    fn is_made(&mut self, name: &str, shape: &[usize]) -> bool {
+        let is_made = shape.contains(&0) || fits(shape);
+        if !is_made {
+            self.problem.get_or_insert_with(|| CoreError::Graph {
+                node: name.to_owned(),
+                problem: format!(
+                    "its shape is {shape:?}, expected at most {MAX_ELEMENTS} elements"
+                ),
+            });
+        }
+        is_made
+    }
+
     fn constant(&mut self, name: String, len: usize, value: f32) -> String {
-        let values = Array::from_elem(IxDyn(&[len]), value).into_shared();
-        self.params.insert(name.clone(), values);
+        if self.is_made(&name, &[len]) {
+            let values = Array::from_elem(IxDyn(&[len]), value).into_shared();
+            self.params.insert(name.clone(), values);
+        }
         name
     }
 
@@ -144,15 +171,16 @@ impl Builder {
         bias: bool,
         group: usize,
     ) -> NodeId {
-        let [n_in, n_out] = [channels[0] / group, channels[1]];
-        let fan_in = (n_in * window.area()) as f32;
+        let [kh, kw] = window.kernel;
+        // No group has no channels: `finish` names the layer.
+        let [n_in, n_out] = [channels[0].checked_div(group).unwrap_or(0), channels[1]];
+        let fan_in = n_in.saturating_mul(kh).saturating_mul(kw) as f32;
         let bound = if bias {
             (1.0 / fan_in).sqrt()
         } else {
             (6.0 / fan_in).sqrt()
         };
         let weight = format!("{name}.weight");
-        let [kh, kw] = window.kernel;
         self.uniform(&weight, &[n_out, n_in, kh, kw], bound);
         let bias = bias.then(|| {
             let name = format!("{name}.bias");
@@ -214,6 +242,55 @@ mod tests {
         b.linear("fc", x, 8, 10);
         let error = b.finish().unwrap_err().to_string();
         assert!(error.contains("stem"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_built_is_an_error_of_finish() {
+        type Build = fn(&mut Builder);
+        let cases: [(Build, &str); 9] = [
+            (
+                |b| _ = b.conv("a", 99, [3, 4], Window::square(3, 1, 1), true),
+                "node `a`",
+            ),
+            (
+                |b| _ = b.conv("a", 1, [3, 4], Window::square(3, 1, 1), true),
+                "node `a`",
+            ),
+            (|b| _ = b.batch_norm("a", usize::MAX, 3, true), "node `a`"),
+            (
+                |b| {
+                    let x = b.conv("a", 0, [3, 4], Window::square(3, 1, 1), true);
+                    b.conv("a", x, [4, 4], Window::square(3, 1, 1), true);
+                },
+                "node `a`",
+            ),
+            (
+                |b| _ = b.depthwise("a", 0, 0, Window::square(3, 1, 1)),
+                "node `a` (Conv)",
+            ),
+            (
+                |b| _ = b.linear("a", 0, usize::MAX, 10),
+                "node `a.weight`: its shape is [10, 18446744073709551615], expected at most",
+            ),
+            (
+                |b| _ = b.linear("a", 0, 1 << 15, 1 << 15),
+                "node `a.weight`: its shape is [32768, 32768], expected at most",
+            ),
+            (
+                |b| _ = b.conv("a", 0, [3, 4], Window::square(usize::MAX, 1, 1), true),
+                "node `a.weight`",
+            ),
+            (
+                |b| _ = b.batch_norm("a", 0, usize::MAX, true),
+                "node `a.weight`",
+            ),
+        ];
+        for (build, expected) in cases {
+            let mut b = Builder::new(&Task::cifar10(), 0);
+            build(&mut b);
+            let error = b.finish().unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
     }
 
     #[test]

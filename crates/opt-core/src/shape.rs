@@ -16,11 +16,19 @@ pub(crate) fn fits(shape: &[usize]) -> bool {
 ///
 /// # Errors
 ///
-/// [`CoreError::Shape`], [`CoreError::ParamShape`] or [`CoreError::MissingParam`] for the first node that does not fit.
+/// [`CoreError::Graph`], [`CoreError::Shape`], [`CoreError::ParamShape`] or [`CoreError::MissingParam`] for the first node
+/// that does not fit.
 pub fn infer_shapes(model: &Model) -> Result<Vec<Vec<usize>>> {
     let mut shapes: Vec<Vec<usize>> = Vec::with_capacity(model.graph.nodes.len());
     for node in &model.graph.nodes {
-        let inputs: Vec<&[usize]> = node.inputs.iter().map(|&i| shapes[i].as_slice()).collect();
+        let input = |&i: &usize| match shapes.get(i) {
+            Some(shape) => Ok(shape.as_slice()),
+            None => Err(CoreError::Graph {
+                node: node.name.clone(),
+                problem: format!("it reads node {i}, expected one before it"),
+            }),
+        };
+        let inputs: Vec<&[usize]> = node.inputs.iter().map(input).collect::<Result<_>>()?;
         let shape = match &node.op {
             Op::Input => model.input.shape.to_vec(),
             op => infer_node(&model.params, &node.name, op, &inputs)?,

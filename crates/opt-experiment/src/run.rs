@@ -394,7 +394,7 @@ impl Run {
     /// # Errors
     ///
     /// `run.json` cannot be written.
-    pub fn leave_out(&mut self, label: &Label, why: String) -> Result<()> {
+    pub fn leave_out(&mut self, label: &Label, network: &str, why: String) -> Result<()> {
         let Label {
             experiment,
             variant,
@@ -404,7 +404,8 @@ impl Run {
         eprintln!("  {what}: {why}; the run goes on without it");
         let note = format!("{what} {why}: it has no line, and comparisons are without it.");
         self.info.notes.push(note);
-        self.info.not_run.push(NotRun { what, why });
+        let file = Some(format!("{}-s{seed}", file_of(experiment, network, variant)));
+        self.info.not_run.push(NotRun { what, why, file });
         self.write_info()
     }
 

@@ -119,7 +119,7 @@ impl Part {
             let found = format!("part {} is not finished; run its command again", shard.part);
             return Err(problem(dir, &found));
         }
-        let lines = read_lines(&dir.join("results.jsonl"))?.values;
+        let lines = whole_lines(dir, "results.jsonl")?;
         Ok(Self {
             dir: dir.to_owned(),
             info,
@@ -175,25 +175,17 @@ fn check(parts: &[Part]) -> Result<()> {
         return Err(problem(&first.dir, &found));
     }
     let lines = parts.iter().flat_map(|part| &part.lines);
-    let there: BTreeSet<&str> = lines.map(|line| stem(&line.file)).collect();
-    let missing: Vec<&String> = first
-        .shard
-        .files
-        .iter()
-        .filter(|file| !there.contains(file.as_str()))
-        .collect();
-    // What diverged is named in the notes of the part that tried it.
-    let left_out = parts
-        .iter()
-        .map(|part| part.info.not_run.len())
-        .max()
-        .unwrap_or(0);
-    match missing.as_slice() {
-        [file, ..] if left_out == 0 => {
+    let mut there: BTreeSet<&str> = lines.map(|line| stem(&line.file)).collect();
+    // What diverged is named by the part that tried it.
+    let left_out = parts.iter().flat_map(|part| &part.info.not_run);
+    there.extend(left_out.filter_map(|n| n.file.as_deref()));
+    let mut files = first.shard.files.iter();
+    match files.find(|file| !there.contains(file.as_str())) {
+        Some(file) => {
             let found = format!("no part has `{file}`; run the command of each part again");
             Err(problem(&first.dir, &found))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
@@ -252,7 +244,7 @@ fn merged<T: DeserializeOwned>(
     let mut first_of: BTreeMap<usize, usize> = BTreeMap::new();
     let mut lines: Vec<(usize, T)> = Vec::new();
     for (i, part) in parts.iter().enumerate() {
-        for line in read_lines::<T>(&part.dir.join(name))?.values {
+        for line in whole_lines::<T>(&part.dir, name)? {
             let Some(at) = place(&line) else {
                 continue;
             };
@@ -263,6 +255,15 @@ fn merged<T: DeserializeOwned>(
     }
     lines.sort_by_key(|(at, _)| *at);
     Ok(lines.into_iter().map(|(_, line)| line).collect())
+}
+
+/// The lines of a file of a finished part: none is cut off.
+fn whole_lines<T: DeserializeOwned>(dir: &Path, name: &str) -> Result<Vec<T>> {
+    let lines = read_lines(&dir.join(name))?;
+    match lines.torn {
+        Some(torn) => Err(problem(dir, &format!("{torn}; run its command again"))),
+        None => Ok(lines.values),
+    }
 }
 
 fn write_lines<T: Serialize>(out: &Path, name: &str, lines: &[T]) -> Result<()> {
@@ -476,5 +477,48 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(error.contains("round differently"), "{error}");
+    }
+
+    #[test]
+    fn a_line_is_missing_only_where_its_training_diverged() {
+        let folder = tempfile::tempdir().unwrap();
+        let parts = parts(folder.path());
+        let path = parts[1].join("results.jsonl");
+        let mut lines = read_lines::<ResultLine>(&path).unwrap().values;
+        let own = lines.iter().rposition(|line| line.baseline.is_some());
+        let line = lines.remove(own.unwrap());
+        write_lines(&parts[1], "results.jsonl", &lines).unwrap();
+        // The sample's run has left something out, which is no reason for this line.
+        let out = folder.path().join("out");
+        let error = join(&parts, &out).unwrap_err().to_string();
+        let expected = format!("no part has `{}`", stem(&line.file));
+        assert!(error.contains(&expected), "{error}");
+        assert!(!out.exists());
+        let path = parts[1].join("run.json");
+        let mut info: RunInfo = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        info.not_run.push(NotRun {
+            what: line.variant.clone(),
+            why: "diverged at epoch 1".to_owned(),
+            file: Some(stem(&line.file).to_owned()),
+        });
+        fs::write(&path, serde_json::to_vec(&info).unwrap()).unwrap();
+        join(&parts, &out).unwrap();
+        let lines = read_lines::<ResultLine>(&out.join("results.jsonl")).unwrap();
+        assert_eq!(lines.values.len(), sample().len() - 1);
+    }
+
+    #[test]
+    fn a_line_that_is_cut_off_is_an_error() {
+        for name in ["results.jsonl", "curves.jsonl", "layers.jsonl"] {
+            let folder = tempfile::tempdir().unwrap();
+            let parts = parts(folder.path());
+            let part = parts.iter().find(|p| p.join(name).exists()).unwrap();
+            let text = fs::read(part.join(name)).unwrap();
+            fs::write(part.join(name), &text[..text.len() - 9]).unwrap();
+            let out = folder.path().join("out");
+            let error = join(&parts, &out).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("cut off"), "{error}");
+            assert!(!out.exists());
+        }
     }
 }

@@ -93,6 +93,9 @@ pub struct NotRun {
     pub what: String,
     /// Why.
     pub why: String,
+    /// Of a variant whose training diverged: its file in [`Shard::files`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
 }
 
 /// Versions of what computed the numbers; empty where unknown.

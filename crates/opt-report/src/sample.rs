@@ -311,6 +311,7 @@ pub fn sample_run() -> RunInfo {
         not_run: vec![NotRun {
             what: "source_net, 10 epochs a phase".to_owned(),
             why: "belongs to the profile full".to_owned(),
+            file: None,
         }],
         notes: vec!["resnet20: magnitude ranks weights worse than the second-order score".to_owned()],
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use opt_distill::Kd;
 
 use super::block::distinct;
@@ -81,10 +81,9 @@ pub(super) fn weight_of(kd: &Kd) -> f64 {
 
 pub(super) fn check_lrs(lrs: &[f64]) -> Result<()> {
     let wrong = lrs.iter().find(|lr| !(lr.is_finite() && **lr > 0.0));
-    ensure!(
-        wrong.is_none(),
-        "a learning rate is {wrong:?}, expected a positive number"
-    );
+    if let Some(wrong) = wrong {
+        bail!("a learning rate is {wrong}, expected a positive number");
+    }
     distinct(lrs, "once is enough")
 }
 

@@ -7,7 +7,7 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use opt_prune::{Criterion, Norm, sparsities};
 use opt_report::named_percent;
 use schemars::JsonSchema;
@@ -240,10 +240,9 @@ impl Block for Prune {
         }
         let outside = |s: &&f64| !(**s > 0.0 && **s < 1.0);
         let wrong = self.sparsities.iter().find(outside);
-        ensure!(
-            wrong.is_none(),
-            "sparsities has {wrong:?}, expected more than 0 and less than 1"
-        );
+        if let Some(wrong) = wrong {
+            bail!("sparsities has {wrong}, expected more than 0 and less than 1");
+        }
         let in_names: Vec<f64> = self.sparsities.iter().map(|s| named_percent(*s)).collect();
         distinct(&in_names, "names have three decimals").context("sparsities, in percent")?;
         distinct(&self.scopes, "once is enough").context("scopes")?;

@@ -1,6 +1,6 @@
 //! Quantization: methods for weights, bit widths, post-training against quantization-aware.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use opt_core::lower::ResidualAdd;
 use opt_core::{Binary, Op, zoo};
 use opt_quant::{Granularity, WeightMethod};
@@ -63,15 +63,13 @@ impl Block for Quantize {
         self.qat_train.check().context("qat_train")?;
         let bits = |b: &&u8| !(2..=8).contains(*b);
         let wrong = self.post_training.iter().chain(&self.qat).find(bits);
-        ensure!(
-            wrong.is_none(),
-            "a width is {wrong:?} bits, expected 2 to 8"
-        );
+        if let Some(wrong) = wrong {
+            bail!("a width is {wrong} bits, expected 2 to 8");
+        }
         let wrong = self.weight_levels.iter().find(|l| !(3..=256).contains(*l));
-        ensure!(
-            wrong.is_none(),
-            "weight_levels has {wrong:?}, expected 3 to 256"
-        );
+        if let Some(wrong) = wrong {
+            bail!("weight_levels has {wrong}, expected 3 to 256");
+        }
         let bits: Vec<u8> = self.weight_levels.iter().map(|l| bits_of(*l)).collect();
         distinct(&bits, "take one number of levels for each number of bits")
             .context("weight_levels, in bits")?;

@@ -129,7 +129,7 @@ impl Walk<'_> {
                 self.stages.get(lost).name
             );
             self.left_out.insert(id, why.clone());
-            run.leave_out(&label, why)?;
+            run.leave_out(&label, &stage.network, why)?;
         } else if stage.work.has_line() {
             let result = self.network(run, id, &label);
             // What others are compared with must be there.
@@ -146,7 +146,7 @@ impl Walk<'_> {
                         return Err(error);
                     };
                     self.left_out.insert(id, why.clone());
-                    run.leave_out(&label, why)?;
+                    run.leave_out(&label, &stage.network, why)?;
                 }
             }
         } else {
